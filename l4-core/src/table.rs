@@ -1,0 +1,327 @@
+//! The service table: from the address a client dialled to the endpoints that may answer.
+//!
+//! ClusterIP, NodePort, LoadBalancer and external IPs are all just frontends here. A table never changes; a new one is
+//! built from the service ports and the table before it, and inherits what must survive (counters, affinity).
+//! A service port that is the same `Arc` as before is taken over whole, so a change costs what changed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ahash::{AHashMap, AHashSet};
+
+use crate::{
+    eligible::{Reason, eligible},
+    endpoints::{EndpointSet, Inherited},
+    model::{Affinity, IpFamily, Place, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+    stats::PortStats,
+};
+
+/// An address a client can dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Frontend {
+    /// IP address.
+    pub ip: IpAddr,
+    /// Port number.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+}
+
+impl std::fmt::Display for Frontend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", SocketAddr::new(self.ip, self.port), self.protocol)
+    }
+}
+
+/// Why a service port answers on a frontend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FrontendKind {
+    /// A ClusterIP: `internalTrafficPolicy` applies.
+    ClusterIp,
+    /// A node address and the node port.
+    NodePort,
+    /// A LoadBalancer IP: `loadBalancerSourceRanges` applies.
+    LoadBalancer,
+    /// An external IP.
+    ExternalIp,
+}
+
+/// One service port as this node serves it.
+#[derive(Debug)]
+pub struct ServedPort {
+    /// The configuration it was built from.
+    pub config: Arc<ServicePort>,
+    /// Its counters.
+    pub stats: Arc<PortStats>,
+    v4: FamilySets,
+    v6: FamilySets,
+    inherited: Inherited,
+    place: Place,
+}
+
+/// The two sets of one IP family.
+#[derive(Debug)]
+struct FamilySets {
+    cluster: Arc<EndpointSet>,
+    local: Arc<EndpointSet>,
+    reason: Reason,
+    serving: AHashSet<SocketAddr>,
+}
+
+impl ServedPort {
+    fn build(config: Arc<ServicePort>, place: &Place, previous: Option<&Self>) -> Self {
+        let mut inherited = previous.map(|p| p.inherited.clone()).unwrap_or_default();
+        if config.affinity == Affinity::None {
+            inherited.affinity = None;
+        }
+        let v4 = FamilySets::build(&config, IpFamily::V4, place, &mut inherited);
+        let v6 = FamilySets::build(&config, IpFamily::V6, place, &mut inherited);
+        let usable = |set: &FamilySets, addr| {
+            set.cluster.endpoints().iter().chain(set.local.endpoints()).any(|e| e.addr == addr)
+        };
+        if let Some(affinity) = inherited.affinity.as_ref().filter(|table| !table.is_empty()) {
+            let usable = |addr: &SocketAddr| usable(&v4, *addr) || usable(&v6, *addr);
+            let usable: AHashSet<SocketAddr> = inherited.states.keys().filter(|a| usable(a)).copied().collect();
+            affinity.keep_only(|addr| usable.contains(&addr));
+        }
+        let listed: AHashSet<_> = config.endpoints.iter().map(|e| e.addr).collect();
+        inherited.states.retain(|addr, _| listed.contains(addr));
+        let stats = previous.map(|p| p.stats.clone()).unwrap_or_default();
+        Self { config, stats, v4, v6, inherited, place: place.clone() }
+    }
+
+    /// The endpoints for traffic of `policy` in `family`.
+    pub fn set(&self, family: IpFamily, policy: TrafficPolicy) -> &Arc<EndpointSet> {
+        match policy {
+            TrafficPolicy::Cluster => &self.family(family).cluster,
+            TrafficPolicy::Local => &self.family(family).local,
+        }
+    }
+
+    /// Why the Cluster set of `family` is what it is.
+    pub fn reason(&self, family: IpFamily) -> Reason {
+        self.family(family).reason
+    }
+
+    /// Whether a UDP flow to `endpoint` may go on: it may while the endpoint serves, or while nothing does that could
+    /// take its place (kube-proxy's conntrack rule; policies and hints play no part).
+    pub fn keeps_flow(&self, endpoint: SocketAddr) -> bool {
+        let serving = &self.family(IpFamily::of(endpoint.ip())).serving;
+        serving.is_empty() || serving.contains(&endpoint)
+    }
+
+    /// How many clients ClientIP affinity remembers.
+    pub fn affinity_entries(&self) -> usize {
+        self.inherited.affinity.as_ref().map_or(0, |table| table.len())
+    }
+
+    fn family(&self, family: IpFamily) -> &FamilySets {
+        match family {
+            IpFamily::V4 => &self.v4,
+            IpFamily::V6 => &self.v6,
+        }
+    }
+}
+
+impl FamilySets {
+    fn build(config: &ServicePort, family: IpFamily, place: &Place, inherited: &mut Inherited) -> Self {
+        let eligible = eligible(&config.endpoints, family, place);
+        let mut set = |indexes: &[usize]| {
+            let endpoints = indexes.iter().map(|&i| config.endpoints[i].clone()).collect();
+            Arc::new(EndpointSet::build(endpoints, config.balance, config.affinity, inherited))
+        };
+        let cluster = set(&eligible.cluster);
+        let local = if eligible.local == eligible.cluster { cluster.clone() } else { set(&eligible.local) };
+        let serving = config.endpoints.iter().filter(|e| IpFamily::of(e.addr.ip()) == family && e.conditions.serving);
+        let serving =
+            if config.name.protocol == Protocol::Udp { serving.map(|e| e.addr).collect() } else { AHashSet::new() };
+        Self { cluster, local, reason: eligible.reason, serving }
+    }
+}
+
+/// What a frontend leads to.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Why it answers there.
+    pub kind: FrontendKind,
+    /// The service port behind it.
+    pub port: Arc<ServedPort>,
+}
+
+/// Where a client on a frontend is sent, or why it is not served.
+#[derive(Clone, Debug)]
+pub enum Decision<'a> {
+    /// Choose from these.
+    Choose(&'a Arc<EndpointSet>),
+    /// Turn the client away.
+    Refuse(Refusal),
+}
+
+/// Why a client on an open frontend is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// No endpoint is usable anywhere.
+    NoEndpoints,
+    /// Policy Local, and none of the usable endpoints is on this node.
+    NoLocalEndpoints,
+    /// Not within `loadBalancerSourceRanges`.
+    SourceRange,
+}
+
+/// Two service ports want the same frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conflict {
+    /// The address both want.
+    pub frontend: Frontend,
+    /// Who has it.
+    pub winner: ServicePortName,
+    /// Who does not get it.
+    pub loser: ServicePortName,
+}
+
+/// From frontends to endpoints; immutable.
+#[derive(Debug, Default)]
+pub struct ServiceTable {
+    frontends: AHashMap<Frontend, Target>,
+    ports: AHashMap<ServicePortName, Arc<ServedPort>>,
+    node_addresses: Vec<IpAddr>,
+}
+
+impl ServiceTable {
+    /// Builds the table of `ports`; where two want one frontend, the earlier gets it and the conflict is reported.
+    pub fn build(
+        ports: impl IntoIterator<Item = Arc<ServicePort>>,
+        node_addresses: &[IpAddr],
+        place: &Place,
+        previous: Option<&Self>,
+    ) -> (Self, Vec<Conflict>) {
+        let mut table = Self { node_addresses: node_addresses.to_vec(), ..Self::default() };
+        if let Some(previous) = previous {
+            table.frontends.reserve(previous.frontends.len());
+            table.ports.reserve(previous.ports.len());
+        }
+        let mut conflicts = Vec::new();
+        for config in ports {
+            let before = previous.and_then(|table| table.ports.get(&config.name));
+            let port = match before {
+                Some(same) if Arc::ptr_eq(&same.config, &config) && same.place == *place => same.clone(),
+                before => Arc::new(ServedPort::build(config, place, before.map(|p| &**p))),
+            };
+            table.ports.insert(port.config.name.clone(), port.clone());
+            table.add_frontends(&port, &mut conflicts);
+        }
+        (table, conflicts)
+    }
+
+    fn add_frontends(&mut self, port: &Arc<ServedPort>, conflicts: &mut Vec<Conflict>) {
+        let config = &port.config;
+        let protocol = config.name.protocol;
+        let node_port = config.node_port.unwrap_or(0);
+        let node_addresses: &[IpAddr] = if node_port == 0 { &[] } else { &self.node_addresses };
+        let all = [
+            (FrontendKind::ClusterIp, &config.cluster_ips[..], config.port),
+            (FrontendKind::LoadBalancer, &config.load_balancer_ips[..], config.port),
+            (FrontendKind::ExternalIp, &config.external_ips[..], config.port),
+            (FrontendKind::NodePort, node_addresses, node_port),
+        ];
+        for (kind, ips, number) in all {
+            for &ip in ips {
+                let frontend = Frontend { ip, port: number, protocol };
+                let target = Target { kind, port: port.clone() };
+                if let Some(holder) = self.frontends.get(&frontend) {
+                    let (winner, loser) = (holder.port.config.name.clone(), config.name.clone());
+                    conflicts.push(Conflict { frontend, winner, loser });
+                } else {
+                    self.frontends.insert(frontend, target);
+                }
+            }
+        }
+    }
+
+    /// What answers on `frontend`.
+    pub fn find(&self, frontend: &Frontend) -> Option<&Target> {
+        self.frontends.get(frontend)
+    }
+
+    /// A service port by name.
+    pub fn port(&self, name: &ServicePortName) -> Option<&Arc<ServedPort>> {
+        self.ports.get(name)
+    }
+
+    /// Every service port, in no order.
+    pub fn ports(&self) -> impl Iterator<Item = &Arc<ServedPort>> {
+        self.ports.values()
+    }
+
+    /// Every frontend, in no order.
+    pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Target)> {
+        self.frontends.iter()
+    }
+
+    /// The frontends that must accept connections. One without any usable endpoint is left out, so that the kernel
+    /// refuses its clients at once (kube-proxy's REJECT).
+    pub fn listening(&self) -> impl Iterator<Item = (Frontend, FrontendKind)> {
+        let open = |(f, target): &(&Frontend, &Target)| target.sets(f.ip).any(|set| !set.is_empty());
+        self.frontends.iter().filter(open).map(|(f, target)| (*f, target.kind))
+    }
+
+    /// The addresses that answer node ports; a client with one of them is this node itself.
+    pub fn node_addresses(&self) -> &[IpAddr] {
+        &self.node_addresses
+    }
+}
+
+impl Target {
+    /// Which endpoints serve a client at `client` that dialled `frontend`.
+    ///
+    /// Under `externalTrafficPolicy: Local` this node itself still reaches all of the cluster: what it sends never
+    /// left the cluster, so it has no source address that Local could keep (kube-proxy does the same).
+    pub fn decide(&self, frontend: &Frontend, client: IpAddr, table: &ServiceTable) -> Decision<'_> {
+        let config = &self.port.config;
+        let client = client.to_canonical();
+        if self.kind == FrontendKind::LoadBalancer && !self.allows_source(frontend, client, &table.node_addresses) {
+            return Decision::Refuse(Refusal::SourceRange);
+        }
+        let policy = match self.kind {
+            FrontendKind::ClusterIp => config.internal_policy,
+            _ if table.node_addresses.contains(&client) => TrafficPolicy::Cluster,
+            FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => config.external_policy,
+        };
+        let family = IpFamily::of(frontend.ip);
+        let set = self.port.set(family, policy);
+        if !set.is_empty() {
+            Decision::Choose(set)
+        } else if self.port.reason(family) == Reason::Nothing {
+            Decision::Refuse(Refusal::NoEndpoints)
+        } else {
+            Decision::Refuse(Refusal::NoLocalEndpoints)
+        }
+    }
+
+    /// The set the policy of this frontend asks for, and the one its exceptions may ask for.
+    fn sets(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<EndpointSet>> {
+        let family = IpFamily::of(ip);
+        let (policy, exception) = match self.kind {
+            FrontendKind::ClusterIp => (self.port.config.internal_policy, None),
+            FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => {
+                (self.port.config.external_policy, Some(TrafficPolicy::Cluster))
+            }
+        };
+        std::iter::once(policy).chain(exception).map(move |policy| self.port.set(family, policy))
+    }
+
+    /// `loadBalancerSourceRanges`. Unlike kube-proxy, ranges of one family shut the other family out: a user who
+    /// wrote them did not mean to leave the other door open.
+    fn allows_source(&self, frontend: &Frontend, client: IpAddr, node_addresses: &[IpAddr]) -> bool {
+        let ranges = &self.port.config.source_ranges;
+        let within = |ip: IpAddr| ranges.iter().any(|range| range.contains(&ip));
+        // A node inside a range may come from the LoadBalancer IP itself, as its own traffic to it does.
+        ranges.is_empty() || within(client) || (client == frontend.ip && node_addresses.iter().any(|ip| within(*ip)))
+    }
+}
+
+#[cfg(test)]
+#[path = "table_tests.rs"]
+mod tests;
