@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     affinity::UnixMillis,
     endpoints::Client,
-    model::{Balance, Conditions, ConnectionOptions, Hints},
+    model::{Balance, Conditions, ConnectionOptions, Endpoint, Hints},
 };
 
 fn endpoint(addr: &str, node: &str, conditions: Conditions) -> Endpoint {
