@@ -5,7 +5,6 @@
 //! Time comes from the caller, so a test can let days pass.
 
 use std::{
-    hash::BuildHasher,
     net::{IpAddr, SocketAddr},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,

@@ -129,6 +129,11 @@ impl EndpointSet {
         Self { endpoints: endpoints.into(), states, positions, hashes, weight_totals, balance, cursor, affinity }
     }
 
+    /// A set with nothing to choose from.
+    pub fn empty() -> Self {
+        Self::build(Vec::new(), Balance::Random, Affinity::None, &mut Inherited::default())
+    }
+
     /// Candidates for a connection of `client`, in order of preference: the first is the choice, the others are for
     /// when it cannot be reached. Each endpoint comes once.
     pub fn candidates(&self, client: Client) -> Candidates<'_> {

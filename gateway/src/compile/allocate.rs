@@ -1,0 +1,469 @@
+//! The cluster's part that a laptop has nobody for: ClusterIPs, node ports and LoadBalancer IPs.
+//!
+//! Explicit values are honoured first, then everybody keeps what they had, then the rest is handed out. What is handed out
+//! depends on the Service's name alone as long as nobody else holds it, so that the same manifests get the same addresses
+//! after every restart. Pure: what was held before comes in as an argument.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use ipnet::IpNet;
+use md5::{Digest, Md5};
+use tidegate_crd::{Kind, core::Service};
+use tidegate_l4::model::{IpFamily, Protocol};
+
+use super::{
+    finding::{Finding, Report},
+    objects::{Name, Store, Stored},
+    service_type::ServiceType,
+    settings::Settings,
+};
+
+/// Node ports the API server accepts (`--service-node-port-range`'s default).
+pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
+
+/// Where handing out begins: the band below is left to those who choose for themselves (KEP-3668).
+const FIRST_DYNAMIC_NODE_PORT: u16 = 30_086;
+
+/// The class of LoadBalancer Services that is ours; one of another class is left to its own implementation.
+pub const LOAD_BALANCER_CLASS: &str = "tidegate.io/load-balancer";
+
+/// Addresses that are held, by whom.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocations {
+    /// ClusterIPs, at most one for each family.
+    pub cluster_ips: BTreeMap<(Name, Family), IpAddr>,
+    /// LoadBalancer IPs, at most one for each family.
+    pub load_balancer_ips: BTreeMap<(Name, Family), IpAddr>,
+    /// Node ports, by port of the Service.
+    pub node_ports: BTreeMap<(Name, Protocol, u16), u16>,
+}
+
+/// An IP family as a sortable key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    fn of(ip: IpAddr) -> Self {
+        match IpFamily::of(ip) {
+            IpFamily::V4 => Self::V4,
+            IpFamily::V6 => Self::V6,
+        }
+    }
+
+    /// `IPv4` or `IPv6`, as Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        }
+    }
+}
+
+/// The addresses of one Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// ClusterIPs.
+    pub cluster_ips: Vec<IpAddr>,
+    /// LoadBalancer IPs.
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// A LoadBalancer that has no address.
+    pub pending: bool,
+    /// The node port of each of its ports, in their order.
+    pub node_ports: Vec<Option<u16>>,
+}
+
+/// What [`allocate`] decided.
+#[derive(Clone, Debug, Default)]
+pub struct Allocated {
+    /// By Service.
+    pub addresses: BTreeMap<Name, Addresses>,
+    /// Everything held, to be handed in the next time.
+    pub allocations: Allocations,
+    /// What could not be given.
+    pub findings: Vec<Finding>,
+}
+
+/// Gives every Service its addresses.
+pub fn allocate(services: &Store<Service>, settings: &Settings, previous: &Allocations) -> Allocated {
+    let mut desk = Desk {
+        settings,
+        previous,
+        taken_ips: BTreeSet::new(),
+        taken_ports: BTreeSet::new(),
+        out: Allocated::default(),
+    };
+    let mut wishes: Vec<Wish<'_>> =
+        services.iter().filter_map(|(name, stored)| Wish::of(name, stored, settings)).collect();
+    // Of two who ask for the same value the older has it, as it would have been the first at the API server.
+    wishes.sort_by_key(|wish| {
+        (wish.stored.object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second()), wish.name)
+    });
+    desk.grant_explicit(&mut wishes);
+    desk.keep_previous(&mut wishes);
+    desk.hand_out(&mut wishes);
+    for wish in wishes {
+        desk.out.findings.extend(wish.report.into_findings());
+        desk.out.addresses.insert(wish.name.clone(), wish.granted);
+    }
+    desk.out
+}
+
+/// What one Service asks for and has been given so far.
+struct Wish<'a> {
+    name: &'a Name,
+    stored: &'a Stored<Service>,
+    kind: ServiceType,
+    report: Report<'a>,
+    granted: Addresses,
+    /// Families that still want a ClusterIP or a LoadBalancer IP.
+    cluster: Vec<Family>,
+    load_balancer: Vec<Family>,
+}
+
+impl<'a> Wish<'a> {
+    fn of(name: &'a Name, stored: &'a Stored<Service>, settings: &Settings) -> Option<Self> {
+        let spec = stored.object.spec.as_ref()?;
+        let kind = ServiceType::of(spec)?;
+        let mut report = Report::on(Kind::Service, &name.namespace, &name.name, &stored.origin);
+        let ports = spec.ports.as_ref().map_or(0, Vec::len);
+        let granted = Addresses { node_ports: vec![None; ports], ..Addresses::default() };
+        let cluster = match kind {
+            ServiceType::ExternalName | ServiceType::Headless => Vec::new(),
+            ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
+                families(stored, settings, &mut report)
+            }
+        };
+        let ours = spec.load_balancer_class.as_deref().is_none_or(|class| class == LOAD_BALANCER_CLASS);
+        let load_balancer = if kind == ServiceType::LoadBalancer && ours { cluster.clone() } else { Vec::new() };
+        if kind == ServiceType::LoadBalancer && !ours {
+            let message = "the load balancer class is another's, so no address is assigned here.";
+            report.info(
+                "OtherLoadBalancerClass",
+                "spec.loadBalancerClass",
+                message,
+                format!("For an address from Tidegate's pool, write {LOAD_BALANCER_CLASS}."),
+            );
+        }
+        Some(Self { name, stored, kind, report, granted, cluster, load_balancer })
+    }
+
+    fn wants_node_ports(&self) -> bool {
+        let spec = self.stored.object.spec.as_ref();
+        match self.kind {
+            ServiceType::NodePort => true,
+            ServiceType::LoadBalancer => spec.and_then(|s| s.allocate_load_balancer_node_ports).unwrap_or(true),
+            ServiceType::ClusterIp | ServiceType::Headless | ServiceType::ExternalName => false,
+        }
+    }
+}
+
+/// The families a Service is to have (`ipFamilyPolicy`, `ipFamilies`), the primary first.
+fn families(stored: &Stored<Service>, settings: &Settings, report: &mut Report<'_>) -> Vec<Family> {
+    let Some(spec) = &stored.object.spec else { return Vec::new() };
+    let available: Vec<Family> = settings.service_cidrs.iter().map(|net| Family::of(net.addr())).collect();
+    let explicit = spec.ip_families.iter().flatten().map(|f| if f == "IPv6" { Family::V6 } else { Family::V4 });
+    let mut families: Vec<Family> = explicit.collect();
+    let policy = spec.ip_family_policy.as_deref().unwrap_or("SingleStack");
+    let given = spec.cluster_ips.iter().flatten().chain(&spec.cluster_ip).filter_map(|ip| ip.parse::<IpAddr>().ok());
+    for family in given.map(Family::of).chain(available.iter().copied()) {
+        if !families.contains(&family) {
+            families.push(family);
+        }
+    }
+    let dual = policy != "SingleStack" || spec.ip_families.as_ref().is_some_and(|f| f.len() > 1);
+    families.truncate(if dual { 2 } else { 1 });
+    if policy == "RequireDualStack" && families.len() < 2 {
+        let fix = "Start with a --service-cidr for each family, or write PreferDualStack.";
+        report.error(
+            "NoSecondFamily",
+            "spec.ipFamilyPolicy",
+            "dual stack is required, but ClusterIPs exist for one IP family only.",
+            fix,
+        );
+    }
+    families
+}
+
+struct Desk<'a> {
+    settings: &'a Settings,
+    previous: &'a Allocations,
+    taken_ips: BTreeSet<IpAddr>,
+    taken_ports: BTreeSet<(Protocol, u16)>,
+    out: Allocated,
+}
+
+impl Desk<'_> {
+    fn grant_explicit(&mut self, wishes: &mut [Wish<'_>]) {
+        for wish in wishes {
+            let Some(spec) = &wish.stored.object.spec else { continue };
+            let listed = spec.cluster_ips.as_deref().unwrap_or_default();
+            let single = spec.cluster_ip.iter().filter(|_| listed.is_empty());
+            let fields =
+                (0..listed.len()).map(|i| format!("spec.clusterIPs[{i}]")).chain(["spec.clusterIP".to_owned()]);
+            if !wish.cluster.is_empty() {
+                for (field, text) in fields.zip(listed.iter().chain(single)) {
+                    self.grant_cluster_ip(wish, &field, text);
+                }
+            }
+            if let Some(text) = spec.load_balancer_ip.as_deref().filter(|_| !wish.load_balancer.is_empty()) {
+                self.grant_load_balancer_ip(wish, text);
+            }
+            self.grant_node_ports(wish);
+        }
+    }
+
+    fn grant_cluster_ip(&mut self, wish: &mut Wish<'_>, field: &str, text: &str) {
+        if text.is_empty() || text == "None" {
+            return;
+        }
+        let Ok(ip) = text.parse::<IpAddr>() else {
+            let fix =
+                "Write an address such as 127.96.0.10, None for a headless Service, or leave it out to be given one.";
+            return wish.report.error("InvalidClusterIp", field, format!("{text:?} is not an IP address."), fix);
+        };
+        wish.cluster.retain(|family| *family != Family::of(ip));
+        if !self.taken_ips.insert(ip) {
+            let fix = "Choose another, or leave it out to be given one.";
+            return wish.report.error("ClusterIpConflict", field, format!("{ip} belongs to another Service."), fix);
+        }
+        if !self.settings.service_cidrs.iter().any(|net| net.contains(&ip)) {
+            let fix = "Leave it out to be given an address from --service-cidr, or make sure that this machine has the address.";
+            wish.report.info("ClusterIpOutOfRange", field, format!("{ip} is not within --service-cidr."), fix);
+        }
+        self.give_cluster_ip(wish, ip);
+    }
+
+    fn grant_load_balancer_ip(&mut self, wish: &mut Wish<'_>, text: &str) {
+        let field = "spec.loadBalancerIP";
+        let Ok(ip) = text.parse::<IpAddr>() else {
+            let fix = "Write an address, or leave it out to be given one.";
+            wish.load_balancer.clear();
+            wish.granted.pending = true;
+            return wish.report.error("InvalidLoadBalancerIp", field, format!("{text:?} is not an IP address."), fix);
+        };
+        wish.load_balancer.retain(|family| *family != Family::of(ip));
+        if !self.taken_ips.insert(ip) {
+            wish.granted.pending = true;
+            let fix = "Choose another, or leave it out to be given one.";
+            return wish.report.error(
+                "LoadBalancerIpConflict",
+                field,
+                format!("{ip} belongs to another Service."),
+                fix,
+            );
+        }
+        self.give_load_balancer_ip(wish, ip);
+    }
+
+    fn grant_node_ports(&mut self, wish: &mut Wish<'_>) {
+        if !matches!(wish.kind, ServiceType::NodePort | ServiceType::LoadBalancer) {
+            return;
+        }
+        for (i, (protocol, port, explicit)) in ports(wish.stored) {
+            let Some(number) = explicit else { continue };
+            let field = format!("spec.ports[{i}].nodePort");
+            let (low, high) = (NODE_PORTS.start(), NODE_PORTS.end());
+            let Ok(number) =
+                u16::try_from(number).map_err(drop).and_then(|n| if NODE_PORTS.contains(&n) { Ok(n) } else { Err(()) })
+            else {
+                let fix = format!("Choose one of {low}-{high}, or leave it out to be given one.");
+                wish.report.error(
+                    "NodePortOutOfRange",
+                    &field,
+                    format!("{number} is outside the node port range {low}-{high}."),
+                    fix,
+                );
+                continue;
+            };
+            if !self.taken_ports.insert((protocol, number)) {
+                let fix = "Choose another, or leave it out to be given one.";
+                wish.report.error(
+                    "NodePortConflict",
+                    &field,
+                    format!("node port {number}/{protocol} belongs to another port."),
+                    fix,
+                );
+                continue;
+            }
+            self.give_node_port(wish, i, (protocol, port), number);
+        }
+    }
+
+    fn keep_previous(&mut self, wishes: &mut [Wish<'_>]) {
+        let previous = self.previous;
+        for wish in wishes.iter_mut() {
+            for family in wish.cluster.clone() {
+                let Some(&ip) = previous.cluster_ips.get(&(wish.name.clone(), family)) else { continue };
+                if self.settings.service_cidrs.iter().any(|net| net.contains(&ip)) && self.taken_ips.insert(ip) {
+                    wish.cluster.retain(|f| *f != family);
+                    self.give_cluster_ip(wish, ip);
+                }
+            }
+            for family in wish.load_balancer.clone() {
+                let Some(&ip) = previous.load_balancer_ips.get(&(wish.name.clone(), family)) else { continue };
+                if self.settings.load_balancer_pools.iter().any(|net| net.contains(&ip)) && self.taken_ips.insert(ip) {
+                    wish.load_balancer.retain(|f| *f != family);
+                    self.give_load_balancer_ip(wish, ip);
+                }
+            }
+            if wish.wants_node_ports() {
+                for (i, (protocol, port, explicit)) in ports(wish.stored) {
+                    let Some(&number) = previous.node_ports.get(&(wish.name.clone(), protocol, port)) else { continue };
+                    if explicit.is_none() && NODE_PORTS.contains(&number) && self.taken_ports.insert((protocol, number))
+                    {
+                        self.give_node_port(wish, i, (protocol, port), number);
+                    }
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self, wishes: &mut [Wish<'_>]) {
+        for wish in wishes.iter_mut() {
+            let seed = seed(&[&wish.name.namespace, &wish.name.name]);
+            for family in std::mem::take(&mut wish.cluster) {
+                match self.free_ip(&self.settings.service_cidrs, family, seed) {
+                    Some(ip) => self.give_cluster_ip(wish, ip),
+                    None => no_cluster_ip(wish, family),
+                }
+            }
+            for family in std::mem::take(&mut wish.load_balancer) {
+                match self.free_ip(&self.settings.load_balancer_pools, family, seed) {
+                    Some(ip) => self.give_load_balancer_ip(wish, ip),
+                    None if wish.granted.load_balancer_ips.is_empty() => no_load_balancer_ip(wish),
+                    None => {}
+                }
+            }
+            if wish.wants_node_ports() {
+                for (i, (protocol, port, explicit)) in ports(wish.stored) {
+                    if wish.granted.node_ports[i].is_none() && explicit.is_none() {
+                        match self.free_port(protocol, seed.wrapping_add(u64::from(port))) {
+                            Some(number) => self.give_node_port(wish, i, (protocol, port), number),
+                            None => no_node_port(wish, i),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first free address from a place in the range that depends on the seed alone.
+    fn free_ip(&mut self, ranges: &[IpNet], family: Family, seed: u64) -> Option<IpAddr> {
+        for range in ranges.iter().filter(|net| Family::of(net.addr()) == family) {
+            let (first, size) = span(range);
+            let start = u128::from(seed) % size;
+            let ips = (0..size).map(|i| at(family, first + (start + i) % size));
+            // A range may be as large as IPv6 makes them; one more try than there are addresses taken is enough.
+            if let Some(ip) = ips.take(self.taken_ips.len() + 1).find(|ip| !self.taken_ips.contains(ip)) {
+                self.taken_ips.insert(ip);
+                return Some(ip);
+            }
+        }
+        None
+    }
+
+    fn free_port(&mut self, protocol: Protocol, seed: u64) -> Option<u16> {
+        let dynamic = u64::from(NODE_PORTS.end() - FIRST_DYNAMIC_NODE_PORT) + 1;
+        let upper = (0..dynamic).map(|i| FIRST_DYNAMIC_NODE_PORT + ((seed + i) % dynamic) as u16);
+        let number = upper
+            .chain(*NODE_PORTS.start()..FIRST_DYNAMIC_NODE_PORT)
+            .find(|n| !self.taken_ports.contains(&(protocol, *n)))?;
+        self.taken_ports.insert((protocol, number));
+        Some(number)
+    }
+
+    fn give_cluster_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
+        wish.granted.cluster_ips.push(ip);
+        self.out.allocations.cluster_ips.insert((wish.name.clone(), Family::of(ip)), ip);
+    }
+
+    fn give_load_balancer_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
+        wish.granted.load_balancer_ips.push(ip);
+        self.out.allocations.load_balancer_ips.insert((wish.name.clone(), Family::of(ip)), ip);
+    }
+
+    fn give_node_port(&mut self, wish: &mut Wish<'_>, index: usize, (protocol, port): (Protocol, u16), number: u16) {
+        wish.granted.node_ports[index] = Some(number);
+        self.out.allocations.node_ports.insert((wish.name.clone(), protocol, port), number);
+    }
+}
+
+fn no_cluster_ip(wish: &mut Wish<'_>, family: Family) {
+    let message = format!("no {} ClusterIP is left to hand out.", family.as_str());
+    wish.report.error("NoClusterIp", "spec", message, "Start with a larger --service-cidr, or one for this IP family.");
+}
+
+fn no_load_balancer_ip(wish: &mut Wish<'_>) {
+    wish.granted.pending = true;
+    let fix =
+        "Start with a larger --load-balancer-pool; until then the Service answers on its node ports and ClusterIP.";
+    wish.report.warning("LoadBalancerPending", "spec.type", "no LoadBalancer IP is left to hand out.", fix);
+}
+
+fn no_node_port(wish: &mut Wish<'_>, index: usize) {
+    let field = format!("spec.ports[{index}]");
+    wish.report.error(
+        "NoNodePort",
+        &field,
+        "every node port is taken.",
+        "Delete a Service of type NodePort or LoadBalancer.",
+    );
+}
+
+/// Index, protocol, port and explicit node port of the ports that make sense; the others are reported elsewhere.
+fn ports(stored: &Stored<Service>) -> impl Iterator<Item = (usize, (Protocol, u16, Option<i32>))> {
+    let ports = stored.object.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
+    ports.enumerate().filter_map(|(i, port)| {
+        let protocol = match port.protocol.as_deref() {
+            None | Some("TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some(_) => return None,
+        };
+        Some((i, (protocol, u16::try_from(port.port).ok()?, port.node_port.filter(|n| *n != 0))))
+    })
+}
+
+/// A number that depends on the words alone, the same on every machine and in every version.
+fn seed(words: &[&str]) -> u64 {
+    let mut hash = Md5::new();
+    for word in words {
+        hash.update(word.as_bytes());
+        hash.update([0]);
+    }
+    let digest = hash.finalize();
+    digest.iter().take(7).fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+/// First usable address of a range as a number, and how many there are: without the network and broadcast addresses.
+fn span(range: &IpNet) -> (u128, u128) {
+    match range {
+        IpNet::V4(net) => {
+            let (first, size) = (u128::from(u32::from(net.network())), 1u128 << (32 - net.prefix_len()));
+            if size > 2 { (first + 1, size - 2) } else { (first, size) }
+        }
+        IpNet::V6(net) => {
+            let (first, size) =
+                (u128::from(net.network()), 1u128.checked_shl(128 - u32::from(net.prefix_len())).unwrap_or(u128::MAX));
+            if size > 2 { (first + 1, size - 2) } else { (first, size) }
+        }
+    }
+}
+
+fn at(family: Family, number: u128) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::from((number as u32).to_be_bytes()),
+        Family::V6 => IpAddr::from(number.to_be_bytes()),
+    }
+}
+
+#[cfg(test)]
+#[path = "allocate_tests.rs"]
+mod tests;

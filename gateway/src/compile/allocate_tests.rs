@@ -1,0 +1,129 @@
+use std::path::Path;
+
+use super::*;
+use crate::compile::objects::Objects;
+
+fn objects(yaml: &str) -> Objects {
+    let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), yaml);
+    assert_eq!(parsed.problems, []);
+    let mut objects = Objects::default();
+    for document in parsed.documents {
+        objects.apply(document);
+    }
+    objects
+}
+
+fn service(name: &str, spec: &str) -> String {
+    format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
+}
+
+fn run(yaml: &str, settings: &Settings, held: &Allocations) -> Allocated {
+    allocate(&objects(yaml).services, settings, held)
+}
+
+fn of<'a>(allocated: &'a Allocated, name: &str) -> &'a Addresses {
+    &allocated.addresses[&Name::new("default", name)]
+}
+
+fn reasons(allocated: &Allocated) -> Vec<&'static str> {
+    allocated.findings.iter().map(|finding| finding.reason).collect()
+}
+
+const LB: &str = "type: LoadBalancer, ports: [{port: 80}]";
+
+#[test]
+fn the_same_manifests_get_the_same_addresses_and_a_newcomer_moves_nobody() {
+    let three: String = ["a", "b", "c"].map(|name| service(name, LB)).concat();
+    let settings = Settings { load_balancer_pools: vec!["127.97.0.0/29".parse().unwrap()], ..Settings::default() };
+    let first = run(&three, &settings, &Allocations::default());
+    let again = run(&three, &settings, &Allocations::default());
+    assert_eq!(first.addresses, again.addresses);
+    assert_eq!(reasons(&first), [""; 0]);
+    // A pool of six is full of collisions; whoever was there before keeps what it had.
+    let five = three + &["0", "x"].map(|name| service(&format!("n{name}"), LB)).concat();
+    let second = run(&five, &settings, &first.allocations);
+    for name in ["a", "b", "c"] {
+        assert_eq!(of(&second, name), of(&first, name));
+    }
+    let mut ips: Vec<_> = second.addresses.values().flat_map(|a| a.load_balancer_ips.clone()).collect();
+    ips.sort_unstable();
+    ips.dedup();
+    assert_eq!(ips.len(), 5);
+}
+
+#[test]
+fn explicit_values_are_honoured_and_of_two_the_older_wins() {
+    let old = "apiVersion: v1\nkind: Service\nmetadata: {name: z, creationTimestamp: \"2020-01-01T00:00:00Z\"}\n\
+               spec: {type: NodePort, clusterIP: 127.96.7.7, ports: [{port: 80, nodePort: 30123}]}\n";
+    let young = service("a", "type: NodePort, clusterIP: 127.96.7.7, ports: [{port: 80, nodePort: 30123}]");
+    let udp = service("u", "type: NodePort, ports: [{port: 80, nodePort: 30123, protocol: UDP}]");
+    let allocated = run(&format!("{old}{young}{udp}"), &Settings::default(), &Allocations::default());
+    assert_eq!(of(&allocated, "z").cluster_ips, ["127.96.7.7".parse::<IpAddr>().unwrap()]);
+    assert_eq!(of(&allocated, "z").node_ports, [Some(30123)]);
+    assert_eq!(of(&allocated, "u").node_ports, [Some(30123)], "UDP has numbers of its own");
+    assert_eq!((of(&allocated, "a").cluster_ips.len(), &of(&allocated, "a").node_ports[..]), (0, &[None][..]));
+    assert_eq!(reasons(&allocated), ["ClusterIpConflict", "NodePortConflict"]);
+    assert_eq!(allocated.findings[1].line, 14, "the finding points at the field");
+}
+
+#[test]
+fn a_pool_that_is_empty_leaves_the_service_pending_but_a_node_port() {
+    let settings = Settings { load_balancer_pools: vec!["127.97.0.1/32".parse().unwrap()], ..Settings::default() };
+    let allocated = run(&["a", "b"].map(|name| service(name, LB)).concat(), &settings, &Allocations::default());
+    let pending: Vec<bool> = ["a", "b"].map(|name| of(&allocated, name).pending).to_vec();
+    assert_eq!(pending.iter().filter(|p| **p).count(), 1);
+    assert!(["a", "b"].iter().all(|name| of(&allocated, name).node_ports[0].is_some()));
+    assert_eq!(reasons(&allocated), ["LoadBalancerPending"]);
+}
+
+#[test]
+fn node_ports_are_within_the_range_and_only_for_those_who_have_them() {
+    let many: String = (0..40).map(|n| service(&format!("s{n}"), "type: NodePort, ports: [{port: 80}]")).collect();
+    let others = service("c", "ports: [{port: 80}]")
+        + &service("l", "type: LoadBalancer, allocateLoadBalancerNodePorts: false, ports: [{port: 80}]")
+        + &service("h", "clusterIP: None, ports: [{port: 80}]")
+        + &service("e", "type: ExternalName, externalName: example.com")
+        + &service("bad", "type: NodePort, ports: [{port: 80, nodePort: 80}]");
+    let allocated = run(&(many + &others), &Settings::default(), &Allocations::default());
+    let ports: std::collections::BTreeSet<u16> =
+        (0..40).map(|n| of(&allocated, &format!("s{n}")).node_ports[0].unwrap()).collect();
+    assert_eq!(ports.len(), 40);
+    assert!(ports.iter().all(|port| NODE_PORTS.contains(port)));
+    for name in ["c", "l", "bad"] {
+        assert_eq!(of(&allocated, name).node_ports, [None], "{name}");
+    }
+    assert!(of(&allocated, "h").cluster_ips.is_empty() && of(&allocated, "e").cluster_ips.is_empty());
+    assert_eq!(reasons(&allocated), ["NodePortOutOfRange"]);
+}
+
+#[test]
+fn dual_stack_follows_the_policy() {
+    let cidrs = ["127.96.0.0/16", "fd00:96::/112"].map(|net| net.parse().unwrap()).to_vec();
+    let settings = Settings { service_cidrs: cidrs, ..Settings::default() };
+    let yaml = service("single", "ports: [{port: 80}]")
+        + &service("dual", "ipFamilyPolicy: PreferDualStack, ports: [{port: 80}]")
+        + &service("six", "ipFamilies: [IPv6], ports: [{port: 80}]")
+        + &service("sixfour", "ipFamilyPolicy: RequireDualStack, ipFamilies: [IPv6, IPv4], ports: [{port: 80}]");
+    let allocated = run(&yaml, &settings, &Allocations::default());
+    let families = |name: &str| of(&allocated, name).cluster_ips.iter().map(IpAddr::is_ipv6).collect::<Vec<_>>();
+    assert_eq!(families("single"), [false]);
+    assert_eq!(families("dual"), [false, true]);
+    assert_eq!(families("six"), [true]);
+    assert_eq!(families("sixfour"), [true, false]);
+    let single = run(
+        &service("x", "ipFamilyPolicy: RequireDualStack, ports: [{port: 80}]"),
+        &Settings::default(),
+        &Allocations::default(),
+    );
+    assert_eq!(reasons(&single), ["NoSecondFamily"]);
+    assert_eq!(of(&single, "x").cluster_ips.len(), 1);
+}
+
+#[test]
+fn unreadable_addresses_are_findings() {
+    let yaml = service("a", "clusterIP: 1.2.3, ports: [{port: 80}]")
+        + &service("b", "type: LoadBalancer, loadBalancerIP: x, ports: [{port: 80}]");
+    let allocated = run(&yaml, &Settings::default(), &Allocations::default());
+    assert_eq!(reasons(&allocated), ["InvalidClusterIp", "InvalidLoadBalancerIp"]);
+    assert!(of(&allocated, "b").pending && of(&allocated, "b").load_balancer_ips.is_empty());
+}

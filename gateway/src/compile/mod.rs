@@ -1,0 +1,212 @@
+//! The compiler: `Objects` → `Snapshot` and findings. Pure: no async, no clock, no I/O.
+//!
+//! It cannot fail. It returns the best configuration there is and says what is wrong with the rest: a broken object takes
+//! down only itself. What has not changed since the compile before is taken over, so a changed EndpointSlice costs what it
+//! touches and not the size of the cluster.
+//!
+//! | step | file |
+//! |---|---|
+//! | everything that was said | [`objects`] |
+//! | addresses and ports nobody chose | [`allocate`] |
+//! | Pods → EndpointSlices → endpoints | `slices` |
+//! | Services → service ports, DNS, rows | `services`, `service_annotations` |
+//! | Ingresses → rules | `ingress`, `class`, `annotations` |
+//! | verdicts | [`finding`] |
+
+pub mod allocate;
+mod annotations;
+mod class;
+pub mod finding;
+mod ingress;
+pub mod objects;
+pub mod rows;
+mod service_annotations;
+mod service_type;
+mod services;
+pub mod settings;
+mod slices;
+
+use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
+
+use tidegate_crd::Kind;
+use tidegate_l4::{
+    endpoints::EndpointSet,
+    model::{IpFamily, Place, TrafficPolicy},
+    table::{Conflict, ServiceTable},
+};
+
+use self::{
+    allocate::{Allocated, Allocations, allocate},
+    finding::{Finding, Report},
+    ingress::{CompiledIngresses, UpstreamSpec},
+    objects::{Name, Objects},
+    services::{CompiledService, ServiceCompiler},
+    settings::Settings,
+};
+use crate::{
+    dns::Zone,
+    route::sticky::StickyMap,
+    snapshot::{CookieUpstream, Snapshot, Upstream},
+};
+
+/// One compile's result, and what the next one takes over from it.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The configuration.
+    pub snapshot: Arc<Snapshot>,
+    allocated: Allocated,
+    services: BTreeMap<Name, Arc<CompiledService>>,
+    asked_ports: BTreeMap<Name, Vec<u16>>,
+    ingresses: Arc<CompiledIngresses>,
+    versions: Versions,
+}
+
+/// The versions of the stores that whole steps depend on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Versions {
+    services: u64,
+    ingresses: u64,
+    classes: u64,
+    namespaces: u64,
+}
+
+impl Compiled {
+    /// The addresses that are held, for whoever keeps them over a restart.
+    pub fn allocations(&self) -> &Allocations {
+        &self.allocated.allocations
+    }
+}
+
+/// Compiles `objects`. `problems` are what the sources could not read; `held` are the addresses of an earlier process, used
+/// while there is no `previous` compile.
+pub fn compile(
+    objects: &Objects,
+    settings: &Settings,
+    problems: &[Finding],
+    held: &Allocations,
+    previous: Option<&Compiled>,
+) -> Compiled {
+    let versions = Versions {
+        services: objects.services.version(),
+        ingresses: objects.ingresses.version(),
+        classes: objects.classes.version(),
+        namespaces: objects.namespaces.version(),
+    };
+    let same_services = previous.filter(|p| p.versions.services == versions.services);
+    let allocated = match same_services {
+        Some(previous) => previous.allocated.clone(),
+        None => allocate(&objects.services, settings, previous.map_or(held, |p| &p.allocated.allocations)),
+    };
+    let same_routes = same_services.filter(|p| p.versions == versions);
+    let asked_ports = same_routes.map_or_else(|| ingress::asked_ports(objects), |p| p.asked_ports.clone());
+    let services = compile_services(objects, settings, &asked_ports, &allocated, previous);
+    let ingresses = match same_routes {
+        Some(previous) => previous.ingresses.clone(),
+        None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.snapshot.routes))),
+    };
+    let place = place(objects, settings);
+    let ports = services.values().flat_map(|service| service.ports.iter().cloned());
+    let (table, conflicts) =
+        ServiceTable::build(ports, &settings.node_addresses, &place, previous.map(|p| &*p.snapshot.table));
+    let before = previous.map(|p| &*p.snapshot);
+    let held = |i: usize| before.and_then(|snapshot| snapshot.upstreams.get(i));
+    let upstreams = ingresses.upstreams.iter().enumerate().map(|(i, spec)| upstream(spec, &table, held(i))).collect();
+    let mut findings = problems.to_vec();
+    findings.extend(allocated.findings.iter().cloned());
+    findings.extend(services.values().flat_map(|service| service.findings.iter().cloned()));
+    findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
+    findings.extend(ingresses.findings.iter().cloned());
+    findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
+    let snapshot = Snapshot {
+        generation: before.map_or(1, |snapshot| snapshot.generation + 1),
+        table: Arc::new(table),
+        routes: ingresses.routes.clone(),
+        upstreams,
+        zone: zone(objects, settings, &services, same_services),
+        services: services.values().map(|service| service.row.clone()).collect(),
+        ingresses: ingresses.rows.clone(),
+        findings: findings.into(),
+    };
+    Compiled { snapshot: Arc::new(snapshot), allocated, services, asked_ports, ingresses, versions }
+}
+
+fn compile_services(
+    objects: &Objects,
+    settings: &Settings,
+    asked_ports: &BTreeMap<Name, Vec<u16>>,
+    allocated: &Allocated,
+    previous: Option<&Compiled>,
+) -> BTreeMap<Name, Arc<CompiledService>> {
+    let compiler = ServiceCompiler { objects, settings, asked_ports, pods: OnceCell::new() };
+    let compile = |(name, stored)| {
+        let addresses = allocated.addresses.get(name).cloned().unwrap_or_default();
+        (Name::clone(name), compiler.compile(name, stored, addresses, previous.and_then(|p| p.services.get(name))))
+    };
+    objects.services.iter().map(compile).collect()
+}
+
+/// Where this node is: its zone is what its Node object says.
+fn place(objects: &Objects, settings: &Settings) -> Place {
+    let node = objects.nodes.get(&Name::new("", &settings.node_name));
+    let zone = node
+        .and_then(|node| node.object.metadata.labels.as_ref()?.get(slices::ZONE_LABEL))
+        .map(|zone| zone.as_str().into());
+    Place { node: settings.node_name.clone(), zone }
+}
+
+/// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor cookie changed.
+fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
+    let endpoints = table.port(&spec.port).map_or_else(
+        || Arc::new(EndpointSet::empty()),
+        |port| {
+            let v4 = port.set(IpFamily::V4, TrafficPolicy::Cluster);
+            let set = if v4.is_empty() { port.set(IpFamily::V6, TrafficPolicy::Cluster) } else { v4 };
+            set.clone()
+        },
+    );
+    if let Some(held) = before
+        && held.name == spec.name
+        && Arc::ptr_eq(&held.endpoints, &endpoints)
+        && held.cookie.as_ref().map(|cookie| &cookie.affinity) == spec.cookie.as_ref()
+    {
+        return held.clone();
+    }
+    let cookie = spec.cookie.clone().map(|affinity| {
+        let addresses: Vec<_> = endpoints.endpoints().iter().map(|endpoint| endpoint.addr).collect();
+        let map = StickyMap::build(&spec.name, &addresses, affinity.mode);
+        CookieUpstream { affinity, map }
+    });
+    Arc::new(Upstream { name: spec.name.clone(), endpoints, cookie })
+}
+
+/// The DNS zone, taken over if no record changed.
+fn zone(
+    objects: &Objects,
+    settings: &Settings,
+    services: &BTreeMap<Name, Arc<CompiledService>>,
+    same_services: Option<&Compiled>,
+) -> Arc<Zone> {
+    if let Some(previous) = same_services
+        && previous.versions.namespaces == objects.namespaces.version()
+        && services.iter().zip(&previous.services).all(|((_, a), (_, b))| match (&a.dns, &b.dns) {
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        })
+    {
+        return previous.snapshot.zone.clone();
+    }
+    let records = services.values().filter_map(|service| service.dns.clone());
+    let namespaces = objects.namespaces.iter().map(|(name, _)| name.name.clone());
+    Arc::new(Zone::build(&settings.cluster_domain, records, namespaces))
+}
+
+fn conflict_finding(conflict: &Conflict, objects: &Objects) -> Option<Finding> {
+    let loser = &conflict.loser;
+    let name = Name { namespace: loser.namespace.clone(), name: loser.service.clone() };
+    let service = objects.services.get(&name)?;
+    let mut report = Report::on(Kind::Service, &name.namespace, &name.name, &service.origin);
+    let message = format!("{} belongs to Service {} already.", conflict.frontend, conflict.winner);
+    report.error("AddressConflict", "spec", message, "Give one of the two another address or port.");
+    report.into_findings().pop()
+}

@@ -1,0 +1,203 @@
+//! `Objects`: everything the sources have said, by kind and name. The order in which it arrived does not matter.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use tidegate_crd::{
+    Document, Kind, Object, ObjectRef, Origin,
+    core::{ConfigMap, EndpointSlice, Endpoints, Namespace, Node, Pod, Secret, Service},
+    ingress::{Ingress, IngressClass},
+};
+
+/// The label by which an EndpointSlice names its Service.
+const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+
+/// Namespace and name; the namespace is empty for objects of the whole cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name {
+    /// Namespace.
+    pub namespace: Arc<str>,
+    /// Name.
+    pub name: Arc<str>,
+}
+
+impl Name {
+    /// The two as one.
+    pub fn new(namespace: &str, name: &str) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// One object and where it was written.
+#[derive(Debug)]
+pub struct Stored<T> {
+    /// The object.
+    pub object: T,
+    /// Its place in a file.
+    pub origin: Arc<Origin>,
+}
+
+/// The objects of one kind.
+#[derive(Clone, Debug)]
+pub struct Store<T> {
+    objects: BTreeMap<Name, Arc<Stored<T>>>,
+    version: u64,
+}
+
+impl<T> Default for Store<T> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), version: 0 }
+    }
+}
+
+impl<T: PartialEq> Store<T> {
+    /// The object of a name.
+    pub fn get(&self, name: &Name) -> Option<&Arc<Stored<T>>> {
+        self.objects.get(name)
+    }
+
+    /// All, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Arc<Stored<T>>)> {
+        self.objects.iter()
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.objects.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.objects.is_empty()
+    }
+
+    /// A number that is another whenever anything in here has changed.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Whether it changed anything: an object that reads the same keeps its `Arc`, so that what was compiled from it is kept too.
+    fn apply(&mut self, name: Name, object: T, origin: Arc<Origin>) -> bool {
+        if let Some(held) = self.objects.get(&name)
+            && held.object == object
+            && *held.origin == *origin
+        {
+            return false;
+        }
+        self.objects.insert(name, Arc::new(Stored { object, origin }));
+        self.version += 1;
+        true
+    }
+
+    fn delete(&mut self, name: &Name) -> bool {
+        let deleted = self.objects.remove(name).is_some();
+        self.version += u64::from(deleted);
+        deleted
+    }
+}
+
+/// Everything the sources have said.
+#[derive(Clone, Debug, Default)]
+pub struct Objects {
+    /// ConfigMaps.
+    pub config_maps: Store<ConfigMap>,
+    /// EndpointSlices.
+    pub slices: Store<EndpointSlice>,
+    /// Endpoints, the older form.
+    pub endpoints: Store<Endpoints>,
+    /// Ingresses.
+    pub ingresses: Store<Ingress>,
+    /// IngressClasses.
+    pub classes: Store<IngressClass>,
+    /// Namespaces.
+    pub namespaces: Store<Namespace>,
+    /// Nodes.
+    pub nodes: Store<Node>,
+    /// Pods.
+    pub pods: Store<Pod>,
+    /// Secrets.
+    pub secrets: Store<Secret>,
+    /// Services.
+    pub services: Store<Service>,
+    /// Addresses of the names that ExternalName Services point to.
+    pub resolved: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
+    slices_of: BTreeMap<Name, BTreeSet<Name>>,
+}
+
+impl Objects {
+    /// Adds an object or replaces the one of its name; says whether that changed anything.
+    pub fn apply(&mut self, document: Document) -> bool {
+        let Document { object, origin } = document;
+        let reference = object.object_ref();
+        let name = Name { namespace: reference.namespace, name: reference.name };
+        match object {
+            Object::ConfigMap(object) => self.config_maps.apply(name, *object, origin),
+            Object::EndpointSlice(object) => self.apply_slice(name, *object, origin),
+            Object::Endpoints(object) => self.endpoints.apply(name, *object, origin),
+            Object::Ingress(object) => self.ingresses.apply(name, *object, origin),
+            Object::IngressClass(object) => self.classes.apply(name, *object, origin),
+            Object::Namespace(object) => self.namespaces.apply(name, *object, origin),
+            Object::Node(object) => self.nodes.apply(name, *object, origin),
+            Object::Pod(object) => self.pods.apply(name, *object, origin),
+            Object::Secret(object) => self.secrets.apply(name, *object, origin),
+            Object::Service(object) => self.services.apply(name, *object, origin),
+        }
+    }
+
+    /// Removes an object; says whether it was there.
+    pub fn delete(&mut self, object: &ObjectRef) -> bool {
+        let name = Name { namespace: object.namespace.clone(), name: object.name.clone() };
+        match object.kind {
+            Kind::ConfigMap => self.config_maps.delete(&name),
+            Kind::EndpointSlice => {
+                self.forget_slice(&name);
+                self.slices.delete(&name)
+            }
+            Kind::Endpoints => self.endpoints.delete(&name),
+            Kind::Ingress => self.ingresses.delete(&name),
+            Kind::IngressClass => self.classes.delete(&name),
+            Kind::Namespace => self.namespaces.delete(&name),
+            Kind::Node => self.nodes.delete(&name),
+            Kind::Pod => self.pods.delete(&name),
+            Kind::Secret => self.secrets.delete(&name),
+            Kind::Service => self.services.delete(&name),
+        }
+    }
+
+    /// The EndpointSlices that name a Service as theirs, by name.
+    pub fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Arc<Stored<EndpointSlice>>> {
+        self.slices_of.get(service).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+    }
+
+    fn apply_slice(&mut self, name: Name, slice: EndpointSlice, origin: Arc<Origin>) -> bool {
+        self.forget_slice(&name);
+        if let Some(service) = owner(&name, &slice) {
+            self.slices_of.entry(service).or_default().insert(name.clone());
+        }
+        self.slices.apply(name, slice, origin)
+    }
+
+    fn forget_slice(&mut self, name: &Name) {
+        let Some(service) = self.slices.get(name).and_then(|held| owner(name, &held.object)) else { return };
+        if let Some(slices) = self.slices_of.get_mut(&service) {
+            slices.remove(name);
+            if slices.is_empty() {
+                self.slices_of.remove(&service);
+            }
+        }
+    }
+}
+
+fn owner(name: &Name, slice: &EndpointSlice) -> Option<Name> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
+    Some(Name { namespace: name.namespace.clone(), name: service.as_str().into() })
+}

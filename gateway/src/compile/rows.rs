@@ -1,0 +1,62 @@
+//! Services and Ingresses as people see them: the rows of `tidegate get` and of `/config`.
+
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+
+/// One Service.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `ExternalName`.
+    pub kind: &'static str,
+    /// ClusterIPs; empty for headless Services.
+    pub cluster_ips: Vec<IpAddr>,
+    /// LoadBalancer IPs and external IPs, or the name an ExternalName points to.
+    pub external: Vec<String>,
+    /// Whether it is a LoadBalancer without an address.
+    pub pending: bool,
+    /// Its ports.
+    pub ports: Vec<PortRow>,
+    /// Its selector.
+    pub selector: BTreeMap<String, String>,
+    /// Session affinity: `None`, or `ClientIP` and its timeout in seconds.
+    pub affinity_seconds: Option<u64>,
+    /// `metadata.creationTimestamp` in seconds since the Unix epoch, if it has one.
+    pub created: Option<i64>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PortRow {
+    /// Its name, or empty.
+    pub name: Arc<str>,
+    /// The port.
+    pub port: u16,
+    /// The node port, if any.
+    pub node_port: Option<u16>,
+    /// `TCP` or `UDP`.
+    pub protocol: &'static str,
+    /// `targetPort` as written.
+    pub target: String,
+}
+
+/// One Ingress.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IngressRow {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its class, if it names one.
+    pub class: Option<String>,
+    /// Whether this Tidegate serves it.
+    pub ours: bool,
+    /// Its hosts; `*` for any.
+    pub hosts: Vec<String>,
+    /// Whether it asks for TLS.
+    pub tls: bool,
+    /// `metadata.creationTimestamp` in seconds since the Unix epoch, if it has one.
+    pub created: Option<i64>,
+}

@@ -1,0 +1,607 @@
+//! Service and EndpointSlices → `l4_core::ServicePort`, DNS records and a row for people.
+//!
+//! A Service is compiled again only when something it is made of has changed; otherwise it is taken over whole.
+
+use std::{cell::OnceCell, collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+
+use tidegate_crd::{
+    Kind,
+    core::{EndpointSlice, Endpoints, IntOrString, Service, ServicePort as WirePort, ServiceSpec},
+};
+use tidegate_l4::model::{
+    Affinity, Balance, Conditions, Endpoint, Hints, Protocol, ServicePort, ServicePortName, TrafficPolicy,
+};
+
+use super::{
+    allocate::Addresses,
+    finding::{Finding, Report},
+    objects::{Name, Objects, Stored},
+    rows::{PortRow, ServiceRow},
+    service_annotations::ServiceOptions,
+    service_type::ServiceType,
+    settings::Settings,
+    slices::{self, FromPods, PodIndex},
+};
+use crate::dns::{DnsEndpoint, DnsPort, DnsProtocol, DnsService, DnsServiceKind};
+
+/// `sessionAffinityConfig.clientIP.timeoutSeconds` where none is given (API default: three hours).
+const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+
+/// What the API server allows (one day at most).
+const AFFINITY_SECONDS: std::ops::RangeInclusive<i32> = 1..=86_400;
+
+/// A Service with this label is another proxy's (any value).
+const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+
+/// A Service with this label is not proxied.
+const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+
+/// One Service, compiled.
+#[derive(Debug)]
+pub(crate) struct CompiledService {
+    inputs: Inputs,
+    pub(crate) ports: Vec<Arc<ServicePort>>,
+    pub(crate) dns: Option<Arc<DnsService>>,
+    pub(crate) row: Arc<ServiceRow>,
+    pub(crate) findings: Vec<Finding>,
+}
+
+/// All that a compiled Service depends on.
+#[derive(Debug)]
+struct Inputs {
+    service: Arc<Stored<Service>>,
+    slices: Vec<Arc<Stored<EndpointSlice>>>,
+    endpoints: Option<Arc<Stored<Endpoints>>>,
+    /// Versions of Pods and Nodes, for a Service whose slices are made from them.
+    pods: Option<(u64, u64)>,
+    addresses: Addresses,
+    /// Ports that Ingresses ask of an ExternalName, and its addresses.
+    external: Option<(Vec<u16>, Arc<[IpAddr]>)>,
+}
+
+impl Inputs {
+    fn same(&self, other: &Self) -> bool {
+        let slices = self.slices.len() == other.slices.len()
+            && self.slices.iter().zip(&other.slices).all(|(a, b)| Arc::ptr_eq(a, b));
+        let endpoints = match (&self.endpoints, &other.endpoints) {
+            (None, None) => true,
+            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
+            (None, Some(_)) | (Some(_), None) => false,
+        };
+        Arc::ptr_eq(&self.service, &other.service)
+            && slices
+            && endpoints
+            && self.pods == other.pods
+            && self.addresses == other.addresses
+            && self.external == other.external
+    }
+}
+
+/// Compiles Services; holds what all of them share.
+#[derive(Debug)]
+pub(crate) struct ServiceCompiler<'a> {
+    pub(crate) objects: &'a Objects,
+    pub(crate) settings: &'a Settings,
+    /// Ports that Ingresses ask of Services without any of their own (ExternalName).
+    pub(crate) asked_ports: &'a BTreeMap<Name, Vec<u16>>,
+    pub(crate) pods: OnceCell<PodIndex<'a>>,
+}
+
+impl ServiceCompiler<'_> {
+    /// The Service as it is now, or as it was if nothing has changed.
+    pub(crate) fn compile(
+        &self,
+        name: &Name,
+        service: &Arc<Stored<Service>>,
+        addresses: Addresses,
+        previous: Option<&Arc<CompiledService>>,
+    ) -> Arc<CompiledService> {
+        let inputs = self.inputs(name, service, addresses);
+        if let Some(previous) = previous
+            && previous.inputs.same(&inputs)
+        {
+            return previous.clone();
+        }
+        let mut one = One {
+            name,
+            inputs: &inputs,
+            settings: self.settings,
+            report: Report::on(Kind::Service, &name.namespace, &name.name, &service.origin),
+        };
+        let empty = ServiceSpec::default();
+        let spec = service.object.spec.as_ref().unwrap_or(&empty);
+        let Some(kind) = ServiceType::of(spec) else {
+            let written = spec.type_.clone().unwrap_or_default();
+            one.report.error(
+                "InvalidServiceType",
+                "spec.type",
+                format!("there is no Service type {written:?}."),
+                "Write ClusterIP, NodePort, LoadBalancer or ExternalName.",
+            );
+            let row = Arc::new(one.row(spec, ServiceType::ClusterIp, Affinity::None));
+            let findings = one.report.into_findings();
+            return Arc::new(CompiledService { inputs, ports: Vec::new(), dns: None, row, findings });
+        };
+        let slices = self.slices(name, spec, kind, &inputs, &mut one.report);
+        let affinity = one.affinity(spec);
+        let ports = one.ports(spec, kind, affinity, &slices);
+        let ports = ports.into_iter().map(|port| keep(port, previous)).collect();
+        let dns = one.dns(spec, kind, &slices).map(Arc::new);
+        let row = Arc::new(one.row(spec, kind, affinity));
+        let findings = one.report.into_findings();
+        Arc::new(CompiledService { inputs, ports, dns, row, findings })
+    }
+
+    fn inputs(&self, name: &Name, service: &Arc<Stored<Service>>, addresses: Addresses) -> Inputs {
+        let slices: Vec<_> = self.objects.slices_of(name).cloned().collect();
+        let spec = service.object.spec.as_ref();
+        let selects = spec.is_some_and(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()));
+        let versions = || (self.objects.pods.version(), self.objects.nodes.version());
+        let external = spec.and_then(|spec| spec.external_name.as_deref()).map(|target| {
+            let ports = self.asked_ports.get(name).cloned().unwrap_or_default();
+            (ports, self.objects.resolved.get(target).cloned().unwrap_or_default())
+        });
+        Inputs {
+            service: service.clone(),
+            pods: (selects && slices.is_empty()).then(versions),
+            endpoints: self.objects.endpoints.get(name).filter(|_| !selects && slices.is_empty()).cloned(),
+            slices,
+            addresses,
+            external,
+        }
+    }
+
+    /// The slices that were written; failing these, made from Pods or Endpoints.
+    fn slices(
+        &self,
+        name: &Name,
+        spec: &ServiceSpec,
+        kind: ServiceType,
+        inputs: &Inputs,
+        report: &mut Report<'_>,
+    ) -> Vec<Arc<Stored<EndpointSlice>>> {
+        if kind == ServiceType::ExternalName {
+            return Vec::new();
+        }
+        if inputs.pods.is_some() {
+            let index = self.pods.get_or_init(|| PodIndex::new(&self.objects.pods));
+            let made = slices::from_pods(name, spec, index, &self.objects.nodes);
+            report_pods(spec, &made, report);
+            return made.slices;
+        }
+        match &inputs.endpoints {
+            Some(endpoints) => slices::from_endpoints(&endpoints.object),
+            None => inputs.slices.clone(),
+        }
+    }
+}
+
+/// A port that came out as it was before keeps its `Arc`, and with it everything built from it.
+fn keep(port: ServicePort, previous: Option<&Arc<CompiledService>>) -> Arc<ServicePort> {
+    let same = previous.and_then(|previous| previous.ports.iter().find(|held| ***held == port));
+    same.cloned().unwrap_or_else(|| Arc::new(port))
+}
+
+fn report_pods(spec: &ServiceSpec, made: &FromPods, report: &mut Report<'_>) {
+    if made.selected == 0 {
+        let fix = "Compare the selector with the labels of your Pods; until one matches, connections are refused.";
+        report.info("NoPods", "spec.selector", "no Pod matches the selector.", fix);
+    }
+    if let Some(pod) = made.without_ip.first() {
+        let message = format!(
+            "Pod {pod} has no status.podIP, so nothing can be sent to it ({} such Pods).",
+            made.without_ip.len()
+        );
+        report.warning("PodWithoutIp", "spec.selector", message, "Write status.podIP in the Pod's manifest.");
+    }
+    for (index, port) in spec.ports.iter().flatten().enumerate() {
+        let mut pods = made.unnamed_targets.iter().filter(|(i, _)| *i == index).map(|(_, pod)| pod);
+        if let Some(pod) = pods.next()
+            && let Some(IntOrString::String(target)) = &port.target_port
+        {
+            let field = format!("spec.ports[{index}].targetPort");
+            let others = pods.count();
+            let message = format!("no container of Pod {pod} has a port named {target:?} ({} such Pods).", others + 1);
+            report.error("UnknownTargetPort", &field, message, "Name the container's port so, or write its number.");
+        }
+    }
+}
+
+/// One Service on its way.
+struct One<'a> {
+    name: &'a Name,
+    inputs: &'a Inputs,
+    settings: &'a Settings,
+    report: Report<'a>,
+}
+
+impl One<'_> {
+    fn ports(
+        &mut self,
+        spec: &ServiceSpec,
+        kind: ServiceType,
+        affinity: Affinity,
+        slices: &[Arc<Stored<EndpointSlice>>],
+    ) -> Vec<ServicePort> {
+        let object = &self.inputs.service.object;
+        let options = ServiceOptions::read(object, &mut self.report);
+        let labelled = |label| object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
+        let proxied = !labelled(PROXY_NAME_LABEL) && !labelled(HEADLESS_LABEL) && kind != ServiceType::ExternalName;
+        let shared = Shared {
+            proxied,
+            source_ranges: self.source_ranges(spec),
+            internal_policy: self.policy(spec.internal_traffic_policy.as_deref(), "spec.internalTrafficPolicy"),
+            external_policy: self.policy(spec.external_traffic_policy.as_deref(), "spec.externalTrafficPolicy"),
+            external_ips: self.external_ips(spec),
+            affinity,
+            options,
+        };
+        if shared.options.balance != Balance::Weighted && !shared.options.weights.is_empty() {
+            let fix = "Add tidegate.io/balance: weighted.";
+            self.report.warning(
+                "UnusedWeights",
+                "metadata.annotations[\"tidegate.io/weights\"]",
+                "the weights are not used.",
+                fix,
+            );
+        }
+        if spec.ports.as_ref().is_none_or(Vec::is_empty)
+            && !matches!(kind, ServiceType::ExternalName | ServiceType::Headless)
+        {
+            self.report.error("NoPorts", "spec.ports", "the Service has no port.", "Add at least one port.");
+        }
+        let mut out: Vec<ServicePort> = Vec::new();
+        for (index, wire) in spec.ports.iter().flatten().enumerate() {
+            let Some((name, number)) = self.port_name(index, wire, spec, &out) else { continue };
+            let weight = |pod: &str, ip| shared.options.weight(pod, ip);
+            let endpoints = slices::endpoints_of(slices, &name.port, name.protocol, &self.settings.node_name, weight);
+            let endpoints = if kind == ServiceType::ExternalName { self.resolved(number) } else { endpoints };
+            out.push(self.lower(name, number, index, &shared, endpoints));
+        }
+        if kind == ServiceType::ExternalName {
+            for number in self.inputs.external.iter().flat_map(|(ports, _)| ports.clone()) {
+                if !out.iter().any(|port| port.port == number) {
+                    let name = self.service_port_name(&number.to_string(), Protocol::Tcp);
+                    out.push(self.lower(name, number, usize::MAX, &shared, self.resolved(number)));
+                }
+            }
+        }
+        out
+    }
+
+    fn lower(
+        &self,
+        name: ServicePortName,
+        port: u16,
+        index: usize,
+        shared: &Shared,
+        endpoints: Vec<Endpoint>,
+    ) -> ServicePort {
+        let addresses = &self.inputs.addresses;
+        let here = |ips: &[IpAddr]| if shared.proxied { ips.to_vec() } else { Vec::new() };
+        ServicePort {
+            name,
+            port,
+            node_port: addresses.node_ports.get(index).copied().flatten().filter(|_| shared.proxied),
+            cluster_ips: here(&addresses.cluster_ips),
+            load_balancer_ips: here(&addresses.load_balancer_ips),
+            external_ips: here(&shared.external_ips),
+            source_ranges: shared.source_ranges.clone(),
+            internal_policy: shared.internal_policy,
+            external_policy: shared.external_policy,
+            affinity: shared.affinity,
+            balance: shared.options.balance,
+            connection: shared.options.connection,
+            endpoints,
+        }
+    }
+
+    /// The name and number of a port, unless something is wrong with it.
+    fn port_name(
+        &mut self,
+        index: usize,
+        wire: &WirePort,
+        spec: &ServiceSpec,
+        before: &[ServicePort],
+    ) -> Option<(ServicePortName, u16)> {
+        let field = |name: &str| format!("spec.ports[{index}].{name}");
+        let number = match u16::try_from(wire.port) {
+            Ok(number) if number != 0 => number,
+            _ => {
+                self.report.error(
+                    "InvalidPort",
+                    &field("port"),
+                    format!("{} is not a port number.", wire.port),
+                    "Write a number from 1 to 65535.",
+                );
+                return None;
+            }
+        };
+        let protocol = match wire.protocol.as_deref() {
+            None | Some("" | "TCP") => Protocol::Tcp,
+            Some("UDP") => Protocol::Udp,
+            Some("SCTP") => {
+                self.report.error(
+                    "UnsupportedProtocol",
+                    &field("protocol"),
+                    "a user-space proxy cannot carry SCTP.",
+                    "Use TCP or UDP.",
+                );
+                return None;
+            }
+            Some(other) => {
+                self.report.error(
+                    "InvalidProtocol",
+                    &field("protocol"),
+                    format!("there is no protocol {other:?}."),
+                    "Write TCP or UDP.",
+                );
+                return None;
+            }
+        };
+        if let Some(IntOrString::Int(target)) = wire.target_port
+            && !(0..=65_535).contains(&target)
+        {
+            self.report.error(
+                "InvalidPort",
+                &field("targetPort"),
+                format!("{target} is not a port number."),
+                "Write a number from 1 to 65535, or the name of a container's port.",
+            );
+            return None;
+        }
+        let label = wire.name.as_deref().unwrap_or_default();
+        if label.is_empty() && spec.ports.as_ref().is_some_and(|ports| ports.len() > 1) {
+            self.report.error(
+                "UnnamedPort",
+                &field("name"),
+                "a Service with several ports must name each of them.",
+                "Give the port a name.",
+            );
+            return None;
+        }
+        if before.iter().any(|port| !label.is_empty() && *port.name.port == *label) {
+            self.report.error(
+                "DuplicatePort",
+                &field("name"),
+                format!("another port is named {label:?} already."),
+                "Give the port another name.",
+            );
+            return None;
+        }
+        if before.iter().any(|port| port.port == number && port.name.protocol == protocol) {
+            self.report.error(
+                "DuplicatePort",
+                &field("port"),
+                format!("another port has number {number}/{protocol} already."),
+                "Remove one of them.",
+            );
+            return None;
+        }
+        Some((self.service_port_name(label, protocol), number))
+    }
+
+    fn service_port_name(&self, port: &str, protocol: Protocol) -> ServicePortName {
+        ServicePortName {
+            namespace: self.name.namespace.clone(),
+            service: self.name.name.clone(),
+            port: port.into(),
+            protocol,
+        }
+    }
+
+    fn affinity(&mut self, spec: &ServiceSpec) -> Affinity {
+        match spec.session_affinity.as_deref() {
+            None | Some("" | "None") => return Affinity::None,
+            Some("ClientIP") => {}
+            Some(other) => {
+                self.report.error(
+                    "InvalidSessionAffinity",
+                    "spec.sessionAffinity",
+                    format!("there is no session affinity {other:?}."),
+                    "Write ClientIP or None.",
+                );
+                return Affinity::None;
+            }
+        }
+        let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+        let seconds = config.and_then(|config| config.timeout_seconds).unwrap_or(DEFAULT_AFFINITY_SECONDS);
+        let seconds = if AFFINITY_SECONDS.contains(&seconds) {
+            seconds
+        } else {
+            let field = "spec.sessionAffinityConfig.clientIP.timeoutSeconds";
+            let message = format!("{seconds} is not within 1..86400; {DEFAULT_AFFINITY_SECONDS} is used.");
+            self.report.error("InvalidAffinityTimeout", field, message, "Write a number of seconds from 1 to 86400.");
+            DEFAULT_AFFINITY_SECONDS
+        };
+        Affinity::ClientIp { timeout: Duration::from_secs(u64::from(seconds.unsigned_abs())) }
+    }
+
+    fn policy(&mut self, value: Option<&str>, field: &str) -> TrafficPolicy {
+        match value {
+            None | Some("" | "Cluster") => TrafficPolicy::Cluster,
+            Some("Local") => TrafficPolicy::Local,
+            Some(other) => {
+                self.report.error(
+                    "InvalidTrafficPolicy",
+                    field,
+                    format!("there is no traffic policy {other:?}; Cluster is used."),
+                    "Write Cluster or Local.",
+                );
+                TrafficPolicy::Cluster
+            }
+        }
+    }
+
+    /// `loadBalancerSourceRanges`. One that cannot be read lets nobody in: a guard must not fail open.
+    fn source_ranges(&mut self, spec: &ServiceSpec) -> Vec<ipnet::IpNet> {
+        let written = spec.load_balancer_source_ranges.as_deref().unwrap_or_default();
+        let mut ranges = Vec::new();
+        for (index, text) in written.iter().enumerate() {
+            match text.trim().parse() {
+                Ok(range) => ranges.push(range),
+                Err(_) => {
+                    let field = format!("spec.loadBalancerSourceRanges[{index}]");
+                    self.report.error(
+                        "InvalidCidr",
+                        &field,
+                        format!("{text:?} is not a CIDR; it lets nobody in."),
+                        "Write a range such as 10.0.0.0/8.",
+                    );
+                }
+            }
+        }
+        if ranges.is_empty() && !written.is_empty() {
+            // The all-ones address is never a source: this range holds nobody.
+            ranges.push(ipnet::IpNet::from(IpAddr::from([255, 255, 255, 255])));
+        }
+        ranges
+    }
+
+    fn external_ips(&mut self, spec: &ServiceSpec) -> Vec<IpAddr> {
+        let written = spec.external_ips.as_deref().unwrap_or_default();
+        if !written.is_empty() && !self.settings.allow_external_ips {
+            let fix = "Use a LoadBalancer Service, or start with --allow-external-ips if you trust all who may write Services (CVE-2020-8554).";
+            self.report.warning("ExternalIpsOff", "spec.externalIPs", "external IPs are not served.", fix);
+            return Vec::new();
+        }
+        written.iter().filter_map(|ip| ip.parse().ok()).collect()
+    }
+
+    /// The addresses an ExternalName resolved to, as endpoints for an Ingress.
+    fn resolved(&self, port: u16) -> Vec<Endpoint> {
+        let ips = self.inputs.external.iter().flat_map(|(_, ips)| ips.iter());
+        let endpoint = |ip: &IpAddr| Endpoint {
+            addr: (*ip, port).into(),
+            conditions: Conditions::READY,
+            node: None,
+            zone: None,
+            hints: Hints::default(),
+            weight: 1,
+            pod: None,
+        };
+        ips.map(endpoint).collect()
+    }
+
+    fn dns(
+        &mut self,
+        spec: &ServiceSpec,
+        kind: ServiceType,
+        slices: &[Arc<Stored<EndpointSlice>>],
+    ) -> Option<DnsService> {
+        let kind = match kind {
+            ServiceType::ExternalName => match spec.external_name.as_deref().filter(|target| !target.is_empty()) {
+                Some(target) => DnsServiceKind::ExternalName { target: target.into() },
+                None => {
+                    self.report.error(
+                        "NoExternalName",
+                        "spec.externalName",
+                        "an ExternalName Service must say of what name it is the alias.",
+                        "Write spec.externalName.",
+                    );
+                    return None;
+                }
+            },
+            ServiceType::Headless => DnsServiceKind::Headless { endpoints: dns_endpoints(slices) },
+            ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
+                let ports = spec.ports.iter().flatten().filter_map(|port| {
+                    Some(dns_port(port.name.as_deref(), port.protocol.as_deref(), u16::try_from(port.port).ok()?))
+                });
+                DnsServiceKind::ClusterIp { ips: self.inputs.addresses.cluster_ips.clone(), ports: ports.collect() }
+            }
+        };
+        Some(DnsService { namespace: self.name.namespace.clone(), name: self.name.name.clone(), kind })
+    }
+
+    fn row(&self, spec: &ServiceSpec, kind: ServiceType, affinity: Affinity) -> ServiceRow {
+        let addresses = &self.inputs.addresses;
+        let external = match kind {
+            ServiceType::ExternalName => spec.external_name.iter().cloned().collect(),
+            _ => addresses
+                .load_balancer_ips
+                .iter()
+                .map(IpAddr::to_string)
+                .chain(spec.external_ips.iter().flatten().filter(|_| self.settings.allow_external_ips).cloned())
+                .collect(),
+        };
+        let ports = spec.ports.iter().flatten().enumerate().map(|(index, port)| PortRow {
+            name: port.name.as_deref().unwrap_or_default().into(),
+            port: u16::try_from(port.port).unwrap_or(0),
+            node_port: addresses.node_ports.get(index).copied().flatten(),
+            protocol: match port.protocol.as_deref() {
+                Some("UDP") => "UDP",
+                Some("SCTP") => "SCTP",
+                _ => "TCP",
+            },
+            target: match &port.target_port {
+                None => port.port.to_string(),
+                Some(IntOrString::Int(number)) => number.to_string(),
+                Some(IntOrString::String(name)) => name.clone(),
+            },
+        });
+        let created = self.inputs.service.object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
+        ServiceRow {
+            namespace: self.name.namespace.clone(),
+            name: self.name.name.clone(),
+            kind: kind.as_str(),
+            cluster_ips: addresses.cluster_ips.clone(),
+            external,
+            pending: addresses.pending,
+            ports: ports.collect(),
+            selector: spec.selector.clone().unwrap_or_default(),
+            affinity_seconds: match affinity {
+                Affinity::None => None,
+                Affinity::ClientIp { timeout } => Some(timeout.as_secs()),
+            },
+            created,
+        }
+    }
+}
+
+/// What all ports of a Service have in common.
+struct Shared {
+    proxied: bool,
+    source_ranges: Vec<ipnet::IpNet>,
+    internal_policy: TrafficPolicy,
+    external_policy: TrafficPolicy,
+    external_ips: Vec<IpAddr>,
+    affinity: Affinity,
+    options: ServiceOptions,
+}
+
+/// The endpoints a headless Service shows in DNS: the ready ones.
+fn dns_endpoints(slices: &[Arc<Stored<EndpointSlice>>]) -> Vec<DnsEndpoint> {
+    let mut out: Vec<DnsEndpoint> = Vec::new();
+    for slice in slices {
+        let ports: Vec<DnsPort> = slice
+            .object
+            .ports
+            .iter()
+            .flatten()
+            .filter_map(|port| {
+                Some(dns_port(port.name.as_deref(), port.protocol.as_deref(), u16::try_from(port.port?).ok()?))
+            })
+            .collect();
+        for endpoint in slice.object.endpoints.iter().filter(|endpoint| slices::conditions(endpoint).ready) {
+            let Some(ip) = slices::address(endpoint) else { continue };
+            match out.iter_mut().find(|held| held.ip == ip) {
+                Some(held) => held.ports.extend(ports.iter().cloned()),
+                None => out.push(DnsEndpoint {
+                    ip,
+                    hostname: endpoint.hostname.as_deref().map(Arc::from),
+                    ports: ports.clone(),
+                }),
+            }
+        }
+    }
+    out
+}
+
+fn dns_port(name: Option<&str>, protocol: Option<&str>, port: u16) -> DnsPort {
+    let protocol = match protocol {
+        Some("UDP") => DnsProtocol::Udp,
+        Some("SCTP") => DnsProtocol::Sctp,
+        _ => DnsProtocol::Tcp,
+    };
+    DnsPort { name: name.unwrap_or_default().into(), protocol, port }
+}

@@ -1,0 +1,55 @@
+//! What the operator decided on the command line, as the compiler needs it.
+
+use std::{net::IpAddr, sync::Arc};
+
+use ipnet::IpNet;
+use tidegate_l4::model::ServicePortName;
+
+/// Settings of one process; they do not change while it runs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settings {
+    /// The addresses that answer node ports.
+    pub node_addresses: Vec<IpAddr>,
+    /// Name of this node: what "local" means.
+    pub node_name: Arc<str>,
+    /// DNS suffix of the cluster.
+    pub cluster_domain: Arc<str>,
+    /// ClusterIPs to hand out, one range per IP family; the first is the family of a Service that does not say.
+    pub service_cidrs: Vec<IpNet>,
+    /// LoadBalancer IPs to hand out.
+    pub load_balancer_pools: Vec<IpNet>,
+    /// Whether `spec.externalIPs` is honoured. Off by default: anybody who may write a Service could take over any address
+    /// (CVE-2020-8554), and Kubernetes is on its way to the same default (KEP-5707).
+    pub allow_external_ips: bool,
+    /// The backend of requests that no rule and no default backend of their host takes.
+    pub default_backend: Option<DefaultBackend>,
+}
+
+/// A Service named on the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DefaultBackend {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name; its first port is used.
+    pub service: Arc<str>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        let range = |addr: [u8; 4], len| IpNet::new_assert(IpAddr::from(addr), len);
+        Self {
+            node_addresses: vec![IpAddr::from([127, 0, 0, 1])],
+            node_name: "localhost".into(),
+            cluster_domain: "cluster.local".into(),
+            service_cidrs: vec![range([127, 96, 0, 0], 16)],
+            load_balancer_pools: vec![range([127, 97, 0, 0], 24)],
+            allow_external_ips: false,
+            default_backend: None,
+        }
+    }
+}
+
+/// `namespace/service:port`, as people write it.
+pub(crate) fn label(name: &ServicePortName, port: u16) -> Arc<str> {
+    format!("{}/{}:{port}", name.namespace, name.service).into()
+}

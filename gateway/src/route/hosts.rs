@@ -1,0 +1,179 @@
+//! Hosts: exact, then a wildcard of one label, then any (Ingress v1).
+
+use std::{fmt, sync::Arc};
+
+use ahash::AHashMap;
+
+use super::{Paths, Rule};
+
+/// Longest name DNS allows (RFC 1035 2.3.4); a longer `Host` matches no rule.
+const MAX_HOST_BYTES: usize = 253;
+
+/// Which hosts a set of rules is for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum HostName {
+    /// Any host that nothing else names.
+    Any,
+    /// This name, in lower case.
+    Exact(Arc<str>),
+    /// One label and this suffix: `foo.com` for `*.foo.com`.
+    Wildcard(Arc<str>),
+}
+
+impl fmt::Display for HostName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("*"),
+            Self::Exact(name) => f.write_str(name),
+            Self::Wildcard(suffix) => write!(f, "*.{suffix}"),
+        }
+    }
+}
+
+/// The rules of one host.
+#[derive(Debug, Default)]
+pub struct Host {
+    /// By path.
+    pub paths: Paths<Arc<Rule>>,
+    /// For paths that no rule takes.
+    pub default: Option<Arc<Rule>>,
+}
+
+/// All hosts. Immutable once built.
+#[derive(Debug, Default)]
+pub struct RouteTable {
+    any: Option<Host>,
+    exact: AHashMap<Arc<str>, Host>,
+    wildcard: AHashMap<Arc<str>, Host>,
+    /// For what no host's own default takes: the global default backend.
+    default: Option<Arc<Rule>>,
+}
+
+/// What was found for a request, step by step; `explain` tells it, the data plane only takes the rule.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// How the host was found.
+    pub host: Option<&'a Host>,
+    /// The rule that won.
+    pub rule: Option<&'a Arc<Rule>>,
+}
+
+impl RouteTable {
+    /// The host entry for `name`, made if it is not there yet.
+    pub fn host_mut(&mut self, name: &HostName) -> &mut Host {
+        match name {
+            HostName::Any => self.any.get_or_insert_default(),
+            HostName::Exact(name) => self.exact.entry(name.clone()).or_default(),
+            HostName::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
+        }
+    }
+
+    /// Sets the global default backend.
+    pub fn set_default(&mut self, rule: Arc<Rule>) {
+        self.default = Some(rule);
+    }
+
+    /// The rule for a request to `host` (as in the `Host` field: any case, perhaps with a port or a final dot) and
+    /// `path`. A host that is known does not fall through to others when none of its paths match.
+    pub fn find(&self, host: &str, path: &str) -> Found<'_> {
+        let host = self.find_host(host);
+        let rule = host.and_then(|host| host.paths.find(path).or(host.default.as_ref())).or(self.default.as_ref());
+        Found { host, rule }
+    }
+
+    /// Every rule, in no order.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
+        let hosts = self.exact.values().chain(self.wildcard.values()).chain(&self.any);
+        hosts.flat_map(|host| host.paths.iter().chain(&host.default)).chain(&self.default)
+    }
+
+    fn find_host(&self, host: &str) -> Option<&Host> {
+        let mut buffer = [0u8; MAX_HOST_BYTES];
+        let name = normalise(host, &mut buffer);
+        if let Some(name) = name {
+            if let Some(host) = self.exact.get(name) {
+                return Some(host);
+            }
+            if let Some((label, suffix)) = name.split_once('.')
+                && !label.is_empty()
+                && let Some(host) = self.wildcard.get(suffix)
+            {
+                return Some(host);
+            }
+        }
+        self.any.as_ref()
+    }
+}
+
+/// The host name alone, in lower case, without port and final dot.
+fn normalise<'a>(host: &str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
+    let name = match host.rfind(':') {
+        // An IPv6 literal has colons inside its brackets.
+        Some(colon) if !host[colon..].contains(']') => &host[..colon],
+        _ => host,
+    };
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let buffer = buffer.get_mut(..name.len())?;
+    buffer.copy_from_slice(name.as_bytes());
+    buffer.make_ascii_lowercase();
+    std::str::from_utf8(buffer).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::route::{Backend, Owner, PathMatch};
+
+    fn table(hosts: &[HostName]) -> RouteTable {
+        let mut table = RouteTable::default();
+        for name in hosts {
+            let path = PathMatch::Prefix("/".into());
+            let rule = Arc::new(Rule {
+                owner: Owner { namespace: "default".into(), name: "test".into() },
+                host: name.to_string().into(),
+                path: Some(path.clone()),
+                backend: Backend::Missing { service: "default/x:80".into(), reason: "a test".into() },
+                issues_cookie: false,
+                stats: Arc::default(),
+            });
+            table.host_mut(name).paths.insert(&path, rule).unwrap();
+        }
+        table
+    }
+
+    fn found(table: &RouteTable, host: &str) -> Option<String> {
+        table.find(host, "/").rule.map(|rule| rule.host.to_string())
+    }
+
+    #[test]
+    fn exact_beats_wildcard_beats_any() {
+        let (exact, wildcard) = (HostName::Exact("a.foo.com".into()), HostName::Wildcard("foo.com".into()));
+        let hosts = table(&[exact, wildcard, HostName::Any]);
+        for (asked, expected) in [
+            ("a.foo.com", "a.foo.com"),
+            ("A.Foo.COM:8080", "a.foo.com"),
+            ("a.foo.com.", "a.foo.com"),
+            ("b.foo.com", "*.foo.com"),
+            ("b.foo.com.:80", "*.foo.com"),
+            ("x_y.foo.com", "*.foo.com"),
+            ("foo.com", "*"),
+            ("c.b.foo.com", "*"),
+            (".foo.com", "*"),
+            ("", "*"),
+            ("[::1]:8080", "*"),
+            ("[::1]", "*"),
+        ] {
+            assert_eq!(found(&hosts, asked).as_deref(), Some(expected), "{asked}");
+        }
+        assert_eq!(found(&hosts, &"x".repeat(10_000)).as_deref(), Some("*"));
+        assert_eq!(found(&table(&[HostName::Exact("a.b".into())]), "c.b"), None);
+    }
+
+    #[test]
+    fn a_known_host_does_not_fall_through() {
+        let mut hosts = table(&[HostName::Any]);
+        hosts.host_mut(&HostName::Exact("a.b".into()));
+        assert_eq!(found(&hosts, "a.b"), None);
+        assert_eq!(found(&hosts, "c.b").as_deref(), Some("*"));
+    }
+}

@@ -1,0 +1,61 @@
+//! One configuration, whole and immutable: everything the planes need to serve it.
+//!
+//! It is swapped in one piece; a connection or request sees one snapshot from beginning to end. What must survive a
+//! change (counters, affinity, pools) sits in cells that the compiler carries over.
+
+use std::sync::Arc;
+
+use tidegate_l4::{endpoints::EndpointSet, table::ServiceTable};
+
+use crate::{
+    compile::{
+        finding::Finding,
+        rows::{IngressRow, ServiceRow},
+    },
+    dns::Zone,
+    route::{
+        RouteTable,
+        sticky::{CookieAffinity, StickyMap},
+    },
+};
+
+/// One configuration.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the configurations of this process, from 1.
+    pub generation: u64,
+    /// L4: from addresses to endpoints.
+    pub table: Arc<ServiceTable>,
+    /// L7: from hosts and paths to rules.
+    pub routes: Arc<RouteTable>,
+    /// Where the rules send their requests, by [`UpstreamId`](crate::route::UpstreamId).
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// DNS records of the services.
+    pub zone: Arc<Zone>,
+    /// The Services, as people see them, by namespace and name.
+    pub services: Vec<Arc<ServiceRow>>,
+    /// The Ingresses, as people see them.
+    pub ingresses: Vec<Arc<IngressRow>>,
+    /// What is wrong with the objects it was made of.
+    pub findings: Arc<[Finding]>,
+}
+
+/// The endpoints of one service port as the gateway uses them. Rules of several Ingresses share one.
+#[derive(Debug)]
+pub struct Upstream {
+    /// `namespace-service-port`, the name ingress-nginx derives its cookie values from.
+    pub name: Arc<str>,
+    /// What can be chosen from.
+    pub endpoints: Arc<EndpointSet>,
+    /// Cookie affinity, if an Ingress asks for it.
+    pub cookie: Option<CookieUpstream>,
+}
+
+/// Cookie affinity of one upstream.
+#[derive(Debug)]
+pub struct CookieUpstream {
+    /// What the annotations say.
+    pub affinity: Arc<CookieAffinity>,
+    /// From cookie values to endpoints.
+    pub map: StickyMap,
+}
