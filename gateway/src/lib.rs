@@ -1,7 +1,18 @@
 //! Tidegate: the front door of a Kubernetes cluster, or of a laptop without one.
+//!
+//! *Compile, then serve.* Everything outside becomes [`compile::objects::Objects`]; a pure compiler turns them into one
+//! immutable [`snapshot::Snapshot`] and a list of findings; planes serve the snapshot. There is no other way in.
+//!
+//! ```text
+//! files ─▶ control ─▶ compile ─▶ Snapshot ─▶ workers: L4 (tidegate-l4) and http
+//!                        └─▶ findings        admin, dns, explain
+//! ```
 
 pub mod compile;
+pub mod control;
 pub mod dns;
+pub mod http;
 pub mod pod;
 pub mod route;
 pub mod snapshot;
+pub mod worker;

@@ -63,7 +63,7 @@ fn explicit_values_are_honoured_and_of_two_the_older_wins() {
     assert_eq!(of(&allocated, "u").node_ports, [Some(30123)], "UDP has numbers of its own");
     assert_eq!((of(&allocated, "a").cluster_ips.len(), &of(&allocated, "a").node_ports[..]), (0, &[None][..]));
     assert_eq!(reasons(&allocated), ["ClusterIpConflict", "NodePortConflict"]);
-    assert_eq!(allocated.findings[1].line, 14, "the finding points at the field");
+    assert_eq!(allocated.findings[1].line, 9, "the finding points at the field");
 }
 
 #[test]

@@ -130,6 +130,16 @@ pub fn compile(
     Compiled { snapshot: Arc::new(snapshot), allocated, services, asked_ports, ingresses, versions }
 }
 
+/// The names elsewhere whose addresses Ingresses need: the targets of the ExternalName Services they send requests to.
+pub fn external_names(objects: &Objects) -> Vec<Arc<str>> {
+    let services = ingress::asked_ports(objects);
+    let target = |name| objects.services.get(name)?.object.spec.as_ref()?.external_name.as_deref();
+    let mut names: Vec<Arc<str>> = services.keys().filter_map(target).map(Arc::from).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 fn compile_services(
     objects: &Objects,
     settings: &Settings,

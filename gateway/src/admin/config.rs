@@ -1,0 +1,254 @@
+//! Fills in the views: from a snapshot and the counters to what people read.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+use ahash::AHashMap;
+use tidegate_l4::{
+    endpoints::EndpointState,
+    model::{Endpoint, IpFamily, Protocol, ServicePortName, TrafficPolicy},
+    table::ServedPort,
+};
+
+use super::{
+    status::{BindFailed, Listening, RuntimeStatus},
+    view::{
+        ConfigView, CookieView, EligibleView, EndpointView, FindingView, IngressView, ListenerView, ObjectView,
+        PortView, RuleView, ServiceView, StatsView,
+    },
+};
+use crate::{
+    compile::{
+        finding::Finding,
+        rows::{IngressRow, PortRow, ServiceRow},
+    },
+    route::{Backend, Owner, PathMatch, Rule, sticky::AffinityMode},
+    snapshot::Snapshot,
+};
+
+impl ConfigView {
+    /// The configuration in use, with what the counters say at this moment.
+    pub fn new(snapshot: &Snapshot, runtime: &RuntimeStatus) -> Self {
+        let mut rules: AHashMap<&Owner, Vec<RuleView>> = AHashMap::new();
+        for rule in snapshot.routes.rules() {
+            rules.entry(&rule.owner).or_default().push(rule_view(rule, snapshot));
+        }
+        let http = runtime.http();
+        let addresses = http.map(|http| http_addresses(http.ip(), snapshot.table.node_addresses())).unwrap_or_default();
+        let ingress = |row: &Arc<IngressRow>| {
+            let owner = Owner { namespace: row.namespace.clone(), name: row.name.clone() };
+            let mut rules = if row.ours { rules.remove(&owner).unwrap_or_default() } else { Vec::new() };
+            rules.sort_unstable();
+            ingress_view(row, rules, &addresses)
+        };
+        let ingresses = snapshot.ingresses.iter().map(ingress).collect();
+        let mut other_rules: Vec<RuleView> = rules.into_values().flatten().collect();
+        other_rules.sort_unstable();
+        let mut listeners: Vec<ListenerView> = http.into_iter().map(http_view).collect();
+        listeners.extend(runtime.listening().iter().map(listener_view));
+        listeners.extend(runtime.failed().iter().map(failed_view));
+        Self {
+            generation: snapshot.generation,
+            draining: runtime.is_draining(),
+            services: snapshot.services.iter().map(|row| service_view(row, snapshot)).collect(),
+            ingresses,
+            other_rules,
+            listeners,
+            findings: snapshot.findings.iter().map(FindingView::from).collect(),
+        }
+    }
+}
+
+impl From<&Finding> for FindingView {
+    fn from(finding: &Finding) -> Self {
+        let object = finding.object.as_ref().map(|object| ObjectView {
+            kind: object.kind.to_string(),
+            namespace: object.namespace.to_string(),
+            name: object.name.to_string(),
+        });
+        Self {
+            severity: finding.severity.as_str().to_owned(),
+            reason: finding.reason.to_owned(),
+            object,
+            file: finding.file.display().to_string(),
+            line: finding.line,
+            field: finding.field.clone(),
+            message: finding.message.clone(),
+            fix: finding.fix.clone(),
+        }
+    }
+}
+
+/// What an endpoint does at present.
+#[derive(Debug)]
+pub(crate) struct InUse<'a> {
+    pub(crate) state: &'a EndpointState,
+    pub(crate) eligible: EligibleView,
+}
+
+/// The endpoints of `port` that some traffic may use.
+pub(crate) fn in_use(port: &ServedPort) -> AHashMap<SocketAddr, InUse<'_>> {
+    let mut out: AHashMap<SocketAddr, InUse<'_>> = AHashMap::new();
+    for family in [IpFamily::V4, IpFamily::V6] {
+        for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
+            for (addr, state) in port.set(family, policy).states() {
+                let entry = out.entry(addr).or_insert(InUse { state, eligible: EligibleView::default() });
+                match policy {
+                    TrafficPolicy::Cluster => entry.eligible.cluster = true,
+                    TrafficPolicy::Local => entry.eligible.local = true,
+                }
+            }
+        }
+    }
+    out
+}
+
+fn service_view(row: &ServiceRow, snapshot: &Snapshot) -> ServiceView {
+    ServiceView {
+        namespace: row.namespace.to_string(),
+        name: row.name.to_string(),
+        kind: row.kind.to_owned(),
+        cluster_ips: row.cluster_ips.iter().map(IpAddr::to_string).collect(),
+        external: row.external.clone(),
+        pending: row.pending,
+        ports: row.ports.iter().map(|port| port_view(row, port, snapshot)).collect(),
+        selector: row.selector.clone(),
+        affinity_timeout_seconds: row.affinity_seconds,
+        created: row.created,
+    }
+}
+
+fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot) -> PortView {
+    let protocol = match port.protocol {
+        "TCP" => Some(Protocol::Tcp),
+        "UDP" => Some(Protocol::Udp),
+        _ => None,
+    };
+    let served = protocol.and_then(|protocol| {
+        let (namespace, service) = (row.namespace.clone(), row.name.clone());
+        snapshot.table.port(&ServicePortName { namespace, service, port: port.name.clone(), protocol })
+    });
+    let endpoints = served.map(|served| {
+        let in_use = in_use(served);
+        served.config.endpoints.iter().map(|endpoint| endpoint_view(endpoint, in_use.get(&endpoint.addr))).collect()
+    });
+    PortView {
+        name: port.name.to_string(),
+        port: port.port,
+        node_port: port.node_port,
+        protocol: port.protocol.to_owned(),
+        target_port: port.target.clone(),
+        endpoints: endpoints.unwrap_or_default(),
+        stats: served.map(|served| stats_view(served)),
+    }
+}
+
+fn endpoint_view(endpoint: &Endpoint, in_use: Option<&InUse<'_>>) -> EndpointView {
+    let text = |text: &Option<Arc<str>>| text.as_ref().map(|text| text.to_string());
+    EndpointView {
+        address: endpoint.addr.to_string(),
+        pod: text(&endpoint.pod),
+        node: text(&endpoint.node),
+        zone: text(&endpoint.zone),
+        ready: endpoint.conditions.ready,
+        serving: endpoint.conditions.serving,
+        terminating: endpoint.conditions.terminating,
+        weight: endpoint.weight,
+        eligible: in_use.map(|in_use| in_use.eligible).unwrap_or_default(),
+        in_flight: in_use.map(|in_use| in_use.state.in_flight()),
+        picks: in_use.map(|in_use| in_use.state.picks()),
+    }
+}
+
+fn stats_view(port: &ServedPort) -> StatsView {
+    let stats = &port.stats;
+    StatsView {
+        accepted: stats.accepted.value(),
+        open: stats.active(),
+        bytes_in: stats.bytes_in.value(),
+        bytes_out: stats.bytes_out.value(),
+        affinity_hits: stats.affinity_hits.value(),
+        affinity_misses: stats.affinity_misses.value(),
+        affinity_entries: port.affinity_entries(),
+        refused: stats.refused.value(),
+        connect_failed: stats.connect_failed.value(),
+    }
+}
+
+fn ingress_view(row: &IngressRow, rules: Vec<RuleView>, addresses: &[String]) -> IngressView {
+    IngressView {
+        namespace: row.namespace.to_string(),
+        name: row.name.to_string(),
+        class: row.class.clone(),
+        served: row.ours,
+        hosts: row.hosts.clone(),
+        tls: row.tls,
+        addresses: if row.ours { addresses.to_vec() } else { Vec::new() },
+        rules,
+        created: row.created,
+    }
+}
+
+fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
+    let (upstream, problem) = match &rule.backend {
+        Backend::Upstream { id, .. } => (snapshot.upstreams.get(id.0 as usize), None),
+        Backend::Missing { reason, .. } => (None, Some(reason.to_string())),
+    };
+    let cookie = upstream.and_then(|upstream| upstream.cookie.as_ref()).map(|cookie| CookieView {
+        name: cookie.affinity.name.to_string(),
+        mode: match cookie.affinity.mode {
+            AffinityMode::Balanced => "balanced".to_owned(),
+            AffinityMode::Persistent => "persistent".to_owned(),
+        },
+        issued: rule.issues_cookie,
+    });
+    let path_type = |path: &PathMatch| match path {
+        PathMatch::Exact(_) => "Exact".to_owned(),
+        PathMatch::Prefix(_) => "Prefix".to_owned(),
+    };
+    RuleView {
+        host: rule.host.to_string(),
+        path: rule.path.as_ref().map(|path| path.as_str().to_string()),
+        path_type: rule.path.as_ref().map(path_type),
+        backend: rule.backend.service().to_string(),
+        problem,
+        upstream: upstream.map(|upstream| upstream.name.to_string()),
+        cookie,
+        requests: rule.stats.by_code().collect::<BTreeMap<_, _>>(),
+    }
+}
+
+/// Where an Ingress answers: on the address that was bound, or on every address of this node.
+fn http_addresses(bound: IpAddr, node_addresses: &[IpAddr]) -> Vec<String> {
+    if !bound.is_unspecified() {
+        return vec![bound.to_string()];
+    }
+    node_addresses.iter().filter(|ip| bound.is_ipv6() || ip.is_ipv4()).map(IpAddr::to_string).collect()
+}
+
+fn http_view(addr: SocketAddr) -> ListenerView {
+    ListenerView { address: format!("{addr}/TCP"), kind: "HTTP".to_owned(), open: true, ..ListenerView::default() }
+}
+
+fn listener_view(listening: &Listening) -> ListenerView {
+    ListenerView {
+        address: listening.frontend.to_string(),
+        kind: listening.kind.to_owned(),
+        service: Some(listening.service.clone()),
+        open: true,
+        ..ListenerView::default()
+    }
+}
+
+fn failed_view(failed: &BindFailed) -> ListenerView {
+    ListenerView {
+        address: failed.frontend.to_string(),
+        service: Some(failed.service.clone()),
+        message: Some(failed.message.clone()),
+        fix: Some(failed.fix.clone()),
+        ..ListenerView::default()
+    }
+}

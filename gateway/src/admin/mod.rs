@@ -1,0 +1,29 @@
+//! The admin interface: whether this process is well, what it counts, and what it serves. For operators, never for clients.
+//!
+//! It reads the published [`Snapshot`](crate::snapshot::Snapshot), the counters and the [`status`], and changes nothing. It is
+//! not authenticated: it belongs on a loopback address, or on a network that only operators and their Prometheus reach.
+//!
+//! | question | answer |
+//! |---|---|
+//! | which paths there are | [`server`] |
+//! | the metrics | [`metrics`] |
+//! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
+| who may ask | `host` |
+//! | what the process itself reports: listeners, drain | [`status`] |
+//! | asking a running instance | [`client`] |
+//! | the tables of `tidegate get` | [`tables`] |
+
+pub mod client;
+mod config;
+mod host;
+pub mod metrics;
+pub mod server;
+pub mod status;
+pub mod tables;
+pub mod view;
+
+#[cfg(test)]
+mod fixture;
+
+pub use server::{AdminState, serve};
+pub use status::{BindFailed, Listening, RuntimeStatus};

@@ -1,0 +1,117 @@
+//! What the process reports of itself, besides its configuration: which listeners are open, and whether it drains.
+//!
+//! The application writes it, the admin interface reads it. Both are on the control side, so a lock does no harm.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
+};
+
+use tidegate_l4::table::Frontend;
+
+/// The state of the process.
+#[derive(Debug)]
+pub struct RuntimeStatus {
+    started: SystemTime,
+    current: Mutex<Status>,
+}
+
+#[derive(Debug, Default)]
+struct Status {
+    listening: Arc<[Listening]>,
+    failed: Arc<[BindFailed]>,
+    http: Option<SocketAddr>,
+    draining: bool,
+    configured: Option<SystemTime>,
+}
+
+/// A frontend of a Service that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listening {
+    /// Its address.
+    pub frontend: Frontend,
+    /// The Service port behind it, for people.
+    pub service: String,
+    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `external IP`.
+    pub kind: &'static str,
+}
+
+/// A frontend of a Service that could not be opened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BindFailed {
+    /// Its address.
+    pub frontend: Frontend,
+    /// The Service port behind it, for people.
+    pub service: String,
+    /// What the system said.
+    pub message: String,
+    /// What to do about it.
+    pub fix: String,
+}
+
+impl Default for RuntimeStatus {
+    /// A process that begins now and has opened nothing yet.
+    fn default() -> Self {
+        Self { started: SystemTime::now(), current: Mutex::default() }
+    }
+}
+
+impl RuntimeStatus {
+    /// Sets which frontends are open and which could not be opened.
+    pub fn set_listening(&self, listening: Vec<Listening>, failed: Vec<BindFailed>) {
+        let (listening, failed) = (listening.into(), failed.into());
+        let mut status = self.lock();
+        status.listening = listening;
+        status.failed = failed;
+    }
+
+    /// Sets where Ingresses are served.
+    pub fn set_http(&self, addr: SocketAddr) {
+        self.lock().http = Some(addr);
+    }
+
+    /// The process is on its way out: it finishes what it has, and is not ready for more.
+    pub fn set_draining(&self) {
+        self.lock().draining = true;
+    }
+
+    pub(crate) fn set_configured(&self, at: SystemTime) {
+        self.lock().configured = Some(at);
+    }
+
+    /// The frontends that are open.
+    pub fn listening(&self) -> Arc<[Listening]> {
+        self.lock().listening.clone()
+    }
+
+    /// The frontends that could not be opened.
+    pub fn failed(&self) -> Arc<[BindFailed]> {
+        self.lock().failed.clone()
+    }
+
+    /// Where Ingresses are served, once they are.
+    pub fn http(&self) -> Option<SocketAddr> {
+        self.lock().http
+    }
+
+    /// Whether the process is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.lock().draining
+    }
+
+    /// When the process began.
+    pub fn started(&self) -> SystemTime {
+        self.started
+    }
+
+    /// When the admin interface saw the configuration in use for the first time.
+    pub fn configured(&self) -> Option<SystemTime> {
+        self.lock().configured
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Status> {
+        // Whoever holds the lock only assigns: nothing is ever half-written.
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

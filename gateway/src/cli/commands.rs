@@ -1,0 +1,181 @@
+//! What each subcommand does, but for `demo`.
+
+use std::{io::Write, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+
+use super::{CheckArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What};
+use crate::{
+    admin::{client, tables, view::ConfigView},
+    app::{App, Options, Source},
+    check::CheckReport,
+    compile::{allocate::Allocations, compile, objects::Objects},
+    control::files::read_all,
+    explain::{self, Question},
+    pod::{Pod, PodOptions},
+};
+
+pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let options = Options {
+        source: Source::Files(args.manifests),
+        settings: args.serve.settings(),
+        http: args.http,
+        admin: args.admin,
+        dns: args.dns,
+        dns_forward: args.dns_forward,
+        workers: args.workers.unwrap_or_else(default_workers),
+        drain_timeout: args.drain_timeout,
+        remember: true,
+    };
+    runtime()?.block_on(serve(options, |app| print(&app.listening())))
+}
+
+/// Runs until a signal comes, drains, and gives up draining at the second signal.
+pub(super) async fn serve(options: Options, ready: impl FnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+    let drain_timeout = options.drain_timeout;
+    let mut signals = Signals::new()?;
+    let app = tokio::select! {
+        app = App::start(options) => app?,
+        () = signals.next() => return Ok(ExitCode::SUCCESS),
+    };
+    ready(&app)?;
+    signals.next().await;
+    let seconds = drain_timeout.as_secs_f64();
+    tracing::info!("draining: connections have {seconds} s to end; a second signal cuts them");
+    let drained = tokio::select! {
+        () = app.drain(drain_timeout) => true,
+        () = signals.next() => false,
+    };
+    tracing::info!("{}", if drained { "drained" } else { "cut" });
+    app.stop();
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let batch = read_all(&args.paths);
+    let report = CheckReport::new(batch);
+    if args.output.is_some() {
+        print(&serde_json::to_string_pretty(&report.to_json())?)?;
+    } else {
+        print(report.to_text(std::io::IsTerminal::is_terminal(&std::io::stdout())).trim_end())?;
+    }
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+pub(super) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
+    let question = Question::parse(&args.target, &args.header, args.from).map_err(anyhow::Error::msg)?;
+    let json = if args.manifests.is_empty() {
+        let admin = args.admin.unwrap_or_else(|| ([127, 0, 0, 1], 9901).into());
+        let path = format!("/explain?{}", question.to_query());
+        let answer = runtime()?.block_on(client::fetch(&admin.to_string(), &path))?;
+        serde_json::from_slice(&answer).context("the answer of the admin address is not what was expected")?
+    } else {
+        let batch = read_all(&args.manifests);
+        let mut objects = Objects::default();
+        for document in batch.apply {
+            objects.apply(document);
+        }
+        let compiled = compile(&objects, &args.serve.settings(), &batch.problems, &Allocations::default(), None);
+        explain::answer_question(&compiled.snapshot, &question)
+    };
+    if args.output.is_some() {
+        print(&serde_json::to_string_pretty(&json)?)?;
+    } else {
+        print(explain::text_of(&json).trim_end())?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
+    let answer = runtime()?.block_on(client::fetch(&args.admin.to_string(), "/config"))?;
+    let view: ConfigView = serde_json::from_slice(&answer).context("the answer of the admin address is not what was expected")?;
+    let wide = args.output == Some(TableOutput::Wide);
+    let table = match (args.output, args.what) {
+        (Some(TableOutput::Json), What::Services) => tables::json(&view, tables::Table::Services),
+        (Some(TableOutput::Json), What::Endpoints) => tables::json(&view, tables::Table::Endpoints),
+        (Some(TableOutput::Json), What::Ingresses) => tables::json(&view, tables::Table::Ingresses),
+        (_, What::Services) => tables::services(&view, wide),
+        (_, What::Endpoints) => tables::endpoints(&view, wide),
+        (_, What::Ingresses) => tables::ingresses(&view, wide),
+    };
+    print(table.trim_end())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn pod(args: PodArgs) -> anyhow::Result<ExitCode> {
+    runtime()?.block_on(async {
+        let mut signals = Signals::new()?;
+        let mut options = PodOptions::new(args.name, args.listen);
+        options.proxy_protocol = args.proxy_protocol;
+        let pod = Pod::start(options).await?;
+        for addr in pod.http_addrs() {
+            print(&format!("listening  http  {addr}"))?;
+        }
+        for addr in pod.udp_addrs() {
+            print(&format!("listening  udp   {addr}"))?;
+        }
+        signals.next().await;
+        tokio::select! {
+            () = pod.shutdown() => {}
+            () = signals.next() => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+/// One thread for everything that is not a worker: admin, DNS, signals.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")
+}
+
+pub(super) fn default_workers() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// Writes to stdout; a reader that has gone away (`| head`) is no error.
+pub(super) fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Ctrl-C and SIGTERM.
+pub(super) struct Signals {
+    #[cfg(unix)]
+    interrupt: tokio::signal::unix::Signal,
+    #[cfg(unix)]
+    terminate: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    #[cfg(unix)]
+    pub(super) fn new() -> anyhow::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    #[cfg(unix)]
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn new() -> anyhow::Result<Self> {
+        Ok(Self {})
+    }
+
+    #[cfg(not(unix))]
+    pub(super) async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// How long `demo` waits for connections after the first Ctrl-C: nobody wants to wait for a demo.
+pub(super) const DEMO_DRAIN: Duration = Duration::from_secs(2);

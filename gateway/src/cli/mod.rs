@@ -1,0 +1,226 @@
+//! The command line: what was written, and what is meant by it.
+
+mod commands;
+mod demo;
+
+use std::{net::{IpAddr, SocketAddr}, path::PathBuf, process::ExitCode, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use ipnet::IpNet;
+
+use crate::{compile::settings::{DefaultBackend, Settings}, pod::Listen};
+
+/// The front door of a Kubernetes cluster, or of a laptop without one.
+#[derive(Debug, Parser)]
+#[command(name = "tidegate", version, about, max_term_width = 110)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve manifests until Ctrl-C or SIGTERM (drains; a second signal cuts)
+    Run(RunArgs),
+    /// Start pods and the example manifests in this process, and say what to try
+    Demo(DemoArgs),
+    /// Say what is wrong with manifests; exits 0 if nothing is, 1 for warnings, 2 for errors
+    Check(CheckArgs),
+    /// Say step by step why a request or connection goes where it goes
+    Explain(ExplainArgs),
+    /// Print Services, endpoints or Ingresses of a running Tidegate as kubectl does
+    Get(GetArgs),
+    /// Run a pod that says who it is: HTTP and UDP, for demos and tests
+    Pod(PodArgs),
+}
+
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// Files and directories of Kubernetes YAML or JSON; they are watched
+    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    manifests: Vec<PathBuf>,
+    /// Serve HTTP here
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
+    http: SocketAddr,
+    /// Serve health, metrics and configuration here
+    #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: SocketAddr,
+    /// Serve DNS here, over UDP and TCP [default: off]
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<SocketAddr>,
+    /// Ask these servers for names outside the cluster [default: refuse them]
+    #[arg(long, num_args = 1.., value_name = "ADDR")]
+    dns_forward: Vec<SocketAddr>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Worker threads [default: one for each core]
+    #[arg(long, value_name = "N")]
+    workers: Option<usize>,
+    /// How long connections may take to end after the first signal
+    #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
+    drain_timeout: Duration,
+}
+
+/// What decides how manifests are compiled.
+#[derive(Args, Debug)]
+struct ServeArgs {
+    /// The addresses that answer node ports
+    #[arg(long, num_args = 1.., default_value = "127.0.0.1", value_name = "IP")]
+    node_address: Vec<IpAddr>,
+    /// What "local" means to traffic policies and hints [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    node_name: Option<String>,
+    /// DNS suffix of the cluster
+    #[arg(long, default_value = "cluster.local", value_name = "NAME", value_parser = domain)]
+    cluster_domain: String,
+    /// ClusterIPs to hand out; one range for each IP family, separated by a comma
+    #[arg(long, value_delimiter = ',', default_value = "127.96.0.0/16", value_name = "CIDR")]
+    service_cidr: Vec<IpNet>,
+    /// LoadBalancer IPs to hand out
+    #[arg(long, value_delimiter = ',', default_value = "127.97.0.0/24", value_name = "CIDR")]
+    load_balancer_pool: Vec<IpNet>,
+    /// Serve spec.externalIPs: only where all who may write Services are trusted (CVE-2020-8554)
+    #[arg(long)]
+    allow_external_ips: bool,
+    /// NAMESPACE/NAME of the Service for requests that no rule takes [default: answer 404]
+    #[arg(long, value_name = "SERVICE", value_parser = service_name)]
+    default_backend_service: Option<DefaultBackend>,
+}
+
+impl ServeArgs {
+    fn settings(self) -> Settings {
+        Settings {
+            node_addresses: self.node_address,
+            node_name: self.node_name.unwrap_or_else(host_name).into(),
+            cluster_domain: self.cluster_domain.into(),
+            service_cidrs: self.service_cidr,
+            load_balancer_pools: self.load_balancer_pool,
+            allow_external_ips: self.allow_external_ips,
+            default_backend: self.default_backend_service,
+        }
+    }
+}
+
+#[derive(Args, Debug)]
+struct DemoArgs {
+    /// Serve HTTP here
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
+    http: SocketAddr,
+    /// Serve health, metrics and configuration here
+    #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: SocketAddr,
+    /// Serve DNS here, over UDP and TCP
+    #[arg(long, default_value = "127.0.0.1:10053", value_name = "ADDR")]
+    dns: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+struct CheckArgs {
+    /// Files and directories of Kubernetes YAML or JSON
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print for programs
+    #[arg(short, long, value_enum)]
+    output: Option<JsonOutput>,
+}
+
+#[derive(Args, Debug)]
+struct ExplainArgs {
+    /// "GET http://host/path", tcp://IP:PORT or udp://IP:PORT
+    target: String,
+    /// A header of the request, as "Name: value"
+    #[arg(long, value_name = "K:V")]
+    header: Vec<String>,
+    /// The client's address
+    #[arg(long, value_name = "IP")]
+    from: Option<IpAddr>,
+    /// Explain by these manifests
+    #[arg(long, num_args = 1.., value_name = "PATH", conflicts_with = "admin")]
+    manifests: Vec<PathBuf>,
+    /// Explain by what a running Tidegate serves [default: 127.0.0.1:9901]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    #[command(flatten)]
+    serve: ServeArgs,
+    /// Print for programs
+    #[arg(short, long, value_enum)]
+    output: Option<JsonOutput>,
+}
+
+#[derive(Args, Debug)]
+struct GetArgs {
+    /// What to print
+    #[arg(value_enum)]
+    what: What,
+    /// Print for programs, or more columns
+    #[arg(short, long, value_enum)]
+    output: Option<TableOutput>,
+    /// The admin address of the running Tidegate
+    #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
+    admin: SocketAddr,
+}
+
+#[derive(Args, Debug)]
+struct PodArgs {
+    /// What it calls itself
+    #[arg(long)]
+    name: String,
+    /// Where it listens: ADDR or http://ADDR for HTTP, udp://ADDR for UDP
+    #[arg(long, required = true, num_args = 1.., value_name = "ADDR")]
+    listen: Vec<Listen>,
+    /// Expect a PROXY protocol header at the beginning of each TCP connection
+    #[arg(long)]
+    proxy_protocol: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum JsonOutput {
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TableOutput {
+    Json,
+    Wide,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum What {
+    #[value(aliases = ["service", "svc"])]
+    Services,
+    #[value(aliases = ["endpoint", "ep"])]
+    Endpoints,
+    #[value(aliases = ["ingress", "ing"])]
+    Ingresses,
+}
+
+impl Cli {
+    /// Does what was asked.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being done, in words for people.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(args) => commands::run(args),
+            Command::Demo(args) => demo::run(args),
+            Command::Check(args) => commands::check(&args),
+            Command::Explain(args) => commands::explain(args),
+            Command::Get(args) => commands::get(&args),
+            Command::Pod(args) => commands::pod(args),
+        }
+    }
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn domain(text: &str) -> Result<String, String> {
+    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if text.len() <= 200 && text.split('.').all(label) { Ok(text.to_ascii_lowercase()) } else { Err("write a DNS name such as cluster.local".to_owned()) }
+}
+
+fn service_name(text: &str) -> Result<DefaultBackend, String> {
+    let (namespace, service) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
+    Ok(DefaultBackend { namespace: namespace.into(), service: service.into() })
+}

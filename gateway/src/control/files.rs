@@ -1,0 +1,301 @@
+//! The `files` source: Kubernetes YAML and JSON from files and directories, watched.
+//!
+//! It runs in a thread of its own and speaks in batches: what is new or changed, what is gone, and everything that could not be
+//! read. A file that breaks while Tidegate runs keeps its last good objects, and a finding says so.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+    time::{Duration, Instant, SystemTime},
+};
+
+use notify::{Event, RecursiveMode, Watcher};
+use tidegate_crd::{Document, ObjectRef, yaml};
+
+use crate::compile::finding::{Finding, Severity};
+
+/// A manifest larger than this is not read: no hand and no tool writes one, and it would have to fit in memory several times.
+pub const MAX_FILE_BYTES: u64 = 64 << 20;
+
+/// Files that are looked at, at most; a directory with more is a mistake (a home directory, say).
+pub const MAX_FILES: usize = 100_000;
+
+/// Directories within directories, at most: a symbolic link may lead in a circle.
+const MAX_DEPTH: usize = 32;
+
+/// How long nothing must change before a batch is made of what did: an editor writes a file in several steps.
+const QUIET: Duration = Duration::from_millis(5);
+
+/// How long a batch may wait for quiet.
+const MAX_WAIT: Duration = Duration::from_millis(100);
+
+/// How often everything is looked at anyway, where watching is not possible or an event was missed.
+const RESCAN: Duration = Duration::from_secs(10);
+
+/// What a source has to say.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Objects that are new or may have changed.
+    pub apply: Vec<Document>,
+    /// Objects that are gone.
+    pub delete: Vec<ObjectRef>,
+    /// All that is wrong with the files as they are now.
+    pub problems: Vec<Finding>,
+    /// How many files there are.
+    pub files: usize,
+}
+
+/// Manifests on disk, as they were when last read.
+#[derive(Debug)]
+pub struct Files {
+    roots: Vec<PathBuf>,
+    files: BTreeMap<PathBuf, FileState>,
+    owners: BTreeMap<ObjectRef, PathBuf>,
+    /// What is wrong with the roots and directories themselves.
+    problems: Vec<Finding>,
+}
+
+#[derive(Debug)]
+struct FileState {
+    stamp: Option<(SystemTime, u64)>,
+    documents: Vec<Document>,
+    problems: Vec<Finding>,
+}
+
+impl Files {
+    /// The files under `roots`, none of them read yet.
+    pub fn new(roots: impl IntoIterator<Item = PathBuf>) -> Self {
+        let roots = roots.into_iter().collect();
+        Self { roots, files: BTreeMap::new(), owners: BTreeMap::new(), problems: Vec::new() }
+    }
+
+    /// Looks at everything and reads what has changed.
+    pub fn scan(&mut self) -> Batch {
+        let mut found = Found::default();
+        for root in &self.roots {
+            found.visit(root, 0, true);
+        }
+        self.problems = found.problems;
+        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.files.contains(*path)).cloned().collect();
+        for path in &gone {
+            self.files.remove(path);
+        }
+        let changed = found.files.into_iter().filter(|path| self.read(path)).collect();
+        self.batch(&changed)
+    }
+
+    /// Looks at these files only; what is not a known file asks for a whole scan.
+    fn scan_only(&mut self, paths: &BTreeSet<PathBuf>) -> Batch {
+        if !paths.iter().all(|path| self.files.contains_key(path) && path.is_file()) {
+            return self.scan();
+        }
+        let changed = paths.iter().filter(|path| self.read(path)).cloned().collect();
+        self.batch(&changed)
+    }
+
+    /// Reads a file if it has changed, and says whether it had.
+    fn read(&mut self, path: &Path) -> bool {
+        let stamp = fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
+        let held = self.files.remove(path);
+        if let Some(held) = held {
+            if held.stamp == stamp && stamp.is_some() {
+                self.files.insert(path.to_owned(), held);
+                return false;
+            }
+            let mut state = load(path, stamp);
+            keep_last_good(path, held.documents, &mut state);
+            self.files.insert(path.to_owned(), state);
+        } else {
+            self.files.insert(path.to_owned(), load(path, stamp));
+        }
+        true
+    }
+
+    fn batch(&mut self, changed: &BTreeSet<PathBuf>) -> Batch {
+        let mut batch = Batch { files: self.files.len(), problems: self.problems.clone(), ..Batch::default() };
+        let mut owners: BTreeMap<ObjectRef, PathBuf> = BTreeMap::new();
+        for (path, state) in &self.files {
+            batch.problems.extend(state.problems.iter().cloned());
+            for document in &state.documents {
+                let object = document.object.object_ref();
+                match owners.get(&object) {
+                    Some(owner) => batch.problems.push(duplicate(&object, document, owner)),
+                    None => {
+                        let moved = self.owners.get(&object) != Some(path);
+                        owners.insert(object, path.clone());
+                        if moved || changed.contains(path) {
+                            batch.apply.push(document.clone());
+                        }
+                    }
+                }
+            }
+        }
+        batch.delete = self.owners.keys().filter(|object| !owners.contains_key(object)).cloned().collect();
+        self.owners = owners;
+        batch
+    }
+
+    /// Watches the files for ever, and sends a batch whenever something has changed. Ends when nobody listens.
+    pub fn watch(mut self, mut send: impl FnMut(Batch) -> bool) {
+        let (events, inbox) = mpsc::channel();
+        let mut watcher = notify::recommended_watcher(move |event| drop(events.send(event))).inspect_err(|error| no_watch(error)).ok();
+        if let Some(watcher) = &mut watcher {
+            for root in &self.roots {
+                // A file is watched through its directory: editors replace files, and the watch would stay with the old one.
+                let place = if root.is_dir() { root.as_path() } else { root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")) };
+                if let Err(error) = watcher.watch(place, RecursiveMode::Recursive) {
+                    no_watch(&error);
+                }
+            }
+        }
+        if !send(self.scan()) {
+            return;
+        }
+        loop {
+            let batch = match inbox.recv_timeout(RESCAN) {
+                Ok(first) => match gather(first, &inbox) {
+                    Some(paths) => self.scan_only(&paths),
+                    None => self.scan(),
+                },
+                Err(mpsc::RecvTimeoutError::Timeout) => self.scan(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => {
+                    std::thread::sleep(RESCAN);
+                    self.scan()
+                }
+            };
+            if !send(batch) {
+                return;
+            }
+        }
+    }
+}
+
+/// Reads everything once; for `check` and `explain`.
+pub fn read_all(paths: &[PathBuf]) -> Batch {
+    Files::new(paths.iter().cloned()).scan()
+}
+
+/// The files that events name, after waiting for quiet; `None` if everything must be looked at.
+fn gather(first: notify::Result<Event>, inbox: &mpsc::Receiver<notify::Result<Event>>) -> Option<BTreeSet<PathBuf>> {
+    let begun = Instant::now();
+    let mut paths = Some(BTreeSet::new());
+    let mut add = |event: notify::Result<Event>| match event {
+        Ok(event) if event.need_rescan() => paths = None,
+        Ok(event) if event.kind.is_access() => {}
+        Ok(event) => {
+            if let Some(paths) = &mut paths {
+                paths.extend(event.paths);
+            }
+        }
+        Err(_) => paths = None,
+    };
+    add(first);
+    while begun.elapsed() < MAX_WAIT {
+        match inbox.recv_timeout(QUIET) {
+            Ok(event) => add(event),
+            Err(_) => break,
+        }
+    }
+    paths
+}
+
+fn no_watch(error: &notify::Error) {
+    tracing::warn!("cannot watch for changes ({error}); looking every {} s instead", RESCAN.as_secs());
+}
+
+fn load(path: &Path, stamp: Option<(SystemTime, u64)>) -> FileState {
+    let read = match stamp {
+        Some((_, bytes)) if bytes > MAX_FILE_BYTES => Err(io::Error::other(format!("it has {bytes} bytes, more than {MAX_FILE_BYTES}"))),
+        _ => fs::read(path),
+    };
+    let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text")));
+    match text {
+        Ok(text) => {
+            let parsed = yaml::parse(path, &text);
+            FileState { stamp, documents: parsed.documents, problems: parsed.problems.into_iter().map(Finding::from).collect() }
+        }
+        Err(error) => {
+            let problem = finding(Severity::Error, "UnreadableFile", path, format!("the file cannot be read: {error}."), "Check that it exists, may be read, and is a manifest.");
+            FileState { stamp, documents: Vec::new(), problems: vec![problem] }
+        }
+    }
+}
+
+/// Adds to a file that has an error the objects it had before and no longer shows: they are served as they were.
+fn keep_last_good(path: &Path, before: Vec<Document>, state: &mut FileState) {
+    let broken: Vec<Option<ObjectRef>> = state.problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.object.clone()).collect();
+    if broken.is_empty() {
+        return;
+    }
+    let present: BTreeSet<ObjectRef> = state.documents.iter().map(|document| document.object.object_ref()).collect();
+    for document in before {
+        let object = document.object.object_ref();
+        // An error that names another object says nothing about this one: it was removed on purpose.
+        if present.contains(&object) || !broken.iter().any(|named| named.as_ref().is_none_or(|named| *named == object)) {
+            continue;
+        }
+        let message = format!("{object} is served as it was before the file broke.");
+        state.problems.push(Finding { object: Some(object), ..finding(Severity::Warning, "LastGoodState", path, message, "Mend the errors of this file.") });
+        state.documents.push(document);
+    }
+}
+
+fn duplicate(object: &ObjectRef, document: &Document, owner: &Path) -> Finding {
+    let message = format!("{object} stands in {} already, which is the one that is used.", owner.display());
+    let fix = "Remove one of the two, or give it another name or namespace.";
+    let origin = &document.origin;
+    let base = finding(Severity::Error, "DuplicateObject", origin.file(), message, fix);
+    Finding { object: Some(object.clone()), line: origin.line(), ..base }
+}
+
+fn finding(severity: Severity, reason: &'static str, path: &Path, message: String, fix: &str) -> Finding {
+    Finding { severity, reason, object: None, file: Arc::from(path), line: 0, field: None, message, fix: fix.to_owned() }
+}
+
+#[derive(Default)]
+struct Found {
+    files: BTreeSet<PathBuf>,
+    problems: Vec<Finding>,
+}
+
+impl Found {
+    /// `named`: the user named this very path, so it is read whatever it is called.
+    fn visit(&mut self, path: &Path, depth: usize, named: bool) {
+        if self.files.len() >= MAX_FILES || depth > MAX_DEPTH {
+            let message = format!("there are more than {MAX_FILES} files or {MAX_DEPTH} levels here; the rest is not read.");
+            if !self.problems.iter().any(|problem| problem.reason == "TooManyFiles") {
+                self.problems.push(finding(Severity::Error, "TooManyFiles", path, message, "Name the directory that holds the manifests."));
+            }
+            return;
+        }
+        if !path.is_dir() {
+            if named || is_manifest(path) {
+                self.files.insert(path.to_owned());
+            }
+            return;
+        }
+        let entries = match fs::read_dir(path) {
+            Ok(entries) => entries,
+            Err(error) => {
+                let message = format!("the directory cannot be read: {error}.");
+                return self.problems.push(finding(Severity::Error, "UnreadableDirectory", path, message, "Check that it may be read."));
+            }
+        };
+        let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !hidden(path)).collect();
+        paths.sort_unstable();
+        for path in paths {
+            self.visit(&path, depth + 1, false);
+        }
+    }
+}
+
+fn is_manifest(path: &Path) -> bool {
+    matches!(path.extension().and_then(|extension| extension.to_str()), Some("yaml" | "yml" | "json"))
+}
+
+#[cfg(test)]
+#[path = "files_tests.rs"]
+mod tests;

@@ -1,0 +1,121 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let name = format!("tidegate-files-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        let path = self.0.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+fn service(name: &str, port: u16) -> String {
+    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: {port}}}]}}\n---\n")
+}
+
+fn names(documents: &[Document]) -> Vec<String> {
+    documents.iter().map(|document| document.object.object_ref().name.to_string()).collect()
+}
+
+fn reasons(batch: &Batch) -> Vec<&'static str> {
+    batch.problems.iter().map(|problem| problem.reason).collect()
+}
+
+#[test]
+fn reads_manifests_in_directories_and_only_what_changed_the_next_time() {
+    let dir = Dir::new();
+    dir.write("a.yaml", &service("a", 80));
+    dir.write("sub/b.yml", &service("b", 80));
+    dir.write("c.json", r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"c"},"spec":{"ports":[{"port":80}]}}"#);
+    dir.write("README.md", "not a manifest");
+    dir.write(".hidden.yaml", "nor: this");
+    let mut files = Files::new([dir.0.clone()]);
+    let first = files.scan();
+    assert_eq!((names(&first.apply), first.files), (vec!["a".into(), "c".into(), "b".into()], 3));
+    assert_eq!(reasons(&first), [""; 0]);
+    let second = files.scan();
+    assert!(second.apply.is_empty() && second.delete.is_empty());
+    dir.write("a.yaml", &(service("a", 8080) + &service("d", 80)));
+    fs::remove_file(dir.0.join("c.json")).unwrap();
+    let third = files.scan();
+    assert_eq!(names(&third.apply), ["a", "d"]);
+    assert_eq!(third.delete.iter().map(ToString::to_string).collect::<Vec<_>>(), ["Service default/c"]);
+}
+
+#[test]
+fn a_file_that_breaks_keeps_its_last_good_objects() {
+    let dir = Dir::new();
+    dir.write("a.yaml", &(service("a", 80) + &service("b", 80)));
+    let mut files = Files::new([dir.0.clone()]);
+    files.scan();
+    dir.write("a.yaml", &(service("a", 8081) + "kind: Service\n\tbroken: [\n"));
+    let broken = files.scan();
+    assert!(broken.delete.is_empty(), "{:?}", broken.delete);
+    assert!(reasons(&broken).contains(&"LastGoodState") && reasons(&broken).contains(&"InvalidYaml"), "{:?}", reasons(&broken));
+    dir.write("a.yaml", &service("a", 80802));
+    let wrong_field = files.scan();
+    assert_eq!(wrong_field.delete.len(), 1, "b was removed on purpose: the error is about a");
+    dir.write("a.yaml", &service("a", 80));
+    let mended = files.scan();
+    assert_eq!(reasons(&mended), [""; 0]);
+}
+
+#[test]
+fn of_two_objects_of_one_name_the_first_file_wins_and_the_other_takes_over() {
+    let dir = Dir::new();
+    dir.write("1.yaml", &service("a", 1));
+    dir.write("2.yaml", &service("a", 2));
+    let mut files = Files::new([dir.0.clone()]);
+    let first = files.scan();
+    assert_eq!((first.apply.len(), reasons(&first)), (1, vec!["DuplicateObject"]));
+    fs::remove_file(dir.0.join("1.yaml")).unwrap();
+    let second = files.scan();
+    assert!(second.delete.is_empty());
+    assert_eq!(second.apply[0].origin.file(), dir.0.join("2.yaml"));
+}
+
+#[test]
+fn what_cannot_be_read_is_a_finding() {
+    let dir = Dir::new();
+    dir.write("latin1.yaml", "");
+    fs::write(dir.0.join("latin1.yaml"), [0xff, 0xfe, b'x']).unwrap();
+    let missing = dir.0.join("missing.yaml");
+    let batch = read_all(&[dir.0.clone(), missing]);
+    assert_eq!(reasons(&batch), ["UnreadableFile", "UnreadableFile"]);
+}
+
+#[test]
+fn a_change_on_disk_arrives_as_a_batch() {
+    let dir = Dir::new();
+    dir.write("a.yaml", &service("a", 80));
+    let (send, batches) = mpsc::channel();
+    let files = Files::new([dir.0.clone()]);
+    std::thread::spawn(move || files.watch(|batch| send.send(batch).is_ok()));
+    let next = || batches.recv_timeout(Duration::from_secs(30)).unwrap();
+    assert_eq!(names(&next().apply), ["a"]);
+    // An editor's way: a new file takes the place of the old one.
+    dir.write("a.yaml.tmp", &service("b", 80));
+    fs::rename(dir.0.join("a.yaml.tmp"), dir.0.join("a.yaml")).unwrap();
+    let mut batch = next();
+    while batch.apply.is_empty() {
+        batch = next();
+    }
+    assert_eq!((names(&batch.apply), batch.delete.len()), (vec!["b".into()], 1));
+}

@@ -1,0 +1,83 @@
+//! Which pods a request tries, in which order.
+
+use std::time::SystemTime;
+
+use http::{HeaderMap, HeaderValue, header};
+use tidegate_l4::endpoints::{Candidates, EndpointIndex};
+
+use super::{
+    cookie_affinity::{self, Choice, KeySource},
+    forward::Trip,
+};
+use crate::snapshot::CookieUpstream;
+
+/// One pod to try.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    pub(crate) endpoint: EndpointIndex,
+    /// The `Set-Cookie` that goes with its answer.
+    pub(crate) cookie: Option<HeaderValue>,
+}
+
+/// The pods to try: as the balancer orders them, or as the session asks for.
+#[derive(Debug)]
+pub(crate) struct Attempts<'a> {
+    trip: &'a Trip<'a>,
+    order: Order<'a>,
+    failed: Vec<usize>,
+    left: usize,
+}
+
+#[derive(Debug)]
+enum Order<'a> {
+    Listed(Candidates<'a>),
+    /// The pinned one first, then each a new session.
+    Session(&'a CookieUpstream),
+}
+
+impl<'a> Attempts<'a> {
+    pub(crate) fn new(trip: &'a Trip<'a>) -> Self {
+        let endpoints = &trip.upstream.endpoints;
+        let cookie = trip.upstream.cookie.as_ref();
+        // A session stays on its pod even if the pod cannot be reached, unless the Ingress says otherwise.
+        let may_move = trip.pinned.is_none() || cookie.is_some_and(|cookie| cookie.affinity.change_on_failure);
+        let order = match (cookie, trip.pinned) {
+            (Some(cookie), _) if trip.rule.issues_cookie => Order::Session(cookie),
+            (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned)),
+            (_, None) => Order::Listed(endpoints.balanced()),
+        };
+        let left = if may_move { trip.client.worker.limits.connect_tries } else { 1 };
+        Self { trip, order, failed: Vec::new(), left }
+    }
+
+    /// The next pod for the request with these fields; `failed` are those that could not be reached.
+    pub(crate) fn next(&mut self, headers: &HeaderMap) -> Option<Attempt> {
+        self.left = self.left.checked_sub(1)?;
+        let cookie = match &mut self.order {
+            Order::Listed(candidates) => {
+                return candidates.next().map(|endpoint| Attempt { endpoint, cookie: None });
+            }
+            Order::Session(cookie) => *cookie,
+        };
+        if let (Some(endpoint), []) = (self.trip.pinned, &self.failed[..]) {
+            return Some(Attempt { endpoint, cookie: None });
+        }
+        let now = SystemTime::now();
+        let mut source = KeySource { now, pid: std::process::id(), rng: &mut fastrand::Rng::new() };
+        match cookie_affinity::choose(&cookie.affinity, &cookie.map, headers, &self.failed, &mut source) {
+            Choice::Sticky { index } => Some(Attempt { endpoint: EndpointIndex(index), cookie: None }),
+            Choice::New { index, value } => {
+                let path = self.trip.rule.path.as_ref().map_or("/", |path| path.as_str());
+                let agent = headers.get(header::USER_AGENT);
+                let cookie = cookie_affinity::set_cookie(&cookie.affinity, &value, path, false, agent, now);
+                Some(Attempt { endpoint: EndpointIndex(index), cookie: Some(cookie) })
+            }
+            Choice::NoneLeft => None,
+        }
+    }
+
+    /// This pod could not be reached.
+    pub(crate) fn failed(&mut self, endpoint: EndpointIndex) {
+        self.failed.push(endpoint.0);
+    }
+}

@@ -1,0 +1,152 @@
+//! What can go wrong with a request, who is to blame, and what the client is told.
+
+use std::{borrow::Cow, sync::Arc};
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+
+use super::decision::Unavailable;
+
+/// Who is to blame; the only place where an error becomes a status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// No rule takes the request.
+    NoRule,
+    /// The rule's Service does not exist, or none of its pods is ready.
+    Unavailable,
+    /// The client's request is not one that may be passed on.
+    BadRequest,
+    /// A method that no gateway should pass on.
+    BadMethod,
+    /// A transfer coding that is not understood.
+    UnknownCoding,
+    /// The client stopped sending in the middle of its request.
+    ClientSlow,
+    /// The client went away before it was answered.
+    ClientGone,
+    /// No pod accepted a connection.
+    Connect,
+    /// The pod closed the connection instead of answering, or answered what is not HTTP.
+    BadAnswer,
+    /// The pod did not answer in time.
+    Timeout,
+    /// The pod broke off in the middle of its answer: the client's connection is broken off, too.
+    Truncated,
+}
+
+impl Kind {
+    /// Every kind, in the order of its numbers.
+    pub const ALL: [Self; 11] = [
+        Self::NoRule,
+        Self::Unavailable,
+        Self::BadRequest,
+        Self::BadMethod,
+        Self::UnknownCoding,
+        Self::ClientSlow,
+        Self::ClientGone,
+        Self::Connect,
+        Self::BadAnswer,
+        Self::Timeout,
+        Self::Truncated,
+    ];
+
+    /// The status it is answered with. Nobody receives nginx's 499: it only counts.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::NoRule => 404,
+            Self::Unavailable => 503,
+            Self::BadRequest => 400,
+            Self::BadMethod => 405,
+            Self::UnknownCoding => 501,
+            Self::ClientSlow => 408,
+            Self::ClientGone => 499,
+            Self::Connect | Self::BadAnswer | Self::Truncated => 502,
+            Self::Timeout => 504,
+        }
+    }
+
+    /// Its name in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRule => "no_rule",
+            Self::Unavailable => "unavailable",
+            Self::BadRequest => "bad_request",
+            Self::BadMethod => "bad_method",
+            Self::UnknownCoding => "unknown_coding",
+            Self::ClientSlow => "client_slow",
+            Self::ClientGone => "client_gone",
+            Self::Connect => "connect",
+            Self::BadAnswer => "bad_answer",
+            Self::Timeout => "timeout",
+            Self::Truncated => "truncated",
+        }
+    }
+}
+
+/// A request that failed before a pod's answer could be passed on.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub(crate) kind: Kind,
+    /// For the client: names of Services at most, never of pods or addresses.
+    text: Cow<'static, str>,
+}
+
+impl Failure {
+    pub(crate) const NO_RULE: Self = Self::new(Kind::NoRule, "no rule for this host and path");
+    pub(crate) const CLIENT_GONE: Self = Self::new(Kind::ClientGone, "the client is gone");
+    pub(crate) const CLIENT_SLOW: Self = Self::new(Kind::ClientSlow, "the request was not sent to its end in time");
+    pub(crate) const BAD_BODY: Self = Self::new(Kind::BadRequest, "the request's content is not properly framed");
+
+    pub(crate) const fn new(kind: Kind, text: &'static str) -> Self {
+        Self { kind, text: Cow::Borrowed(text) }
+    }
+
+    pub(crate) fn unavailable(service: &str, reason: Unavailable<'_>) -> Self {
+        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)) }
+    }
+
+    /// `service` is whose pod failed, `what` completes the sentence "the pod …".
+    pub(crate) fn pod(kind: Kind, service: &Arc<str>, what: &str) -> Self {
+        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")) }
+    }
+
+    /// The whole answer.
+    pub(crate) fn response(&self) -> Response<Bytes> {
+        let text = format!("{}: {}\n", self.kind.status(), self.text);
+        let mut response = Response::new(Bytes::from(text));
+        *response.status_mut() = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        match self.kind {
+            // RFC 9110 15.5.6: a 405 says what else may be tried.
+            Kind::BadMethod => {
+                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
+            }
+            // What the client believes to be its next request may be part of this one.
+            Kind::BadRequest | Kind::UnknownCoding | Kind::ClientSlow => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
+            }
+            Kind::NoRule
+            | Kind::Unavailable
+            | Kind::ClientGone
+            | Kind::Connect
+            | Kind::BadAnswer
+            | Kind::Timeout
+            | Kind::Truncated => None,
+        };
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_numbered_in_order_and_have_a_status() {
+        for (n, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, n);
+            assert!(StatusCode::from_u16(kind.status()).is_ok());
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Every limit and timeout of the HTTP data plane, each with its reason.
+
+use std::time::Duration;
+
+/// What a stranger, a pod or a slow network may cost one worker.
+#[derive(Clone, Debug)]
+pub struct HttpLimits {
+    /// Open client connections. Beyond it a worker stops accepting: clients wait in the kernel's queue, none is cut.
+    pub connections: usize,
+    /// From the end of one answer (or the connect) to the end of the next request head: a connection that idles longer is
+    /// closed, and so is one that sends its head byte by byte. Longer than the 60 s for which load balancers in front keep idle
+    /// connections, so that they close first; nginx's `keepalive_timeout` is the same.
+    pub request_head: Duration,
+    /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
+    pub request_head_bytes: usize,
+    /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`).
+    pub client_stall: Duration,
+    /// How long to read on after an early answer, so that the client sees the answer and not a reset (RFC 9112 9.6).
+    pub linger: Duration,
+    /// Bytes read meanwhile: enough for what is under way on any usual path.
+    pub linger_bytes: usize,
+    /// Until a pod has accepted a connection (ingress-nginx's `proxy-connect-timeout`).
+    pub connect: Duration,
+    /// Pods tried when connects fail; with `connect` it bounds what the client waits (ingress-nginx's
+    /// `proxy-next-upstream-tries`).
+    pub connect_tries: usize,
+    /// The longest silence within an exchange: no byte of the upload, then none of the answer (ingress-nginx's
+    /// `proxy-read-timeout` and `proxy-send-timeout`).
+    pub gap: Duration,
+    /// How long `Expect: 100-continue` waits for a pod that ignores it; clients wait about as long (RFC 9110 10.1.1).
+    pub expect: Duration,
+    /// Bytes of an answer's head: more than any honest pod sends, little enough to hold for each connection.
+    pub answer_head_bytes: usize,
+    /// Idle connections kept to one endpoint. More than a worker has in flight at once would only occupy the pod.
+    pub idle_upstream_per_endpoint: usize,
+    /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
+    pub idle_upstream: Duration,
+    /// Pause after the process ran out of file descriptors, for others to close theirs.
+    pub accept_backoff: Duration,
+    /// Warnings a second; the rest is only counted, so that a broken pod cannot fill the disk.
+    pub warnings_per_second: u32,
+}
+
+impl Default for HttpLimits {
+    fn default() -> Self {
+        Self {
+            connections: 65_536,
+            request_head: Duration::from_secs(75),
+            request_head_bytes: 32 << 10,
+            client_stall: Duration::from_secs(60),
+            linger: Duration::from_secs(2),
+            linger_bytes: 4 << 20,
+            connect: Duration::from_secs(5),
+            connect_tries: 3,
+            gap: Duration::from_secs(60),
+            expect: Duration::from_secs(1),
+            answer_head_bytes: 64 << 10,
+            idle_upstream_per_endpoint: 256,
+            idle_upstream: Duration::from_secs(60),
+            accept_backoff: Duration::from_millis(100),
+            warnings_per_second: 10,
+        }
+    }
+}

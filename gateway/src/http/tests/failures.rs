@@ -1,0 +1,204 @@
+//! Pods and clients that misbehave.
+
+use super::*;
+use crate::http::Kind;
+
+const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+fn impatient() -> HttpLimits {
+    HttpLimits { gap: Duration::from_millis(150), ..HttpLimits::default() }
+}
+
+#[test]
+fn no_pod_can_be_reached_is_502() {
+    run(async {
+        let gateway = Gateway::start(&[Route::to("kubia", [nobody(), nobody()])]);
+        let answer = gateway.ask(ASK).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "{answer}");
+        assert!(answer.ends_with("502: a pod of default/kubia:80 could not be reached\n"), "{answer}");
+        assert_eq!(gateway.failures(Kind::Connect), 1);
+    });
+}
+
+#[test]
+fn answers_that_are_not_http_are_502() {
+    run(async {
+        for bad in [
+            "nonsense\r\n\r\n",
+            "",
+            "HTTP/1.1 200 OK\r\nContent-Le",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3, 3\r\n\r\nabc",
+            "HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+        ] {
+            let pod = Pod::start(move |mut pod| async move {
+                pod.request().await;
+                pod.wire.send(bad).await;
+            })
+            .await;
+            let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+            let answer = gateway.ask(ASK).await;
+            assert!(answer.starts_with("HTTP/1.1 502 "), "{bad:?}: {answer}");
+            assert!(answer.ends_with("a pod of default/kubia:80 gave no proper answer\n"), "{answer}");
+            assert_eq!(gateway.failures(Kind::BadAnswer), 1);
+        }
+    });
+}
+
+#[test]
+fn silence_is_504_but_slowness_is_not() {
+    run(async {
+        let pod = Pod::start(|mut pod| async move {
+            while let Some(head) = pod.request().await {
+                if head.starts_with("GET /silent") {
+                    sleep(PATIENCE).await;
+                }
+                pod.wire.send("HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n").await;
+                for _ in 0..4 {
+                    sleep(Duration::from_millis(80)).await;
+                    pod.wire.send("ab").await;
+                }
+            }
+        })
+        .await;
+        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+        for _ in 0..2 {
+            assert!(gateway.ask(ASK).await.ends_with("abababab"));
+        }
+        let answer = gateway.ask("GET /silent HTTP/1.1\r\nHost: a\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("did not answer in time"), "{answer}");
+    });
+}
+
+#[test]
+fn a_broken_off_answer_does_not_end_properly_for_the_client() {
+    run(async {
+        for (head, version) in [
+            ("Content-Length: 100\r\n\r\nabc", "HTTP/1.1"),
+            ("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "HTTP/1.1"),
+            ("Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "HTTP/1.0"),
+        ] {
+            for silent in [false, true] {
+                let pod = Pod::start(move |mut pod| async move {
+                    pod.request().await;
+                    pod.wire.send(&format!("HTTP/1.1 200 OK\r\n{head}")).await;
+                    sleep(if silent { PATIENCE } else { Duration::from_millis(30) }).await;
+                })
+                .await;
+                let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+                let mut client = gateway.connect().await;
+                client.send(&format!("GET / {version}\r\nHost: a\r\n\r\n")).await;
+                let head = client.head().await;
+                assert!(head.contains(" 200 OK\r\n"), "{head}");
+                let mut bytes = Vec::new();
+                let ended = client.stream.read_to_end(&mut bytes).await;
+                let text = String::from_utf8(bytes).unwrap();
+                assert!(!text.contains("0\r\n\r\n"), "{text}");
+                assert!(
+                    version == "HTTP/1.1" || ended.is_err(),
+                    "the end of the connection would be the end of the answer"
+                );
+                let kind = if silent { Kind::Timeout } else { Kind::Truncated };
+                assert_eq!(gateway.failures(kind), 1);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_request_along() {
+    run(async {
+        let left = Rc::new(Cell::new(0));
+        let counter = left.clone();
+        let pod = Pod::start(move |mut pod| {
+            let counter = counter.clone();
+            async move {
+                pod.request().await;
+                let (_, _) = pod.wire.rest().await;
+                counter.set(counter.get() + 1);
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        for (n, request) in [
+            ASK,
+            "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf",
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut client = gateway.connect().await;
+            client.send(request).await;
+            until("the pod sees the request", || pod.seen.borrow().len() == n + 1).await;
+            sleep(Duration::from_millis(20)).await;
+            drop(client);
+            until("the pod sees the end", || left.get() == n + 1).await;
+        }
+        until("all are counted", || gateway.failures(Kind::ClientGone) == 3).await;
+        let rule = gateway.snapshot.routes.find("a", "/").rule.unwrap();
+        assert_eq!(rule.stats.by_code().collect::<Vec<_>>(), [(499, 3)]);
+        until("nothing is left", || gateway.worker.connections() == 0 && gateway.stats.under_way() == 0).await;
+    });
+}
+
+#[test]
+fn a_client_that_sends_nonsense_or_stops_sending_is_to_blame() {
+    run(async {
+        let pod = Pod::start(|mut pod| async move {
+            pod.request().await;
+            let (_, _) = pod.wire.rest().await;
+        })
+        .await;
+        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+        for (content, status) in [("xyz\r\n", "400"), ("5\r\nabc", "408")] {
+            let answer = gateway
+                .ask(&format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{content}"))
+                .await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{content:?}: {answer}");
+            assert_eq!(field(&answer, "connection"), Some("close"));
+        }
+    });
+}
+
+#[test]
+fn a_client_that_does_not_send_a_head_or_take_its_answer_is_closed() {
+    run(async {
+        let pod =
+            Pod::answering(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{}", 32 << 20, "x".repeat(32 << 20)));
+        let pod = pod.await;
+        let limits = HttpLimits {
+            request_head: Duration::from_millis(200),
+            client_stall: Duration::from_millis(200),
+            ..HttpLimits::default()
+        };
+        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], limits);
+        let mut idle = gateway.connect().await;
+        let mut slow = gateway.connect().await;
+        slow.send("GET / HTTP/1.1\r\nHo").await;
+        let mut deaf = gateway.connect().await;
+        deaf.send(ASK).await;
+        until("all three are accepted", || gateway.stats.accepted.value() == 3).await;
+        until("all three are closed", || gateway.worker.connections() == 0).await;
+        assert_eq!(idle.rest().await.0, "");
+        assert_eq!(slow.rest().await.0, "");
+    });
+}
+
+#[test]
+fn at_the_limit_clients_wait() {
+    run(async {
+        let pod = Pod::answering(OK).await;
+        let gateway =
+            Gateway::with(&[Route::to("kubia", [pod.addr])], HttpLimits { connections: 2, ..HttpLimits::default() });
+        let (first, _second) = (gateway.connect().await, gateway.connect().await);
+        until("both are accepted", || gateway.worker.connections() == 2).await;
+        let mut third = gateway.connect().await;
+        third.send(ASK).await;
+        sleep(Duration::from_millis(50)).await;
+        assert_eq!(gateway.worker.connections(), 2);
+        drop(first);
+        assert!(third.answer().await.ends_with("ok"));
+    });
+}

@@ -1,0 +1,108 @@
+//! Configurations that change, and the end of a worker.
+
+use super::*;
+
+const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+
+/// A pod that answers once it is told to.
+async fn waiting(name: &'static str) -> (Pod, Rc<tokio::sync::Notify>) {
+    let go = Rc::new(tokio::sync::Notify::new());
+    let told = go.clone();
+    let pod = Pod::start(move |mut pod| {
+        let told = told.clone();
+        async move {
+            while pod.request().await.is_some() {
+                told.notified().await;
+                pod.wire.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{name}", name.len())).await;
+            }
+        }
+    })
+    .await;
+    (pod, go)
+}
+
+#[test]
+fn a_new_configuration_serves_the_next_request_and_leaves_this_one_alone() {
+    run(async {
+        let ((old, go), new) = (waiting("old").await, Pod::named("new").await);
+        let gateway = Gateway::start(&[Route::to("kubia", [old.addr])]);
+        let mut client = gateway.connect().await;
+        client.send(ASK).await;
+        until("it is under way", || old.seen.borrow().len() == 1).await;
+        gateway.worker.publish(snapshot(&[Route::to("kubia", [new.addr])]));
+        go.notify_one();
+        assert!(client.answer().await.ends_with("\r\n\r\nold"));
+        client.send(ASK).await;
+        assert!(client.answer().await.ends_with("\r\n\r\nnew"), "on the same connection");
+    });
+}
+
+#[test]
+fn idle_connections_to_pods_that_left_are_closed_and_others_kept() {
+    run(async {
+        let closed = Rc::new(Cell::new(false));
+        let told = closed.clone();
+        let leaving = Pod::start(move |mut pod| {
+            let told = told.clone();
+            async move {
+                while pod.request().await.is_some() {
+                    pod.wire.send(OK).await;
+                }
+                told.set(true);
+            }
+        })
+        .await;
+        let staying = Pod::answering(OK).await;
+        let gateway = Gateway::start(&[Route::to("kubia", [leaving.addr, staying.addr])]);
+        for _ in 0..4 {
+            gateway.ask(ASK).await;
+        }
+        gateway.worker.publish(snapshot(&[Route::to("kubia", [staying.addr])]));
+        until("the pod that left is let go", || closed.get()).await;
+        gateway.ask(ASK).await;
+        assert_eq!(staying.connections.get(), 1);
+    });
+}
+
+#[test]
+fn draining_finishes_what_is_under_way_and_closes_what_is_idle() {
+    run(async {
+        let (pod, go) = waiting("done").await;
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        let (mut idle, mut busy) = (gateway.connect().await, gateway.connect().await);
+        busy.send(ASK).await;
+        until("it is under way", || pod.seen.borrow().len() == 1 && gateway.worker.connections() == 2).await;
+        // Not accepted yet, but its request is here.
+        let mut queued = gateway.connect().await;
+        queued.send(ASK).await;
+        let worker = gateway.worker.clone();
+        let drained = spawn_local(async move { worker.drain(PATIENCE).await });
+        assert_eq!(idle.rest().await, (String::new(), true));
+        assert!(TcpStream::connect(gateway.addr).await.is_err(), "nobody listens any more");
+        go.notify_one();
+        let answer = busy.answer().await;
+        assert!(answer.ends_with("done"), "{answer}");
+        assert_eq!(field(&answer, "connection"), Some("close"));
+        until("the queued one is under way", || pod.seen.borrow().len() == 2).await;
+        go.notify_one();
+        let (answer, _) = queued.rest().await;
+        assert!(answer.ends_with("done"), "{answer}");
+        assert_eq!(field(&answer, "connection"), Some("close"));
+        drained.await.unwrap();
+        assert_eq!(gateway.worker.connections(), 0);
+    });
+}
+
+#[test]
+fn draining_has_an_end() {
+    run(async {
+        let (pod, _go) = waiting("never").await;
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        let mut client = gateway.connect().await;
+        client.send(ASK).await;
+        until("it is under way", || pod.seen.borrow().len() == 1).await;
+        gateway.worker.drain(Duration::from_millis(50)).await;
+        assert_eq!(client.rest().await.0, "");
+        assert_eq!(gateway.worker.connections(), 0);
+    });
+}

@@ -1,0 +1,128 @@
+//! Workers: one thread each, one runtime each, nothing shared.
+//!
+//! A worker serves both planes. It is told what to do through a channel, in order: first the snapshot, then the sockets
+//! that need it.
+
+use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
+
+use tidegate_l4::{limits::Limits, listen::Socket, table::Frontend, worker::L4Worker};
+use tokio::{
+    sync::{mpsc, oneshot},
+    task::LocalSet,
+};
+
+use crate::{
+    http::{HttpLimits, HttpStats, HttpWorker},
+    snapshot::Snapshot,
+};
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Command {
+    /// Serve this from now on.
+    Publish(Arc<Snapshot>),
+    /// Accept connections for a frontend.
+    OpenFrontend(Frontend, Socket),
+    /// Stop accepting them; what is established lives on.
+    CloseFrontend(Frontend),
+    /// Accept HTTP connections.
+    OpenHttp(TcpListener),
+    /// Stop accepting, wait for what is under way, then cut; answer when done.
+    Drain(Duration, oneshot::Sender<()>),
+    /// Cut everything now.
+    Cut,
+}
+
+/// The channels to all workers.
+#[derive(Clone, Debug)]
+pub struct Workers {
+    senders: Vec<mpsc::UnboundedSender<Command>>,
+}
+
+impl Workers {
+    /// Starts `count` workers, which serve nothing until they are told to.
+    ///
+    /// # Errors
+    /// If a thread or its runtime cannot be made.
+    pub fn start(count: usize, snapshot: &Arc<Snapshot>, stats: &Arc<HttpStats>) -> io::Result<Self> {
+        let mut senders = Vec::new();
+        for number in 0..count.max(1) {
+            let (sender, commands) = mpsc::unbounded_channel();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let (snapshot, stats) = (snapshot.clone(), stats.clone());
+            let serve = move || LocalSet::new().block_on(&runtime, serve(commands, snapshot, stats));
+            thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
+            senders.push(sender);
+        }
+        Ok(Self { senders })
+    }
+
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.senders.len()
+    }
+
+    /// Tells every worker.
+    pub fn tell_all(&self, command: impl Fn() -> Command) {
+        for worker in &self.senders {
+            // A worker that is gone has been told to go.
+            drop(worker.send(command()));
+        }
+    }
+
+    /// Tells each worker something of its own.
+    pub fn tell_each(&self, commands: impl IntoIterator<Item = Command>) {
+        for (worker, command) in self.senders.iter().zip(commands) {
+            drop(worker.send(command));
+        }
+    }
+
+    /// Drains all workers and waits for them.
+    pub async fn drain(&self, timeout: Duration) {
+        let mut done = Vec::new();
+        for worker in &self.senders {
+            let (sender, receiver) = oneshot::channel();
+            drop(worker.send(Command::Drain(timeout, sender)));
+            done.push(receiver);
+        }
+        for receiver in done {
+            drop(receiver.await);
+        }
+    }
+}
+
+async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Snapshot>, stats: Arc<HttpStats>) {
+    let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
+    let http = HttpWorker::new(HttpLimits::default(), snapshot, stats);
+    while let Some(command) = commands.recv().await {
+        let result = match command {
+            Command::Publish(snapshot) => {
+                l4.publish(snapshot.table.clone());
+                http.publish(snapshot);
+                Ok(())
+            }
+            Command::OpenFrontend(frontend, socket) => l4.open(frontend, socket),
+            Command::CloseFrontend(frontend) => {
+                l4.close(&frontend);
+                Ok(())
+            }
+            Command::OpenHttp(listener) => http.open(listener),
+            Command::Drain(timeout, done) => {
+                let (l4, http) = (l4.clone(), http.clone());
+                tokio::task::spawn_local(async move {
+                    tokio::join!(l4.drain(timeout), http.drain(timeout));
+                    let _ = done.send(());
+                });
+                Ok(())
+            }
+            Command::Cut => {
+                l4.cut();
+                http.cut();
+                Ok(())
+            }
+        };
+        if let Err(error) = result {
+            tracing::error!("a worker cannot use a socket it was given: {error}");
+        }
+    }
+}

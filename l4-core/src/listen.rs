@@ -1,0 +1,284 @@
+//! Opens and closes the sockets of frontends, for all workers. Blocking, and done by one thread.
+//!
+//! Every worker gets a socket of its own for each frontend (`SO_REUSEPORT`), so that the kernel spreads the clients
+//! and workers share nothing.
+
+use std::{
+    fmt, io,
+    net::{SocketAddr, TcpListener, UdpSocket},
+};
+
+use ahash::AHashSet;
+use rustix::io::Errno;
+use socket2::{Domain, Protocol as SocketProtocol, Socket as RawSocket, TcpKeepalive, Type};
+
+use crate::{
+    limits::{KEEPALIVE_IDLE, LISTEN_BACKLOG},
+    model::Protocol,
+    table::Frontend,
+};
+
+/// Which frontends are open, and for how many workers.
+#[derive(Debug)]
+pub struct Sockets {
+    workers: usize,
+    open: AHashSet<Frontend>,
+}
+
+impl Sockets {
+    /// Nothing is open yet; each frontend will get one socket for each of `workers` (at least one).
+    pub fn new(workers: usize) -> Self {
+        Self { workers: workers.max(1), open: AHashSet::new() }
+    }
+
+    /// Makes `wanted` the open frontends, as far as the machine allows, and says what changed.
+    ///
+    /// What is open and stays is not touched. Call it again later to retry the failures: a frontend that was closed a
+    /// moment ago, for one, is in use until every worker has closed its socket.
+    pub fn reconcile(&mut self, wanted: impl Iterator<Item = Frontend>) -> Changes {
+        let wanted: AHashSet<Frontend> = wanted.collect();
+        let mut closed: Vec<Frontend> = self.open.difference(&wanted).copied().collect();
+        let mut missing: Vec<Frontend> = wanted.difference(&self.open).copied().collect();
+        closed.sort_unstable();
+        missing.sort_unstable();
+        self.open.retain(|frontend| wanted.contains(frontend));
+        let mut changes = Changes { closed, ..Changes::default() };
+        for frontend in missing {
+            match bind(frontend, self.workers) {
+                Ok(sockets) => {
+                    self.open.insert(frontend);
+                    changes.opened.push(Opened { frontend, sockets });
+                }
+                Err(error) => changes.failed.push(BindFailure { frontend, error }),
+            }
+        }
+        changes
+    }
+
+    /// The frontends that are open.
+    pub fn open(&self) -> impl Iterator<Item = Frontend> {
+        self.open.iter().copied()
+    }
+}
+
+/// What [`Sockets::reconcile`] did.
+#[derive(Debug, Default)]
+pub struct Changes {
+    /// Frontends that are open now: hand each worker one socket.
+    pub opened: Vec<Opened>,
+    /// Frontends no longer wanted: tell each worker to close its socket.
+    pub closed: Vec<Frontend>,
+    /// Frontends that could not be opened.
+    pub failed: Vec<BindFailure>,
+}
+
+/// A frontend that was opened.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its address.
+    pub frontend: Frontend,
+    /// One socket for each worker.
+    pub sockets: Vec<Socket>,
+}
+
+/// The socket of one frontend in one worker, bound and (TCP) listening.
+#[derive(Debug)]
+pub enum Socket {
+    /// For connections.
+    Tcp(TcpListener),
+    /// For datagrams.
+    Udp(UdpSocket),
+}
+
+/// A frontend that could not be opened.
+#[derive(Debug)]
+pub struct BindFailure {
+    /// Its address.
+    pub frontend: Frontend,
+    /// What the system said.
+    pub error: io::Error,
+}
+
+impl BindFailure {
+    /// What an operator can do about it.
+    pub fn hint(&self) -> &'static str {
+        let too_many = [Errno::MFILE, Errno::NFILE].map(|errno| Some(errno.raw_os_error()));
+        match self.error.kind() {
+            io::ErrorKind::AddrInUse => {
+                "another program (or another listener of this one) has this port on this address or on all addresses; \
+                 `ss -lntup` shows which"
+            }
+            io::ErrorKind::AddrNotAvailable => {
+                "no network interface of this machine has this address; add it to one, or use an address in 127.0.0.0/8"
+            }
+            io::ErrorKind::PermissionDenied => {
+                "ports below 1024 need the capability CAP_NET_BIND_SERVICE, or a lower sysctl \
+                 net.ipv4.ip_unprivileged_port_start"
+            }
+            _ if too_many.contains(&self.error.raw_os_error()) => {
+                "too many open files: raise the limit (`ulimit -n`, LimitNOFILE=) or run fewer workers, as each \
+                 frontend takes one socket for each worker"
+            }
+            _ => "the system refused; its message is all that is known",
+        }
+    }
+}
+
+impl fmt::Display for BindFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cannot listen on {}: {}", self.frontend, self.error)
+    }
+}
+
+impl std::error::Error for BindFailure {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// One listener on `addr` for each of `workers`; with port 0 they all get the same number.
+pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let share = workers > 1;
+    if share && addr.port() != 0 {
+        drop(listener(addr, false)?);
+    }
+    let first = listener(addr, share)?;
+    let addr = first.local_addr()?;
+    let others = (1..workers).map(|_| listener(addr, share));
+    std::iter::once(Ok(first)).chain(others).collect()
+}
+
+fn bind(frontend: Frontend, workers: usize) -> io::Result<Vec<Socket>> {
+    let addr = SocketAddr::new(frontend.ip, frontend.port);
+    match frontend.protocol {
+        Protocol::Tcp => Ok(bind_tcp(addr, workers)?.into_iter().map(Socket::Tcp).collect()),
+        Protocol::Udp => {
+            let share = workers > 1;
+            if share {
+                drop(datagrams(addr, false)?);
+            }
+            (0..workers).map(|_| datagrams(addr, share).map(Socket::Udp)).collect()
+        }
+    }
+}
+
+// `SO_REUSEPORT` lets every program of the same user share the port, silently taking part of the clients. So whoever
+// shares first binds without it, as a probe: that fails if the port is somebody else's.
+
+fn listener(addr: SocketAddr, share: bool) -> io::Result<TcpListener> {
+    let socket = bound(addr, Type::STREAM, SocketProtocol::TCP, share)?;
+    // Accepted connections inherit this.
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE))?;
+    socket.listen(LISTEN_BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn datagrams(addr: SocketAddr, share: bool) -> io::Result<UdpSocket> {
+    Ok(bound(addr, Type::DGRAM, SocketProtocol::UDP, share)?.into())
+}
+
+fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, share: bool) -> io::Result<RawSocket> {
+    let socket = RawSocket::new(Domain::for_address(addr), kind, Some(protocol))?;
+    socket.set_nonblocking(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    // For TCP it means: old connections that linger do not hold the port. For UDP it would mean: share the port.
+    if kind == Type::STREAM {
+        socket.set_reuse_address(true)?;
+    }
+    #[cfg(unix)]
+    if share {
+        socket.set_reuse_port(true)?;
+    }
+    socket.bind(&addr.into())?;
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+
+    use super::*;
+
+    fn free_port(ip: &str) -> u16 {
+        TcpListener::bind((ip, 0)).unwrap().local_addr().unwrap().port()
+    }
+
+    fn frontend(ip: &str, port: u16, protocol: Protocol) -> Frontend {
+        Frontend { ip: ip.parse().unwrap(), port, protocol }
+    }
+
+    fn failure(sockets: &mut Sockets, frontend: Frontend) -> BindFailure {
+        let mut changes = sockets.reconcile(sockets.open.clone().into_iter().chain([frontend]));
+        assert!(changes.opened.is_empty() && changes.closed.is_empty());
+        changes.failed.remove(0)
+    }
+
+    #[test]
+    fn reconcile_opens_closes_and_leaves_alone() {
+        let ip = "127.20.0.1";
+        let tcp = frontend(ip, free_port(ip), Protocol::Tcp);
+        let udp = Frontend { protocol: Protocol::Udp, ..tcp };
+        let mut sockets = Sockets::new(2);
+        let first = sockets.reconcile([tcp, udp].into_iter());
+        assert_eq!(first.opened.iter().map(|o| o.sockets.len()).collect::<Vec<_>>(), [2, 2]);
+        let again = sockets.reconcile([tcp, udp].into_iter());
+        assert!(again.opened.is_empty() && again.closed.is_empty() && again.failed.is_empty());
+        let last = sockets.reconcile([udp].into_iter());
+        assert_eq!(last.closed, [tcp]);
+        assert_eq!(sockets.open().collect::<Vec<_>>(), [udp]);
+        assert_eq!(sockets.reconcile([tcp, udp].into_iter()).failed.len(), 1, "the workers have not closed it yet");
+        drop(first);
+        assert_eq!(sockets.reconcile([tcp, udp].into_iter()).opened.len(), 1);
+    }
+
+    #[test]
+    fn a_port_in_use_is_a_failure_even_if_its_holder_would_share_it() {
+        let ip = "127.20.0.2";
+        for workers in [1, 2] {
+            let mut sockets = Sockets::new(workers);
+            for share in [false, true] {
+                let held = listener(SocketAddr::new(ip.parse().unwrap(), 0), share).unwrap();
+                let failed = failure(&mut sockets, frontend(ip, held.local_addr().unwrap().port(), Protocol::Tcp));
+                assert_eq!(failed.error.kind(), io::ErrorKind::AddrInUse);
+                assert!(failed.hint().contains("another program"), "{failed}");
+                let held = datagrams(SocketAddr::new(ip.parse().unwrap(), 0), share).unwrap();
+                let failed = failure(&mut sockets, frontend(ip, held.local_addr().unwrap().port(), Protocol::Udp));
+                assert_eq!(failed.error.kind(), io::ErrorKind::AddrInUse);
+            }
+        }
+    }
+
+    #[test]
+    fn a_foreign_address_is_a_failure_and_the_rest_opens() {
+        let mut sockets = Sockets::new(2);
+        let (foreign, own) = (frontend("192.0.2.1", 8080, Protocol::Tcp), "127.20.0.3");
+        let own = frontend(own, free_port(own), Protocol::Tcp);
+        let changes = sockets.reconcile([foreign, own].into_iter());
+        assert_eq!(changes.opened.len(), 1);
+        assert_eq!(changes.failed[0].frontend, foreign);
+        assert!(changes.failed[0].hint().contains("no network interface"));
+        assert!(changes.failed[0].to_string().starts_with("cannot listen on 192.0.2.1:8080/TCP: "));
+    }
+
+    #[test]
+    fn hints_tell_privileges_from_limits() {
+        let hint = |errno: Errno| {
+            BindFailure { frontend: frontend("127.0.0.1", 80, Protocol::Tcp), error: errno.into() }.hint()
+        };
+        assert!(hint(Errno::ACCESS).contains("CAP_NET_BIND_SERVICE"));
+        assert!(hint(Errno::MFILE).contains("too many open files"));
+        assert!(hint(Errno::NFILE).contains("too many open files"));
+        assert!(hint(Errno::IO).contains("the system refused"));
+    }
+
+    #[test]
+    fn with_port_zero_all_workers_get_the_same_number() {
+        for ip in ["127.0.0.1", "::1"] {
+            let listeners = bind_tcp(SocketAddr::new(ip.parse::<IpAddr>().unwrap(), 0), 3).unwrap();
+            let ports: AHashSet<u16> = listeners.iter().map(|l| l.local_addr().unwrap().port()).collect();
+            assert_eq!((listeners.len(), ports.len()), (3, 1));
+        }
+    }
+}

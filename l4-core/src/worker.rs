@@ -1,0 +1,178 @@
+//! One worker: a thread with a runtime and sockets of its own. Workers share the service table and nothing else.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt, io,
+    rc::Rc,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use ahash::AHashMap;
+use tokio::{
+    net::TcpListener,
+    sync::oneshot,
+    task::{spawn_local, yield_now},
+    time::timeout,
+};
+
+use crate::{
+    affinity::UnixMillis,
+    drain::Live,
+    limits::{LOG_INTERVAL, Limits},
+    listen::Socket,
+    table::{Frontend, ServiceTable},
+    tcp,
+    udp::{Flows, UdpFrontend},
+};
+
+/// Serves frontends on the thread it was made on, inside a [`LocalSet`](tokio::task::LocalSet) of a current-thread
+/// runtime with I/O and time enabled. Clones are the same worker.
+#[derive(Clone)]
+pub struct L4Worker(Rc<Shared>);
+
+impl L4Worker {
+    /// A worker without any frontend yet.
+    pub fn new(limits: Limits, table: Arc<ServiceTable>) -> Self {
+        Self(Shared::new(limits, table))
+    }
+
+    /// Takes a new configuration: it decides about every connection from now on. Established connections live on;
+    /// UDP flows to endpoints that vanished end.
+    pub fn publish(&self, table: Arc<ServiceTable>) {
+        let before = self.0.table.replace(table);
+        self.0.flows.sweep(&before, &self.0.table());
+    }
+
+    /// Serves `frontend` on a socket that [`Sockets`](crate::listen::Sockets) opened.
+    pub fn open(&self, frontend: Frontend, socket: Socket) -> io::Result<()> {
+        let mut listeners = self.0.listeners.borrow_mut();
+        if listeners.contains_key(&frontend) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let listener = match socket {
+            Socket::Tcp(listener) => {
+                let listener = TcpListener::from_std(listener)?;
+                let (stop, stopped) = oneshot::channel();
+                let listening = self.0.live.listener();
+                spawn_local(tcp::accept(self.0.clone(), frontend, listener, stopped, listening));
+                Listener::Tcp(stop)
+            }
+            Socket::Udp(socket) => Listener::Udp(UdpFrontend::open(&self.0, frontend, socket)?),
+        };
+        listeners.insert(frontend, listener);
+        Ok(())
+    }
+
+    /// Stops serving `frontend`, after accepting the connections that already wait. Established connections live on;
+    /// UDP flows end, as their answers could no longer come from the address the client asked.
+    pub fn close(&self, frontend: &Frontend) {
+        let listener = self.0.listeners.borrow_mut().remove(frontend);
+        if let Some(listener) = listener {
+            self.0.close(listener);
+        }
+    }
+
+    /// TCP connections open now.
+    pub fn connections(&self) -> usize {
+        self.0.live.connections()
+    }
+
+    /// UDP flows open now.
+    pub fn flows(&self) -> usize {
+        self.0.flows.len()
+    }
+
+    /// Closes every frontend, waits for the connections to end, and cuts those that have not by `timeout`.
+    pub async fn drain(&self, time: Duration) {
+        let listeners = self.0.listeners.take();
+        listeners.into_values().for_each(|listener| self.0.close(listener));
+        if timeout(time, self.0.live.ended()).await.is_err() {
+            self.cut();
+            self.0.live.ended().await;
+        }
+        // UDP tasks were told to end and are not waited for; this lets them.
+        yield_now().await;
+    }
+
+    /// Resets every connection, ends every flow and closes every frontend, at once.
+    pub fn cut(&self) {
+        for listener in self.0.listeners.take().into_values() {
+            match listener {
+                // Dropped and not sent: the clients in the backlog are reset too.
+                Listener::Tcp(stop) => drop(stop),
+                listener @ Listener::Udp(_) => self.0.close(listener),
+            }
+        }
+        self.0.live.cut();
+    }
+}
+
+impl fmt::Debug for L4Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("L4Worker")
+            .field("frontends", &self.0.listeners.borrow().len())
+            .field("connections", &self.connections())
+            .field("flows", &self.flows())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the tasks of one worker share.
+pub(crate) struct Shared {
+    pub(crate) limits: Limits,
+    pub(crate) live: Rc<Live>,
+    pub(crate) flows: Flows,
+    table: RefCell<Arc<ServiceTable>>,
+    listeners: RefCell<AHashMap<Frontend, Listener>>,
+    last_log: Cell<Option<Instant>>,
+}
+
+enum Listener {
+    Tcp(oneshot::Sender<()>),
+    Udp(Rc<UdpFrontend>),
+}
+
+impl Shared {
+    pub(crate) fn new(limits: Limits, table: Arc<ServiceTable>) -> Rc<Self> {
+        Rc::new(Self {
+            limits,
+            live: Live::new(limits.max_connections),
+            flows: Flows::new(limits.max_flows),
+            table: RefCell::new(table),
+            listeners: RefCell::default(),
+            last_log: Cell::new(None),
+        })
+    }
+
+    /// The configuration of this moment.
+    pub(crate) fn table(&self) -> Arc<ServiceTable> {
+        self.table.borrow().clone()
+    }
+
+    /// Tells the operator of trouble on this machine, but not for every client that meets it.
+    pub(crate) fn log_trouble(&self, what: &str, frontend: Frontend, error: &io::Error) {
+        let now = Instant::now();
+        if self.last_log.get().is_none_or(|last| now - last >= LOG_INTERVAL) {
+            self.last_log.set(Some(now));
+            tracing::warn!(%frontend, %error, "{what}; this is told at most every {LOG_INTERVAL:?}");
+        }
+    }
+
+    fn close(&self, listener: Listener) {
+        match listener {
+            // A listener that is gone already needs no telling.
+            Listener::Tcp(stop) => drop(stop.send(())),
+            Listener::Udp(frontend) => self.flows.close(&frontend),
+        }
+    }
+}
+
+/// The time for ClientIP affinity: the wall clock as it was when first asked, advanced by a clock that never jumps.
+/// All workers see the same.
+pub(crate) fn now() -> UnixMillis {
+    static ANCHOR: LazyLock<(Instant, Duration)> =
+        LazyLock::new(|| (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
+    let (start, unix) = *ANCHOR;
+    UnixMillis((unix + start.elapsed()).as_millis() as u64)
+}

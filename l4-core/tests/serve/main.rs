@@ -1,0 +1,7 @@
+//! A worker over real sockets: clients on one side, pods on the other, all on one thread.
+
+mod proxy_protocol;
+mod support;
+mod tcp;
+mod tcp_life;
+mod udp;

@@ -1,0 +1,3 @@
+//! Every test that needs the whole program or real sockets, in one binary.
+
+mod tidy;
