@@ -95,7 +95,8 @@ impl App {
         let (snapshot_tx, mut snapshots) = watch::channel(None);
         let (zone_tx, zones) = watch::channel(None);
         let status = Arc::new(RuntimeStatus::default());
-        let sockets = Sockets::new(workers.count());
+        status.set_http(http_addr);
+        let sockets = Sockets::new(workers.count()).beside(http_addr);
         let planes = AppPlanes { sockets, workers: workers.clone(), snapshots: snapshot_tx, zones: zone_tx, status: status.clone(), table: empty.table.clone(), failed: BTreeMap::new() };
         let control = start_control(options.source, options.settings, options.remember, planes)?;
         let (stop_servers, stopped) = watch::channel(false);

@@ -8,6 +8,7 @@
 //!                        └─▶ findings        admin, dns, explain
 //! ```
 
+pub mod admin;
 pub mod compile;
 pub mod control;
 pub mod dns;

@@ -22,13 +22,25 @@ use crate::{
 #[derive(Debug)]
 pub struct Sockets {
     workers: usize,
+    /// TCP ports that this process has on all addresses.
+    wildcards: Vec<u16>,
     open: AHashSet<Frontend>,
 }
 
 impl Sockets {
     /// Nothing is open yet; each frontend will get one socket for each of `workers` (at least one).
     pub fn new(workers: usize) -> Self {
-        Self { workers: workers.max(1), open: AHashSet::new() }
+        Self { workers: workers.max(1), wildcards: Vec::new(), open: AHashSet::new() }
+    }
+
+    /// This process listens at `addr` besides. If that is all addresses, a frontend may still have its port on one of them: the
+    /// kernel gives a connection to whoever asked for its very address.
+    #[must_use]
+    pub fn beside(mut self, addr: SocketAddr) -> Self {
+        if addr.ip().is_unspecified() {
+            self.wildcards.push(addr.port());
+        }
+        self
     }
 
     /// Makes `wanted` the open frontends, as far as the machine allows, and says what changed.
@@ -44,7 +56,7 @@ impl Sockets {
         self.open.retain(|frontend| wanted.contains(frontend));
         let mut changes = Changes { closed, ..Changes::default() };
         for frontend in missing {
-            match bind(frontend, self.workers) {
+            match bind(frontend, self.workers, self.wildcards.contains(&frontend.port)) {
                 Ok(sockets) => {
                     self.open.insert(frontend);
                     changes.opened.push(Opened { frontend, sockets });
@@ -138,20 +150,26 @@ impl std::error::Error for BindFailure {
 
 /// One listener on `addr` for each of `workers`; with port 0 they all get the same number.
 pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    let share = workers > 1;
-    if share && addr.port() != 0 {
+    if addr.port() != 0 {
         drop(listener(addr, false)?);
     }
-    let first = listener(addr, share)?;
+    share_tcp(addr, workers)
+}
+
+fn share_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    let first = listener(addr, true)?;
     let addr = first.local_addr()?;
-    let others = (1..workers).map(|_| listener(addr, share));
+    let others = (1..workers).map(|_| listener(addr, true));
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
-fn bind(frontend: Frontend, workers: usize) -> io::Result<Vec<Socket>> {
+fn bind(frontend: Frontend, workers: usize, beside_our_own: bool) -> io::Result<Vec<Socket>> {
     let addr = SocketAddr::new(frontend.ip, frontend.port);
     match frontend.protocol {
-        Protocol::Tcp => Ok(bind_tcp(addr, workers)?.into_iter().map(Socket::Tcp).collect()),
+        Protocol::Tcp => {
+            let listeners = if beside_our_own { share_tcp(addr, workers) } else { bind_tcp(addr, workers) };
+            Ok(listeners?.into_iter().map(Socket::Tcp).collect())
+        }
         Protocol::Udp => {
             let share = workers > 1;
             if share {
@@ -213,6 +231,20 @@ mod tests {
         let mut changes = sockets.reconcile(sockets.open.clone().into_iter().chain([frontend]));
         assert!(changes.opened.is_empty() && changes.closed.is_empty());
         changes.failed.remove(0)
+    }
+
+    #[test]
+    fn a_frontend_may_have_the_port_of_our_own_wildcard_listener() {
+        let own = bind_tcp("0.0.0.0:0".parse().unwrap(), 1).unwrap();
+        let addr = own[0].local_addr().unwrap();
+        let wanted = frontend("127.20.0.9", addr.port(), Protocol::Tcp);
+        assert_eq!(
+            Sockets::new(1).reconcile([wanted].into_iter()).failed.len(),
+            1,
+            "not knowing, it is somebody else's"
+        );
+        let changes = Sockets::new(2).beside(addr).reconcile([wanted].into_iter());
+        assert_eq!(changes.opened.len(), 1, "{:?}", changes.failed);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use ahash::AHashMap;
 use tidegate_l4::{
-    endpoints::EndpointState,
+    endpoints::{EndpointIndex, EndpointState},
     model::{Endpoint, IpFamily, Protocol, ServicePortName, TrafficPolicy},
     table::ServedPort,
 };
@@ -94,8 +94,10 @@ pub(crate) fn in_use(port: &ServedPort) -> AHashMap<SocketAddr, InUse<'_>> {
     let mut out: AHashMap<SocketAddr, InUse<'_>> = AHashMap::new();
     for family in [IpFamily::V4, IpFamily::V6] {
         for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
-            for (addr, state) in port.set(family, policy).states() {
-                let entry = out.entry(addr).or_insert(InUse { state, eligible: EligibleView::default() });
+            let set = port.set(family, policy);
+            for (position, endpoint) in set.endpoints().iter().enumerate() {
+                let state = set.state(EndpointIndex(position));
+                let entry = out.entry(endpoint.addr).or_insert(InUse { state, eligible: EligibleView::default() });
                 match policy {
                     TrafficPolicy::Cluster => entry.eligible.cluster = true,
                     TrafficPolicy::Local => entry.eligible.local = true,

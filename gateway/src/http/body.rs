@@ -46,8 +46,8 @@ impl AnswerBody {
     }
 }
 
-/// The content of a pod's answer. When it has been passed on whole, the connection to the pod goes back to the pool; when
-/// anything else happens, that connection is closed.
+/// The content of a pod's answer. When it has been passed on whole, the connection to the pod goes back to the pool;
+/// when anything else happens, that connection is closed.
 #[derive(Debug)]
 pub(crate) struct PodBody {
     incoming: Incoming,

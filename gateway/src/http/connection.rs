@@ -100,8 +100,8 @@ where
     .await
 }
 
-/// Reads what the client still sends and throws it away. Closing a socket with unread bytes resets the connection, and a
-/// reset destroys the answer on its way (RFC 9112 9.6).
+/// Reads what the client still sends and throws it away. Closing a socket with unread bytes resets the connection, and
+/// a reset destroys the answer on its way (RFC 9112 9.6).
 async fn linger(mut stream: TcpStream, mut bytes: usize) {
     if stream.shutdown().await.is_err() {
         return;

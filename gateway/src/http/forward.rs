@@ -9,6 +9,7 @@ use super::{
     attempts::Attempts,
     body::PodBody,
     connection::Client,
+    decision::Unavailable,
     failure::{Failure, Kind},
     upload::Upload,
     upstream::{PodAddress, PodConnection, SendError},
@@ -36,13 +37,13 @@ pub(crate) struct Answered {
 
 /// Sends `request` to the first pod that can be reached.
 ///
-/// Another pod is tried only while not one byte was sent. A request on a connection that was kept, and that the pod closed at
-/// that moment, goes to the same pod again on a new one: if nothing was sent, or if it is one that may be repeated
-/// (RFC 9112 9.3.1).
+/// Another pod is tried only while not one byte was sent. A request on a connection that was kept, and that the pod
+/// closed at that moment, goes to the same pod again on a new one: if nothing was sent, or if it is one that may be
+/// repeated (RFC 9112 9.3.1).
 pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Result<Answered, Failure> {
     let worker = &trip.client.worker;
     let mut attempts = Attempts::new(trip);
-    let mut last_failure = Failure::pod(Kind::Connect, trip.rule.backend.service(), "could not be reached");
+    let mut last_failure = None;
     while let Some(attempt) = attempts.next(request.headers()) {
         let endpoint = attempt.endpoint;
         let addr = trip.upstream.endpoints.endpoint(endpoint).addr;
@@ -57,7 +58,8 @@ pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Re
                 Ok(connection) => connection,
                 Err(error) => {
                     trip.upstream.endpoints.state(endpoint).count_connect_failure();
-                    last_failure = trip.failed(endpoint, Kind::Connect, &format_args!("could not be reached: {error}"));
+                    let did = format_args!("could not be reached: {error}");
+                    last_failure = Some(trip.failed(endpoint, Kind::Connect, &did));
                     break;
                 }
             };
@@ -68,14 +70,14 @@ pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Re
                 Err(Unanswered::NotSent(back)) => request = *back,
             }
             if !is_kept {
-                last_failure = trip.failed(endpoint, Kind::Connect, &"closed the connection at once");
+                last_failure = Some(trip.failed(endpoint, Kind::Connect, &"closed the connection at once"));
                 break;
             }
             worker.stats.upstream_resent.add(1);
         }
         attempts.failed(endpoint);
     }
-    Err(last_failure)
+    Err(last_failure.unwrap_or_else(|| Failure::unavailable(trip.rule.backend.service(), Unavailable::NoEndpoint)))
 }
 
 enum Unanswered {

@@ -16,8 +16,8 @@ use super::{
     upload::Upload,
 };
 
-/// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered any
-/// more; its connection is closed.
+/// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
+/// any more; its connection is closed.
 pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Aborted> {
     let mut account = Account::open(client.worker.stats.clone());
     let (request, upload) = Upload::take(request, &client);

@@ -1,7 +1,7 @@
 //! The fields that are removed and added on the way, in both directions.
 //!
-//! What belongs to one hop goes (RFC 9110 7.6.1); who asked, and how, is added under the names that ingress-nginx uses. Nothing
-//! a client says about itself is trusted.
+//! What belongs to one hop goes (RFC 9110 7.6.1); who asked, and how, is added under the names that ingress-nginx uses.
+//! Nothing a client says about itself is trusted.
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Version, header};
@@ -62,7 +62,8 @@ pub(crate) fn for_client(response: &mut Response<PodBody>, client: Version) -> R
     }
     check_framing(response.headers())?;
     remove_hop_by_hop(response.headers_mut());
-    // HTTP/1.0 has no chunks: content of unknown length ends with the connection, and version 1.0 tells hyper to say so.
+    // HTTP/1.0 has no chunks: content of unknown length ends with the connection, and version 1.0 tells hyper to say
+    // so.
     let ends_with_close = client == Version::HTTP_10 && !response.body().has_length();
     *response.version_mut() = if ends_with_close { Version::HTTP_10 } else { Version::HTTP_11 };
     if ends_with_close {
@@ -87,8 +88,9 @@ fn check_framing(headers: &HeaderMap) -> Result<(), &'static str> {
     }
 }
 
-/// Removes the fields that concern one connection only: those that `Connection` names, and those that always do. `Trailer` stays:
-/// trailers are passed on. An end-to-end field that the message cannot do without is kept even if it is named.
+/// Removes the fields that concern one connection only: those that `Connection` names, and those that always do.
+/// `Trailer` stays: trailers are passed on. An end-to-end field that the message cannot do without is kept even if it
+/// is named.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
@@ -115,8 +117,8 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Names with underscores are dropped, as by nginx: CGI-like pods cannot tell `X_Real_IP` from `X-Real-IP`, so a client could
-/// smuggle its own past us.
+/// Names with underscores are dropped, as by nginx: CGI-like pods cannot tell `X_Real_IP` from `X-Real-IP`, so a client
+/// could smuggle its own past us.
 fn remove_underscored(headers: &mut HeaderMap) {
     if headers.keys().any(|name| name.as_str().contains('_')) {
         let underscored: Vec<HeaderName> = headers.keys().filter(|name| name.as_str().contains('_')).cloned().collect();

@@ -7,9 +7,9 @@ use std::time::Duration;
 pub struct HttpLimits {
     /// Open client connections. Beyond it a worker stops accepting: clients wait in the kernel's queue, none is cut.
     pub connections: usize,
-    /// From the end of one answer (or the connect) to the end of the next request head: a connection that idles longer is
-    /// closed, and so is one that sends its head byte by byte. Longer than the 60 s for which load balancers in front keep idle
-    /// connections, so that they close first; nginx's `keepalive_timeout` is the same.
+    /// From the end of one answer (or the connect) to the end of the next request head: a connection that idles longer
+    /// is closed, and so is one that sends its head byte by byte. Longer than the 60 s for which load balancers in
+    /// front keep idle connections, so that they close first; nginx's `keepalive_timeout` is the same.
     pub request_head: Duration,
     /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
     pub request_head_bytes: usize,

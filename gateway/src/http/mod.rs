@@ -1,8 +1,8 @@
 //! The HTTP data plane: accepts connections, finds the rule for each request, passes it to a pod and the answer back.
 //!
-//! Workers share nothing: an [`HttpWorker`] lives on one thread, in one `LocalSet`, and owns its connections, its pool of
-//! connections to pods and its view of the configuration. Only the counters are common to all.
-//! It knows rules and endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
+//! Workers share nothing: an [`HttpWorker`] lives on one thread, in one `LocalSet`, and owns its connections, its pool
+//! of connections to pods and its view of the configuration. Only the counters are common to all. It knows rules and
+//! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
 //! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `target` and
 //! `headers` what is refused, removed and added; `forward` tries pods, `upstream` is a connection to one, `pool` keeps

@@ -1,7 +1,7 @@
 //! What a request asks for: whether that can be asked of a gateway at all, and for which host.
 //!
-//! Where RFC 9112 allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read differently is
-//! how requests are smuggled.
+//! Where RFC 9112 allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read
+//! differently is how requests are smuggled.
 
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
 
@@ -14,8 +14,8 @@ const fn bad(text: &'static str) -> Failure {
     Failure::new(Kind::BadRequest, text)
 }
 
-/// Refuses what no pod should see. Afterwards the request has exactly one `Host` that is good (empty only for HTTP/1.0), and its
-/// target is a path, or `*` for OPTIONS.
+/// Refuses what no pod should see. Afterwards the request has exactly one `Host` that is good (empty only for
+/// HTTP/1.0), and its target is a path, or `*` for OPTIONS.
 pub(crate) fn check(request: &mut Request<()>) -> Result<(), Failure> {
     check_method(request.method())?;
     check_coding(request.headers())?;
@@ -38,8 +38,8 @@ pub(crate) fn path(request: &Request<()>) -> &str {
     }
 }
 
-/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6). TRACE would show the client the fields that
-/// were added on the way (9.3.8); nginx refuses it, too.
+/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6). TRACE would show the client the
+/// fields that were added on the way (9.3.8); nginx refuses it, too.
 fn check_method(method: &Method) -> Result<(), Failure> {
     match *method {
         Method::CONNECT | Method::TRACE => Err(Failure::new(Kind::BadMethod, "this method is not served here")),
@@ -47,7 +47,8 @@ fn check_method(method: &Method) -> Result<(), Failure> {
     }
 }
 
-/// Only `chunked`, and only once: any other coding would have to be taken off before the content is passed on (RFC 9112 6.1).
+/// Only `chunked`, and only once: any other coding would have to be taken off before the content is passed on (RFC 9112
+/// 6.1).
 fn check_coding(headers: &HeaderMap) -> Result<(), Failure> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let is_known = codings.next().is_none_or(|coding| coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
@@ -57,8 +58,8 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Failure> {
     Err(Failure::new(Kind::UnknownCoding, "a transfer coding other than chunked"))
 }
 
-/// RFC 9112 3.2: none, several or a bad one is a 400. HTTP/1.0 knows no Host; it is given an empty one, as the RFC asks for where
-/// there is nothing to say.
+/// RFC 9112 3.2: none, several or a bad one is a 400. HTTP/1.0 knows no Host; it is given an empty one, as the RFC asks
+/// for where there is nothing to say.
 fn check_host(request: &mut Request<()>) -> Result<(), Failure> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {

@@ -230,8 +230,8 @@ impl fmt::Display for UploadError {
 
 impl Error for UploadError {}
 
-/// `Expect: 100-continue`: the content is held back until the pod asks for it, so that the client gets the pod's word and not
-/// ours (RFC 9110 10.1.1). hyper tells the client to go on when the content is first asked for.
+/// `Expect: 100-continue`: the content is held back until the pod asks for it, so that the client gets the pod's word
+/// and not ours (RFC 9110 10.1.1). hyper tells the client to go on when the content is first asked for.
 #[derive(Debug)]
 struct Hold {
     gate: Arc<Gate>,

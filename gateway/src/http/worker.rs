@@ -87,8 +87,8 @@ impl HttpWorker {
         }))
     }
 
-    /// Serves `snapshot` from the next request on; requests under way finish on the one they began with. Idle connections to
-    /// endpoints that left are closed.
+    /// Serves `snapshot` from the next request on; requests under way finish on the one they began with. Idle
+    /// connections to endpoints that left are closed.
     pub fn publish(&self, snapshot: Arc<Snapshot>) {
         self.0.pool.forget(&gone(&self.0.snapshot().upstreams, &snapshot.upstreams));
         self.0.snapshot.replace(Rc::new(Published(snapshot)));
@@ -107,8 +107,8 @@ impl HttpWorker {
         Ok(())
     }
 
-    /// Ends well: accepts what waits in the queue and then no more, closes idle connections, lets requests under way finish and
-    /// tells their clients that the connection ends with them. What is left after `within` is cut.
+    /// Ends well: accepts what waits in the queue and then no more, closes idle connections, lets requests under way
+    /// finish and tells their clients that the connection ends with them. What is left after `within` is cut.
     pub async fn drain(&self, within: Duration) {
         self.0.phase.send_replace(Phase::Draining);
         if timeout(within, self.ended()).await.is_err() {
@@ -197,7 +197,8 @@ async fn sweep(worker: Weak<Shared>) {
     }
 }
 
-/// The endpoints that were in `before` and are not in `after`. Upstreams that did not change are shared by both, and skipped.
+/// The endpoints that were in `before` and are not in `after`. Upstreams that did not change are shared by both, and
+/// skipped.
 fn gone(before: &[Arc<Upstream>], after: &[Arc<Upstream>]) -> AHashSet<SocketAddr> {
     let changed = |these: &[Arc<Upstream>], those: &[Arc<Upstream>]| {
         let those: AHashSet<_> = those.iter().map(Arc::as_ptr).collect();

@@ -24,6 +24,29 @@ fn a_thousand_requests_need_one_connection() {
 }
 
 #[test]
+fn large_contents_leave_the_connection_usable() {
+    const BYTES: usize = 1 << 20;
+    run(async {
+        let pod = Pod::start(|mut pod| async move {
+            while pod.request().await.is_some() {
+                let content = pod.wire.read(BYTES).await;
+                pod.wire.send(&format!("HTTP/1.1 200 OK\r\nContent-Length: {BYTES}\r\n\r\n{content}")).await;
+            }
+        })
+        .await;
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        let mut client = gateway.connect().await;
+        let content = "x".repeat(BYTES);
+        for _ in 0..10 {
+            client.send(&format!("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: {BYTES}\r\n\r\n{content}")).await;
+            assert!(client.answer().await.ends_with(&content));
+        }
+        assert_eq!(pod.connections.get(), 1);
+        assert!(gateway.stats.bytes_in.value() > 10 << 20 && gateway.stats.bytes_out.value() > 10 << 20);
+    });
+}
+
+#[test]
 fn a_connection_the_pod_closed_while_idle_is_not_used() {
     run(async {
         let pod = Pod::start(|mut pod| async move {

@@ -38,6 +38,39 @@ fn a_new_configuration_serves_the_next_request_and_leaves_this_one_alone() {
 }
 
 #[test]
+fn no_request_is_lost_while_the_configuration_changes() {
+    run(async {
+        let (a, b, c) = (Pod::named("a").await, Pod::named("b").await, Pod::named("c").await);
+        let gateway = Gateway::start(&[Route::to("kubia", [a.addr, b.addr])]);
+        let done = Rc::new(Cell::new(false));
+        let mut clients = Vec::new();
+        for _ in 0..8 {
+            let (mut client, done) = (gateway.connect().await, done.clone());
+            clients.push(spawn_local(async move {
+                let mut answered = 0;
+                while !done.get() {
+                    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await;
+                    let answer = client.answer().await;
+                    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+                    answered += 1;
+                }
+                answered
+            }));
+        }
+        for n in 0..200 {
+            let pods = if n % 2 == 0 { [b.addr, c.addr] } else { [a.addr, b.addr] };
+            gateway.worker.publish(snapshot(&[Route::to("kubia", pods)]));
+            sleep(Duration::from_millis(2)).await;
+        }
+        done.set(true);
+        for client in clients {
+            assert!(client.await.unwrap() > 20);
+        }
+        assert_eq!(gateway.stats.accepted.value(), 8, "no connection was cut");
+    });
+}
+
+#[test]
 fn idle_connections_to_pods_that_left_are_closed_and_others_kept() {
     run(async {
         let closed = Rc::new(Cell::new(false));

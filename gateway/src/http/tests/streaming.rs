@@ -71,7 +71,7 @@ fn an_early_answer_arrives_though_the_upload_never_ends() {
         for (path, status) in [("/pod", "413"), ("/nowhere", "404")] {
             let mut client = gateway.connect().await;
             client.send(&format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 50000000\r\n\r\n")).await;
-            // More than any buffer on the way holds: if it were not read, the connection would be reset under the answer.
+            // More than any buffer on the way holds: were it not read, the connection would be reset under the answer.
             let mut upload = client.stream;
             let (mut read, mut write) = upload.split();
             let send = async {

@@ -1,0 +1,233 @@
+//! The admin HTTP server. Each path is a row of [`PATHS`].
+//!
+//! One request a connection, and one deadline for all of it: that bounds slow readers and slow writers alike. A request's body
+//! is never read. Who may ask is not checked, except that it must not be a web page (see `host`).
+
+use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration, time::SystemTime};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, watch},
+    task::JoinSet,
+    time,
+};
+
+use super::{
+    host, metrics,
+    status::RuntimeStatus,
+    view::{ConfigView, FindingView},
+};
+use crate::{http::HttpStats, snapshot::Snapshot};
+
+/// Open connections: many times what a Prometheus, probes and a person need. Others wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 256;
+
+/// Bytes of a request head. Only `/explain` asks for more than a line, and a header or two fit in this.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// For a request head to arrive. Operators are near.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For a connection from beginning to end: longer than any scrape may take, so that only who has stalled is cut.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Large answers made at the same time: each takes tens of megabytes in a cluster of 10,000 Services.
+const LARGE_ANSWERS: usize = 2;
+
+/// For connections that are open when the process ends.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
+
+/// Pause after the process ran out of file descriptors, for others to close theirs.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+/// What there is to ask for.
+const PATHS: [(&str, &str); 6] = [
+    ("/healthz", "200 while the process lives, also while it drains"),
+    ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
+    ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
+    ("/config", "the configuration in use, as JSON"),
+    ("/findings", "what is wrong with the manifests, as JSON"),
+    ("/explain", "why a request goes where it goes, as JSON: ?target=URL[&from=IP][&header=K:V]..."),
+];
+
+/// What the admin interface reads.
+#[derive(Debug)]
+pub struct AdminState {
+    /// The configuration in use; `None` before the first.
+    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// What the process reports of itself.
+    pub runtime: Arc<RuntimeStatus>,
+    /// Counters of the HTTP data plane, if there is one.
+    pub http: Option<Arc<HttpStats>>,
+    /// Answers `/explain` from its query; the error is for whoever asked.
+    pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
+}
+
+/// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
+pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
+    let mut shutdown = pin!(shutdown);
+    let mut snapshots = state.snapshot.clone();
+    snapshots.mark_changed();
+    let server = Arc::new(Server { state, large_answers: Semaphore::new(LARGE_ANSWERS) });
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = &mut shutdown => break,
+            Ok(()) = snapshots.changed() => {
+                if snapshots.borrow_and_update().is_some() {
+                    server.state.runtime.set_configured(SystemTime::now());
+                }
+            }
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(stream, server.clone()));
+                }
+                Err(error) => back_off(&error).await,
+            }
+        }
+    }
+    // Whoever is not done by then is cut when `connections` is dropped.
+    drop(time::timeout(SHUTDOWN_GRACE, async { while connections.join_next().await.is_some() {} }).await);
+}
+
+async fn back_off(error: &io::Error) {
+    tracing::warn!("the admin interface cannot accept a connection: {error}");
+    time::sleep(ACCEPT_BACKOFF).await;
+}
+
+async fn connection(stream: TcpStream, server: Arc<Server>) {
+    let service = service_fn(|request| {
+        let server = server.clone();
+        async move { Ok::<_, Infallible>(server.respond(request).await) }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES).keep_alive(false);
+    let served = time::timeout(CONNECTION_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
+    match served {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!("admin connection: {error}"),
+        Err(_) => tracing::debug!("admin connection: cut after {CONNECTION_TIMEOUT:?}"),
+    }
+}
+
+#[derive(Debug)]
+struct Server {
+    state: Arc<AdminState>,
+    large_answers: Semaphore,
+}
+
+impl Server {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if !host::is_allowed(request.uri(), request.headers()) {
+            let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
+            return Answer::text(StatusCode::FORBIDDEN, text).response();
+        }
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").response();
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let query = request.uri().query().unwrap_or_default().to_owned();
+        let answer = match request.uri().path() {
+            "/" => Answer::text(StatusCode::OK, list()),
+            "/healthz" => Answer::text(StatusCode::OK, "ok\n"),
+            "/readyz" => self.state.readiness(),
+            "/metrics" => self.large(|state| Answer::metrics(metrics::encode(state))).await,
+            "/config" => self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await,
+            "/findings" => self.of_snapshot(|_, snapshot| Answer::json(&findings(snapshot))).await,
+            "/explain" => self.of_snapshot(move |state, snapshot| explain(state, snapshot, &query)).await,
+            path => Answer::text(StatusCode::NOT_FOUND, format!("there is no {path} here. There is:\n{}", list())),
+        };
+        answer.response()
+    }
+
+    async fn of_snapshot(&self, make: impl FnOnce(&AdminState, &Snapshot) -> Answer + Send + 'static) -> Answer {
+        self.large(|state| {
+            let snapshot = state.snapshot.borrow().clone();
+            snapshot.map_or_else(|| Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION), |s| make(state, &s))
+        })
+        .await
+    }
+
+    /// Makes an answer on another thread, so that the control loop and the probes never wait for it.
+    async fn large(&self, make: impl FnOnce(&AdminState) -> Answer + Send + 'static) -> Answer {
+        let failed = || Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; see the log\n");
+        let Ok(_permit) = self.large_answers.acquire().await else { return failed() };
+        let state = self.state.clone();
+        tokio::task::spawn_blocking(move || make(&state)).await.unwrap_or_else(|_| failed())
+    }
+}
+
+const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
+
+impl AdminState {
+    fn readiness(&self) -> Answer {
+        if self.runtime.is_draining() {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
+        } else if self.snapshot.borrow().is_none() {
+            Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION)
+        } else {
+            Answer::text(StatusCode::OK, "ok\n")
+        }
+    }
+}
+
+fn list() -> String {
+    PATHS.iter().map(|(path, what)| format!("{path:<10} {what}\n")).collect()
+}
+
+fn findings(snapshot: &Snapshot) -> Vec<FindingView> {
+    snapshot.findings.iter().map(FindingView::from).collect()
+}
+
+fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {
+    match (state.explain)(snapshot, query) {
+        Ok(value) => Answer::json(&value),
+        Err(message) => Answer::text(StatusCode::BAD_REQUEST, message + "\n"),
+    }
+}
+
+#[derive(Debug)]
+struct Answer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl Answer {
+    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self { status, content_type: "text/plain; charset=utf-8", body: text.into() }
+    }
+
+    fn json(value: &impl serde::Serialize) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body: body.into() },
+            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+        }
+    }
+
+    fn metrics(text: String) -> Self {
+        Self { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() }
+    }
+
+    fn response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        response
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

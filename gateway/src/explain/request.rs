@@ -1,0 +1,235 @@
+//! Why a request goes where it goes: host, path, backend, endpoints, session cookie.
+
+use std::sync::Arc;
+
+use http::HeaderMap;
+use tidegate_crd::Kind;
+use tidegate_l4::{
+    endpoints::EndpointIndex,
+    model::{IpFamily, TrafficPolicy},
+    table::ServedPort,
+};
+
+use super::{
+    Outcome, Step, Steps,
+    endpoints::{balanced, candidates, certain, equal, named, usable},
+    listed,
+    question::Request,
+};
+use crate::{
+    http::{Decision, cookie_affinity, decide},
+    route::{Backend, Host, PathMatch, Rule, sticky::AffinityMode},
+    snapshot::{CookieUpstream, Snapshot, Upstream},
+};
+
+/// A request for a host and path.
+pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Outcome) {
+    let mut steps = Steps::default();
+    let found = snapshot.routes.find(&request.host, &request.path);
+    steps.add("Host", host(snapshot, &request.host, found.host));
+    let decision = decide(snapshot, &request.host, &request.path, &request.headers);
+    let rule = match &decision {
+        Decision::NotFound => {
+            steps.add("Path", missed(found.host, &request.path));
+            let reason = "no rule for this host and path".to_owned();
+            return (steps.0, Outcome::Status { code: 404, reason });
+        }
+        Decision::Unavailable { rule, .. } | Decision::Forward { rule, .. } => *rule,
+    };
+    steps.add("Path", path(rule, &request.path, found.host));
+    let losers = losers(snapshot, rule, &request.host, &request.path);
+    if !losers.is_empty() {
+        steps.add("Other rules", format!("{}.", listed(losers)));
+    }
+    let service = rule.backend.service();
+    steps.add("Backend", format!("the requests of this rule go to Service {service}."));
+    let upstream = upstream(snapshot, rule);
+    let port = upstream.and_then(|upstream| port_of(snapshot, upstream));
+    if let (Some(upstream), Some(port)) = (upstream, port) {
+        // The set may be that of either family; only where it has endpoints is it clear of which.
+        let family = upstream.endpoints.endpoints().first().map(|endpoint| IpFamily::of(endpoint.addr.ip()));
+        steps.add("Endpoints", usable(&port.config, Some(&upstream.endpoints), family, TrafficPolicy::Cluster));
+    }
+    let outcome = match decision {
+        Decision::NotFound => Outcome::Status { code: 404, reason: "no rule for this host and path".to_owned() },
+        Decision::Unavailable { reason, .. } => Outcome::Status { code: 503, reason: reason.describe(service) },
+        Decision::Forward { upstream, pinned, .. } => {
+            if let Some(cookie) = &upstream.cookie {
+                steps.add("Session cookie", session(rule, upstream, cookie, pinned, &request.headers));
+            }
+            choose(rule, upstream, pinned)
+        }
+    };
+    steps.add_findings(snapshot, Kind::Ingress, &rule.owner.namespace, &rule.owner.name);
+    if let Some(port) = port {
+        steps.add_findings(snapshot, Kind::Service, &port.config.name.namespace, &port.config.name.service);
+    }
+    (steps.0, outcome)
+}
+
+/// How the host was found, or what hosts there are.
+fn host(snapshot: &Snapshot, asked: &str, found: Option<&Host>) -> String {
+    let Some(found) = found else {
+        let mut hosts: Vec<String> = snapshot.routes.rules().map(|rule| rule.host.to_string()).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        return match hosts.is_empty() {
+            true => format!("no rule names {asked}, and there are no rules at all."),
+            false => format!("no rule names {asked}, and none is for every host; there are rules for {}.", listed(hosts)),
+        };
+    };
+    let label = found.paths.iter().chain(&found.default).next().map(|rule| &*rule.host);
+    match label {
+        None => format!("{asked} is named by an Ingress, but none of its paths can be served."),
+        Some("*") => format!("no rule names {asked}; the rules for every host take it."),
+        Some(wildcard) if wildcard.starts_with("*.") => format!("no rule names {asked} exactly; {wildcard} takes it."),
+        Some(_) => format!("there are rules for {asked} by name."),
+    }
+}
+
+/// Why no path took the request.
+fn missed(host: Option<&Host>, path: &str) -> String {
+    let mut paths: Vec<String> =
+        host.iter().flat_map(|host| host.paths.iter()).filter_map(|rule| Some(rule.path.as_ref()?.to_string())).collect();
+    paths.sort_unstable();
+    match paths.is_empty() {
+        true => "there is no default backend either.".to_owned(),
+        false => format!("none of the host's paths takes {path}, and it has no default backend; there are {}.", listed(paths)),
+    }
+}
+
+/// Which path took the request, and whose it is.
+fn path(rule: &Arc<Rule>, asked: &str, host: Option<&Host>) -> String {
+    let owner = &rule.owner;
+    match &rule.path {
+        Some(path @ PathMatch::Exact(_)) => format!("{asked} is taken by {path} of Ingress {owner}."),
+        Some(path @ PathMatch::Prefix(_)) => {
+            format!("{asked} is taken by {path} of Ingress {owner}, the longest prefix that matches.")
+        }
+        None if host.and_then(|host| host.default.as_ref()).is_some_and(|default| Arc::ptr_eq(default, rule)) => {
+            format!("no path takes {asked}; the default backend of Ingress {owner} does.")
+        }
+        None => format!("no path takes {asked}; the global default backend, Service {owner}, does."),
+    }
+}
+
+/// Rules that would take the request too, and why they do not.
+fn losers(snapshot: &Snapshot, winner: &Arc<Rule>, host: &str, path: &str) -> Vec<String> {
+    let found = snapshot.routes.find(host, path).host;
+    let same_host: Vec<&Arc<Rule>> = found.iter().flat_map(|host| host.paths.iter()).collect();
+    let others = snapshot.routes.rules().filter(|rule| !Arc::ptr_eq(rule, winner));
+    let mut losers: Vec<(&Arc<Rule>, &str)> = Vec::new();
+    for rule in others {
+        if !rule.path.as_ref().is_some_and(|matcher| takes(matcher, path)) {
+            continue;
+        }
+        if same_host.iter().any(|held| Arc::ptr_eq(held, rule)) {
+            let why = match winner.path {
+                Some(PathMatch::Exact(_)) => "Exact comes first",
+                Some(PathMatch::Prefix(_)) | None => "it is shorter",
+            };
+            losers.push((rule, why));
+        } else if host_takes(&rule.host, host) && found.is_some() {
+            losers.push((rule, "a host that is named more closely does not fall back to it"));
+        }
+    }
+    losers.sort_by(|(a, _), (b, _)| (&a.host, &a.path, &a.owner).cmp(&(&b.host, &b.path, &b.owner)));
+    let text = |(rule, why): (&Arc<Rule>, &str)| {
+        let path = rule.path.as_ref().map(ToString::to_string).unwrap_or_default();
+        format!("{} {path} of Ingress {} matches too, but {why}", rule.host, rule.owner)
+    };
+    losers.into_iter().map(text).collect()
+}
+
+/// Ingress v1, read plainly.
+fn takes(matcher: &PathMatch, path: &str) -> bool {
+    match matcher {
+        PathMatch::Exact(exact) => **exact == *path,
+        PathMatch::Prefix(prefix) => {
+            let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        }
+    }
+}
+
+/// Whether a rule's host, as it is shown, takes a request's host at all. An exact one that does is the one that was found.
+fn host_takes(label: &str, asked: &str) -> bool {
+    let name = asked.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    match label.strip_prefix("*.") {
+        Some(suffix) => name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix),
+        None => label == "*",
+    }
+}
+
+fn upstream<'a>(snapshot: &'a Snapshot, rule: &Rule) -> Option<&'a Arc<Upstream>> {
+    match &rule.backend {
+        Backend::Upstream { id, .. } => snapshot.upstreams.get(id.0 as usize),
+        Backend::Missing { .. } => None,
+    }
+}
+
+/// The service port whose endpoints an upstream uses.
+fn port_of<'a>(snapshot: &'a Snapshot, upstream: &Upstream) -> Option<&'a Arc<ServedPort>> {
+    let is_of = |port: &&Arc<ServedPort>| {
+        let mut sets = [IpFamily::V4, IpFamily::V6].into_iter().map(|family| port.set(family, TrafficPolicy::Cluster));
+        sets.any(|set| Arc::ptr_eq(set, &upstream.endpoints))
+    };
+    snapshot.table.ports().find(is_of)
+}
+
+/// What the request's session cookie stands for.
+fn session(
+    rule: &Rule,
+    upstream: &Upstream,
+    cookie: &CookieUpstream,
+    pinned: Option<EndpointIndex>,
+    headers: &HeaderMap,
+) -> String {
+    let name = &cookie.affinity.name;
+    let Some(session) = cookie_affinity::session(headers, name) else {
+        return match rule.issues_cookie {
+            true => format!("the request has no cookie {name}: a session begins, and the answer sets the cookie."),
+            false => format!("the request has no cookie {name}, and Ingress {} does not ask for one.", rule.owner),
+        };
+    };
+    let key = String::from_utf8_lossy(session.key);
+    let foreign = match session.backend {
+        Some(_) if !session.belongs_to(&cookie.map) => " The cookie was written for another backend.",
+        Some(_) | None => "",
+    };
+    match pinned {
+        Some(index) => {
+            let how = match cookie.map.mode() {
+                AffinityMode::Balanced => "is nearest to it on the hash ring",
+                AffinityMode::Persistent => "gave it out",
+            };
+            format!("{name} has the key {key}; {} {how}.{foreign}", named(upstream.endpoints.endpoint(index)))
+        }
+        None => format!("{name} has the key {key}, which is no endpoint's (any more): a session begins.{foreign}"),
+    }
+}
+
+fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>) -> Outcome {
+    let set = &upstream.endpoints;
+    let (rule, candidates, sticky) = match (&upstream.cookie, pinned) {
+        (Some(cookie), Some(index)) => {
+            let rule = match cookie.affinity.change_on_failure {
+                true => "the session cookie names it; if it cannot be reached, the session moves to another",
+                false => "the session cookie names it; no other is tried, even if it cannot be reached",
+            };
+            (rule.to_owned(), certain(set, index), true)
+        }
+        (Some(cookie), None) if rule.issues_cookie => {
+            let rule = match cookie.map.mode() {
+                AffinityMode::Balanced => "a new session is about equally likely to begin on each",
+                AffinityMode::Persistent => "a new session is equally likely to begin on each",
+            };
+            (rule.to_owned(), candidates(set, &equal(set.len()), None), true)
+        }
+        (Some(_) | None, _) => {
+            let (rule, shares) = balanced(set);
+            (rule, candidates(set, &shares, None), false)
+        }
+    };
+    Outcome::Endpoints { rule, candidates, sticky }
+}
