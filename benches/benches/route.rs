@@ -46,7 +46,12 @@ fn requests(hosts: usize, paths: usize) -> Vec<(String, String)> {
 }
 
 /// Asks for all `requests` in turn.
-fn ask(group: &mut BenchmarkGroup<'_, WallTime>, id: String, requests: &[(String, String)], find: impl Fn(&str, &str) -> bool) {
+fn ask(
+    group: &mut BenchmarkGroup<'_, WallTime>,
+    id: String,
+    requests: &[(String, String)],
+    find: impl Fn(&str, &str) -> bool,
+) {
     assert!(requests.iter().all(|(host, path)| find(host, path)), "{id}: every request has a rule");
     group.bench_function(id, |bencher| {
         let mut requests = requests.iter().cycle();

@@ -1,7 +1,10 @@
 //! The manifests of this folder, one idea each. Each begins with what to run and what to see; `tests/it/examples.rs` runs
 //! all of it against `tidegate demo`.
 
-use std::{fs, io, path::{Path, PathBuf}};
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Every example manifest, by name.
 ///

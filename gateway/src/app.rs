@@ -14,15 +14,20 @@ use anyhow::Context;
 use tidegate_l4::{
     listen::{Changes, Sockets, bind_tcp},
     table::{Frontend, FrontendKind, ServiceTable},
+    worker::now,
 };
 use tokio::sync::watch;
 
 use crate::{
     admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
     compile::{allocate::Allocations, compile, objects::Objects, settings::Settings},
-    control::{self, Change, Control, NameRequest, Planes, files::{Batch, Files}, state::StateFile},
+    control::{
+        self, Change, Control, NameRequest, Planes,
+        files::{Batch, Files},
+        state::StateFile,
+    },
     dns::{DnsServer, Zone},
-    explain,
+    explain::{Question, explain},
     http::HttpStats,
     snapshot::Snapshot,
     worker::{Command, Workers},
@@ -81,9 +86,12 @@ impl App {
     /// never stops anything: it becomes a finding.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         raise_file_limit();
-        let http = bind_tcp(options.http, options.workers.max(1)).with_context(|| cannot_listen("--http", options.http))?;
+        let http =
+            bind_tcp(options.http, options.workers.max(1)).with_context(|| cannot_listen("--http", options.http))?;
         let http_addr = http.first().context("no worker")?.local_addr()?;
-        let admin_listener = tokio::net::TcpListener::bind(options.admin).await.with_context(|| cannot_listen("--admin", options.admin))?;
+        let admin_listener = tokio::net::TcpListener::bind(options.admin)
+            .await
+            .with_context(|| cannot_listen("--admin", options.admin))?;
         let admin = admin_listener.local_addr()?;
         let dns = match options.dns {
             Some(addr) => Some(DnsServer::bind(addr).await.with_context(|| cannot_listen("--dns", addr))?),
@@ -97,10 +105,23 @@ impl App {
         let status = Arc::new(RuntimeStatus::default());
         status.set_http(http_addr);
         let sockets = Sockets::new(workers.count()).beside(http_addr);
-        let planes = AppPlanes { sockets, workers: workers.clone(), snapshots: snapshot_tx, zones: zone_tx, status: status.clone(), table: empty.table.clone(), failed: BTreeMap::new() };
+        let planes = AppPlanes {
+            sockets,
+            workers: workers.clone(),
+            snapshots: snapshot_tx,
+            zones: zone_tx,
+            status: status.clone(),
+            table: empty.table.clone(),
+            failed: BTreeMap::new(),
+        };
         let control = start_control(options.source, options.settings, options.remember, planes)?;
         let (stop_servers, stopped) = watch::channel(false);
-        let state = Arc::new(AdminState { snapshot: snapshots.clone(), runtime: status.clone(), http: Some(stats), explain: explain::answer });
+        let state = Arc::new(AdminState {
+            snapshot: snapshots.clone(),
+            runtime: status.clone(),
+            http: Some(stats),
+            explain: answer,
+        });
         tokio::spawn(admin::serve(admin_listener, state, stop(stopped.clone())));
         let dns_addr = dns.as_ref().map(DnsServer::local_addr);
         if let Some(dns) = dns {
@@ -151,7 +172,9 @@ impl App {
             let addr = SocketAddr::new(open.frontend.ip, open.frontend.port);
             lines.push(format!("listening  {protocol}    {addr}  Service {} ({})", open.service, open.kind));
         }
-        lines.extend(self.status.failed().iter().map(|failed| format!("failed     {}  Service {}: {}. {}", failed.frontend, failed.service, failed.message, failed.fix)));
+        lines.extend(self.status.failed().iter().map(|failed| {
+            format!("failed     {}  Service {}: {}. {}", failed.frontend, failed.service, failed.message, failed.fix)
+        }));
         lines.join("\n")
     }
 
@@ -166,11 +189,16 @@ impl App {
     pub fn stop(self) {
         drop(self.control.send(Change::Stop));
         self.workers.tell_all(|| Command::Cut);
-        drop(self.stop_servers.send(true));
+        let _ = self.stop_servers.send(true);
     }
 }
 
-fn start_control(source: Source, settings: Settings, remember: bool, mut planes: AppPlanes) -> io::Result<mpsc::Sender<Change>> {
+fn start_control(
+    source: Source,
+    settings: Settings,
+    remember: bool,
+    mut planes: AppPlanes,
+) -> io::Result<mpsc::Sender<Change>> {
     let (changes, inbox) = mpsc::channel();
     let (names_tx, names) = watch::channel(NameRequest::default());
     let (ranges, resolver) = (settings.service_cidrs.clone(), changes.clone());
@@ -190,6 +218,16 @@ fn start_control(source: Source, settings: Settings, remember: bool, mut planes:
         }
     }
     Ok(changes)
+}
+
+/// Answers `/explain`: JSON, or with `output=text` what people read, as one JSON string.
+fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String> {
+    let (query, as_text) = match query.strip_suffix("&output=text") {
+        Some(rest) => (rest, true),
+        None => (query, false),
+    };
+    let explanation = explain(snapshot, &Question::from_query(query)?, now());
+    Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
 }
 
 /// Completes when told to stop.
@@ -242,7 +280,8 @@ impl Planes for AppPlanes {
 
 impl AppPlanes {
     fn reconcile(&mut self) {
-        let Changes { opened, closed, failed } = self.sockets.reconcile(self.table.listening().map(|(frontend, _)| frontend));
+        let Changes { opened, closed, failed } =
+            self.sockets.reconcile(self.table.listening().map(|(frontend, _)| frontend));
         for frontend in closed {
             self.workers.tell_all(|| Command::CloseFrontend(frontend));
         }
@@ -258,7 +297,12 @@ impl AppPlanes {
             if before.get(&failure.frontend) != Some(&message) {
                 tracing::warn!("Service {service}: {message}. {}", failure.hint());
             }
-            failures.push(BindFailed { frontend: failure.frontend, service, message: message.clone(), fix: failure.hint().to_owned() });
+            failures.push(BindFailed {
+                frontend: failure.frontend,
+                service,
+                message: message.clone(),
+                fix: failure.hint().to_owned(),
+            });
             self.failed.insert(failure.frontend, message);
         }
         let mut open: Vec<Frontend> = self.sockets.open().collect();

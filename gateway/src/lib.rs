@@ -9,9 +9,13 @@
 //! ```
 
 pub mod admin;
+pub mod app;
+pub mod check;
+pub mod cli;
 pub mod compile;
 pub mod control;
 pub mod dns;
+pub mod explain;
 pub mod http;
 pub mod pod;
 pub mod route;

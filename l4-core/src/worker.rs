@@ -170,7 +170,7 @@ impl Shared {
 
 /// The time for ClientIP affinity: the wall clock as it was when first asked, advanced by a clock that never jumps.
 /// All workers see the same.
-pub(crate) fn now() -> UnixMillis {
+pub fn now() -> UnixMillis {
     static ANCHOR: LazyLock<(Instant, Duration)> =
         LazyLock::new(|| (Instant::now(), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()));
     let (start, unix) = *ANCHOR;

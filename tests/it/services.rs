@@ -1,7 +1,10 @@
 //! The rules of a Kubernetes service proxy over real sockets, one test for each row of the rules a user-space plane can show.
 //! Names in comments are those of the Kubernetes e2e suite (sig-network) that ask for the same.
 
-use std::{io, net::{IpAddr, SocketAddr}};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
 
 use tidegate::pod::Listen;
 use tidegate_tests::{
@@ -74,7 +77,8 @@ async fn a_node_port_answers_on_every_node_address_with_the_same_port() {
     let addresses = vec![net.ip(1), net.ip(40), net.ip(41)];
     let bed = Bed::start_with(net, &(manifests + &service_manifest("web", "web", "type: NodePort, ")), |options| {
         options.settings.node_addresses = addresses.clone();
-    }).await;
+    })
+    .await;
     let node_port = bed.snapshot().services[0].ports[0].node_port.unwrap();
     for ip in addresses {
         hit(SocketAddr::new(ip, node_port)).await.unwrap();
@@ -87,7 +91,8 @@ async fn a_pending_load_balancer_still_works_as_a_node_port() {
     let (_pods, manifests) = three(net).await;
     let bed = Bed::start_with(net, &(manifests + &service_manifest("web", "web", "type: LoadBalancer, ")), |options| {
         options.settings.load_balancer_pools.clear();
-    }).await;
+    })
+    .await;
     let row = bed.snapshot().services[0].clone();
     assert!(row.pending && row.external.is_empty());
     assert_eq!(bed.findings(), ["LoadBalancerPending"]);
@@ -100,9 +105,12 @@ async fn each_port_goes_to_the_container_port_of_its_name_on_each_pod() {
     let net = Net::next();
     let _a = start_pod("a", [8080, 8081].map(|port| Listen::Http(SocketAddr::new(net.ip(2), port)))).await;
     let _b = start_pod("b", [8080, 9999].map(|port| Listen::Http(SocketAddr::new(net.ip(3), port)))).await;
-    let pod = |name: &str, ip: IpAddr, admin: u16| format!(
-        "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\n\
-         spec: {{containers: [{{name: c, ports: [{{name: http, containerPort: 8080}}, {{name: admin, containerPort: {admin}}}]}}]}}\nstatus: {{podIP: \"{ip}\"}}\n");
+    let pod = |name: &str, ip: IpAddr, admin: u16| {
+        format!(
+            "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\n\
+         spec: {{containers: [{{name: c, ports: [{{name: http, containerPort: 8080}}, {{name: admin, containerPort: {admin}}}]}}]}}\nstatus: {{podIP: \"{ip}\"}}\n"
+        )
+    };
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: http}, {name: admin, port: 81, targetPort: admin}]}\n";
     let bed = Bed::start(net, &(pod("a", net.ip(2), 8081) + &pod("b", net.ip(3), 9999) + service)).await;
     let ip = bed.cluster_addr("web").ip();
@@ -115,27 +123,39 @@ async fn each_port_goes_to_the_container_port_of_its_name_on_each_pod() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tcp_and_udp_of_one_number_are_two_ports() {
     let net = Net::next();
-    let _pod = start_pod("a", [Listen::Http(SocketAddr::new(net.ip(2), 8080)), Listen::Udp(SocketAddr::new(net.ip(2), 8080))]).await;
+    let _pod =
+        start_pod("a", [Listen::Http(SocketAddr::new(net.ip(2), 8080)), Listen::Udp(SocketAddr::new(net.ip(2), 8080))])
+            .await;
     let service = "---\napiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: NodePort, selector: {app: web}, ports: [{name: t, port: 80, targetPort: 8080, nodePort: 30777}, {name: u, port: 80, targetPort: 8080, nodePort: 30777, protocol: UDP}]}\n";
     let bed = Bed::start(net, &(pod_manifest("a", "web", net.ip(2)) + service)).await;
     for addr in [bed.cluster_addr("web"), SocketAddr::new(net.ip(1), 30777)] {
         assert_eq!(hit(addr).await.unwrap(), "a");
         assert_eq!(datagram(addr, b"hi").await.unwrap(), b"You've hit a\n");
     }
-    assert_eq!(datagram(bed.cluster_addr("web"), &[b"echo ".as_slice(), &[7; 30_000]].concat()).await.unwrap().len(), 30_005, "large requests: udp");
+    assert_eq!(
+        datagram(bed.cluster_addr("web"), &[b"echo ".as_slice(), &[7; 30_000]].concat()).await.unwrap().len(),
+        30_005,
+        "large requests: udp"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn dual_stack_serves_each_family_with_its_own_endpoints() {
     let net = Net::next();
-    let Ok(v6_port) = tokio::net::TcpListener::bind("[::1]:0").await.and_then(|l| l.local_addr()).map(|a| a.port()) else {
+    let Ok(v6_port) = tokio::net::TcpListener::bind("[::1]:0").await.and_then(|l| l.local_addr()).map(|a| a.port())
+    else {
         return eprintln!("skipped: this system has no IPv6 loopback");
     };
     let _four = http_pod("four", net.ip(2)).await;
     let _six = start_pod("six", [Listen::Http("[::1]:0".parse().unwrap())]).await;
     let six_port = _six.http_addrs()[0].port();
-    let service = format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{ipFamilyPolicy: RequireDualStack, clusterIPs: [\"{}\", \"::1\"], ports: [{{port: {v6_port}}}]}}\n", net.ip(70));
-    let six = format!("---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: six, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv6\nports: [{{name: \"\", port: {six_port}}}]\nendpoints: [{{addresses: [\"::1\"]}}]\n");
+    let service = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{ipFamilyPolicy: RequireDualStack, clusterIPs: [\"{}\", \"::1\"], ports: [{{port: {v6_port}}}]}}\n",
+        net.ip(70)
+    );
+    let six = format!(
+        "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: six, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv6\nports: [{{name: \"\", port: {six_port}}}]\nendpoints: [{{addresses: [\"::1\"]}}]\n"
+    );
     let bed = Bed::start(net, &(service + &slice("four", "web", "", 8080, &endpoint(net.ip(2), "")) + &six)).await;
     assert_eq!(bed.findings(), [""; 0]);
     assert_eq!(hits(SocketAddr::new(net.ip(70), v6_port), 8).await, ["four"]);
@@ -147,7 +167,8 @@ async fn external_ips_are_off_unless_asked_for() {
     for allowed in [false, true] {
         let net = Net::next();
         let _pod = http_pod("a", net.ip(2)).await;
-        let manifests = pod_manifest("a", "web", net.ip(2)) + &service_manifest("web", "web", &format!("externalIPs: [\"{}\"], ", net.ip(200)));
+        let manifests = pod_manifest("a", "web", net.ip(2))
+            + &service_manifest("web", "web", &format!("externalIPs: [\"{}\"], ", net.ip(200)));
         let bed = Bed::start_with(net, &manifests, |options| options.settings.allow_external_ips = allowed).await;
         let external = SocketAddr::new(net.ip(200), 80);
         assert_eq!(hit(external).await.is_ok(), allowed);
@@ -161,10 +182,12 @@ async fn external_ips_are_off_unless_asked_for() {
 async fn slices_are_joined_by_port_name_and_merged_and_the_wrong_ones_ignored() {
     let net = Net::next();
     let (_pods, _) = three(net).await;
-    let two_slices = slice("s1", "web", "", 8080, &endpoint(net.ip(2), "")) + &slice("s2", "web", "", 8080, &[endpoint(net.ip(2), ""), endpoint(net.ip(3), "")].join(", "));
+    let two_slices = slice("s1", "web", "", 8080, &endpoint(net.ip(2), ""))
+        + &slice("s2", "web", "", 8080, &[endpoint(net.ip(2), ""), endpoint(net.ip(3), "")].join(", "));
     let other_name = slice("s3", "web", "other", 8080, &endpoint(net.ip(4), ""));
     let fqdn = "---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s4, labels: {kubernetes.io/service-name: web}}\naddressType: FQDN\nports: [{name: \"\", port: 8080}]\nendpoints: [{addresses: [example.com]}]\n";
-    let unlabelled = slice("s5", "web", "", 8080, &endpoint(net.ip(4), "")).replace("labels: {kubernetes.io/service-name: web}", "labels: {}");
+    let unlabelled = slice("s5", "web", "", 8080, &endpoint(net.ip(4), ""))
+        .replace("labels: {kubernetes.io/service-name: web}", "labels: {}");
     let bed = Bed::start(net, &(selectorless("web", "") + &two_slices + &other_name + fqdn + &unlabelled)).await;
     assert_eq!(hits(bed.cluster_addr("web"), MANY).await, ["a", "b"]);
 }
@@ -173,7 +196,11 @@ async fn slices_are_joined_by_port_name_and_merged_and_the_wrong_ones_ignored() 
 async fn legacy_endpoints_are_mirrored() {
     let net = Net::next();
     let (_pods, _) = three(net).await;
-    let endpoints = format!("---\napiVersion: v1\nkind: Endpoints\nmetadata: {{name: web}}\nsubsets: [{{addresses: [{{ip: \"{}\"}}], notReadyAddresses: [{{ip: \"{}\"}}], ports: [{{port: 8080}}]}}]\n", net.ip(2), net.ip(3));
+    let endpoints = format!(
+        "---\napiVersion: v1\nkind: Endpoints\nmetadata: {{name: web}}\nsubsets: [{{addresses: [{{ip: \"{}\"}}], notReadyAddresses: [{{ip: \"{}\"}}], ports: [{{port: 8080}}]}}]\n",
+        net.ip(2),
+        net.ip(3)
+    );
     let bed = Bed::start(net, &(selectorless("web", "") + &endpoints)).await;
     assert_eq!(hits(bed.cluster_addr("web"), 16).await, ["a"]);
 }
@@ -207,7 +234,8 @@ async fn unready_pods_serve_only_if_the_service_publishes_them() {
     let (_pods, manifests) = three(net).await;
     let unready = pod_manifest("c", "web", net.ip(4)).replace("status: \"True\"", "status: \"False\"");
     let manifests = manifests.replace(&pod_manifest("c", "web", net.ip(4)), &unready);
-    let services = service_manifest("ready", "web", "") + &service_manifest("all", "web", "publishNotReadyAddresses: true, ");
+    let services =
+        service_manifest("ready", "web", "") + &service_manifest("all", "web", "publishNotReadyAddresses: true, ");
     let bed = Bed::start(net, &(manifests + &services)).await;
     assert_eq!(hits(bed.cluster_addr("ready"), MANY).await, ["a", "b"]);
     assert_eq!(hits(bed.cluster_addr("all"), MANY).await, ["a", "b", "c"]);
@@ -240,11 +268,19 @@ async fn hints_narrow_the_choice_to_the_zone_and_the_node() {
     let (_pods, _) = three(net).await;
     let node = "---\napiVersion: v1\nkind: Node\nmetadata: {name: here, labels: {topology.kubernetes.io/zone: z1}}\n";
     let hinted = |zone: &str, nodes: &str| format!(", hints: {{forZones: [{{name: {zone}}}]{nodes}}}");
-    let zones = [endpoint(net.ip(2), &hinted("z1", "")), endpoint(net.ip(3), &hinted("z2", "")), endpoint(net.ip(4), &hinted("z1", ""))];
+    let zones = [
+        endpoint(net.ip(2), &hinted("z1", "")),
+        endpoint(net.ip(3), &hinted("z2", "")),
+        endpoint(net.ip(4), &hinted("z1", "")),
+    ];
     let missing = [zones[0].clone(), endpoint(net.ip(3), "")];
-    let nodes = [endpoint(net.ip(2), &hinted("z2", ", forNodes: [{name: here}]")), endpoint(net.ip(3), &hinted("z1", ", forNodes: [{name: there}]"))];
+    let nodes = [
+        endpoint(net.ip(2), &hinted("z2", ", forNodes: [{name: here}]")),
+        endpoint(net.ip(3), &hinted("z1", ", forNodes: [{name: there}]")),
+    ];
     let manifests = [("zones", zones.join(", ")), ("missing", missing.join(", ")), ("nodes", nodes.join(", "))]
-        .map(|(name, endpoints)| selectorless(name, "") + &slice(name, name, "", 8080, &endpoints)).concat();
+        .map(|(name, endpoints)| selectorless(name, "") + &slice(name, name, "", 8080, &endpoints))
+        .concat();
     let bed = Bed::start(net, &(node.to_owned() + &manifests)).await;
     assert_eq!(hits(bed.cluster_addr("zones"), MANY).await, ["a", "c"]);
     assert_eq!(hits(bed.cluster_addr("missing"), MANY).await, ["a", "b"]);
@@ -262,7 +298,11 @@ async fn labels_that_hand_a_service_to_another_proxy_are_obeyed() {
     let addr = bed.cluster_addr("web");
     hit(addr).await.unwrap();
     for label in ["service.kubernetes.io/service-proxy-name: other", "service.kubernetes.io/headless: \"\""] {
-        bed.apply("service.yaml", &service.replace("metadata: {name: web}", &format!("metadata: {{name: web, labels: {{{label}}}}}"))).await;
+        bed.apply(
+            "service.yaml",
+            &service.replace("metadata: {name: web}", &format!("metadata: {{name: web, labels: {{{label}}}}}")),
+        )
+        .await;
         assert!(refused(addr).await, "{label}");
         bed.apply("service.yaml", &service).await;
         hit(addr).await.unwrap();
@@ -279,7 +319,11 @@ async fn headless_and_external_name_services_are_not_proxied() {
     bed.apply("s.yaml", &service_manifest("web", "web", "")).await;
     let addr = bed.cluster_addr("web");
     hit(addr).await.unwrap();
-    bed.apply("s.yaml", "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: example.com}\n").await;
+    bed.apply(
+        "s.yaml",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {type: ExternalName, externalName: example.com}\n",
+    )
+    .await;
     assert!(refused(addr).await);
     bed.apply("s.yaml", &service_manifest("web", "web", "")).await;
     hit(bed.cluster_addr("web")).await.unwrap();
@@ -290,7 +334,11 @@ async fn headless_and_external_name_services_are_not_proxied() {
 async fn ports_come_and_go_and_unknown_ones_are_refused() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let service = |ports: &str| format!("---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, ports: [{ports}]}}\n");
+    let service = |ports: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{selector: {{app: web}}, ports: [{ports}]}}\n"
+        )
+    };
     let (one, two) = ("{name: p, port: 80, targetPort: 8080}", "{name: q, port: 81, targetPort: 8080}");
     let bed = Bed::start(net, &manifests).await;
     bed.apply("s.yaml", &service(one)).await;
@@ -311,7 +359,10 @@ async fn two_services_with_one_selector_come_and_go_alone() {
     let bed = Bed::start(net, &(manifests + &service_manifest("one", "web", ""))).await;
     bed.apply("two.yaml", &service_manifest("two", "web", "")).await;
     let (one, two) = (bed.cluster_addr("one"), bed.cluster_addr("two"));
-    assert_eq!((hits(one, MANY).await, hits(two, MANY).await), (vec!["a".into(), "b".into(), "c".into()], vec!["a".to_owned(), "b".into(), "c".into()]));
+    assert_eq!(
+        (hits(one, MANY).await, hits(two, MANY).await),
+        (vec!["a".into(), "b".into(), "c".into()], vec!["a".to_owned(), "b".into(), "c".into()])
+    );
     bed.remove("two.yaml").await;
     assert!(refused(two).await);
     hit(one).await.unwrap();
@@ -323,7 +374,9 @@ async fn two_services_with_one_selector_come_and_go_alone() {
 async fn a_dead_endpoint_is_never_seen_while_another_lives() {
     let net = Net::next();
     let _pod = http_pod("b", net.ip(3)).await;
-    let manifests = pod_manifest("dead", "web", net.ip(2)) + &pod_manifest("b", "web", net.ip(3)) + &service_manifest("web", "web", "");
+    let manifests = pod_manifest("dead", "web", net.ip(2))
+        + &pod_manifest("b", "web", net.ip(3))
+        + &service_manifest("web", "web", "");
     let bed = Bed::start(net, &manifests).await;
     assert_eq!(hits(bed.cluster_addr("web"), MANY).await, ["b"]);
 }
@@ -338,7 +391,8 @@ async fn established_connections_outlive_their_endpoint_their_service_and_any_ch
     let addr = bed.cluster_addr("web");
     let mut client = Client::connect(addr).await;
     let pod = client.get("x", "/").await.pod().unwrap();
-    let others: String = manifests.split_inclusive("---\n").filter(|doc| !doc.contains(&format!("name: {pod},"))).collect();
+    let others: String =
+        manifests.split_inclusive("---\n").filter(|doc| !doc.contains(&format!("name: {pod},"))).collect();
     bed.apply("pods.yaml", &others).await;
     assert_eq!(client.get("x", "/").await.pod().unwrap(), pod);
     assert!(!hits(addr, 16).await.contains(&pod));
@@ -374,7 +428,9 @@ async fn ask(socket: &tokio::net::UdpSocket) -> String {
         if socket.send(b"hi").await.is_err() {
             continue;
         }
-        if let Ok(Ok(length)) = tokio::time::timeout(std::time::Duration::from_millis(200), socket.recv(&mut buffer)).await {
+        if let Ok(Ok(length)) =
+            tokio::time::timeout(std::time::Duration::from_millis(200), socket.recv(&mut buffer)).await
+        {
             return String::from_utf8_lossy(&buffer[..length]).into_owned();
         }
     }
@@ -387,7 +443,11 @@ async fn ask(socket: &tokio::net::UdpSocket) -> String {
 async fn client_ip_affinity_holds_over_all_addresses_of_a_port() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let bed = Bed::start(net, &(manifests + &service_manifest("web", "web", "type: LoadBalancer, sessionAffinity: ClientIP, "))).await;
+    let bed = Bed::start(
+        net,
+        &(manifests + &service_manifest("web", "web", "type: LoadBalancer, sessionAffinity: ClientIP, ")),
+    )
+    .await;
     let node_port = SocketAddr::new(net.ip(1), bed.snapshot().services[0].ports[0].node_port.unwrap());
     let mut seen = Vec::new();
     for addr in [bed.cluster_addr("web"), bed.load_balancer_addr("web"), node_port] {
@@ -430,7 +490,8 @@ async fn client_ip_affinity_ends_after_the_timeout_without_a_new_connection() {
 async fn session_affinity_can_be_switched_on_a_live_service() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let (none, client_ip) = (service_manifest("web", "web", ""), service_manifest("web", "web", "sessionAffinity: ClientIP, "));
+    let (none, client_ip) =
+        (service_manifest("web", "web", ""), service_manifest("web", "web", "sessionAffinity: ClientIP, "));
     let bed = Bed::start(net, &manifests).await;
     bed.apply("s.yaml", &none).await;
     let addr = bed.cluster_addr("web");
@@ -453,7 +514,8 @@ async fn affinity_is_chosen_again_when_its_endpoint_leaves_and_does_not_go_back(
     bed.apply("pods.yaml", &manifests).await;
     let addr = bed.cluster_addr("web");
     let first = hit(addr).await.unwrap();
-    let others: String = manifests.split_inclusive("---\n").filter(|doc| !doc.contains(&format!("name: {first},"))).collect();
+    let others: String =
+        manifests.split_inclusive("---\n").filter(|doc| !doc.contains(&format!("name: {first},"))).collect();
     bed.apply("pods.yaml", &others).await;
     let second = hits(addr, 15).await;
     assert!(second.len() == 1 && second[0] != first);
@@ -469,7 +531,10 @@ async fn internal_traffic_policy_local_keeps_to_this_node() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
     let elsewhere = manifests.replace("nodeName: here", "nodeName: there");
-    let mixed = manifests.replace(&pod_manifest("c", "web", net.ip(4)), &pod_manifest("c", "web", net.ip(4)).replace("nodeName: here", "nodeName: there"));
+    let mixed = manifests.replace(
+        &pod_manifest("c", "web", net.ip(4)),
+        &pod_manifest("c", "web", net.ip(4)).replace("nodeName: here", "nodeName: there"),
+    );
     let bed = Bed::start(net, &service_manifest("web", "web", "type: NodePort, internalTrafficPolicy: Local, ")).await;
     bed.apply("pods.yaml", &mixed).await;
     let node_port = SocketAddr::new(net.ip(1), bed.snapshot().services[0].ports[0].node_port.unwrap());
@@ -485,9 +550,13 @@ async fn internal_traffic_policy_local_keeps_to_this_node() {
 async fn external_traffic_policy_local_keeps_strangers_to_this_node() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let mixed = manifests.replace(&pod_manifest("c", "web", net.ip(4)), &pod_manifest("c", "web", net.ip(4)).replace("nodeName: here", "nodeName: there"));
+    let mixed = manifests.replace(
+        &pod_manifest("c", "web", net.ip(4)),
+        &pod_manifest("c", "web", net.ip(4)).replace("nodeName: here", "nodeName: there"),
+    );
     let elsewhere = manifests.replace("nodeName: here", "nodeName: there");
-    let bed = Bed::start(net, &service_manifest("web", "web", "type: LoadBalancer, externalTrafficPolicy: Local, ")).await;
+    let bed =
+        Bed::start(net, &service_manifest("web", "web", "type: LoadBalancer, externalTrafficPolicy: Local, ")).await;
     bed.apply("pods.yaml", &mixed).await;
     let node_port = SocketAddr::new(net.ip(1), bed.snapshot().services[0].ports[0].node_port.unwrap());
     for addr in [node_port, bed.load_balancer_addr("web")] {
@@ -513,14 +582,31 @@ async fn external_traffic_policy_local_keeps_strangers_to_this_node() {
 async fn source_ranges_guard_the_load_balancer_ip() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let bed = Bed::start(net, &(manifests + &service_manifest("web", "web", "type: LoadBalancer, loadBalancerSourceRanges: [\"127.200.0.0/24\", \" 127.201.0.0/16\"], "))).await;
+    let bed = Bed::start(
+        net,
+        &(manifests
+            + &service_manifest(
+                "web",
+                "web",
+                "type: LoadBalancer, loadBalancerSourceRanges: [\"127.200.0.0/24\", \" 127.201.0.0/16\"], ",
+            )),
+    )
+    .await;
     let addr = bed.load_balancer_addr("web");
     for (source, allowed) in [([127, 200, 0, 9], true), ([127, 201, 7, 7], true), ([127, 202, 0, 1], false)] {
         let mut client = Client::from(source.into(), addr).await.unwrap();
         let answer = client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
         assert_eq!(answer.is_ok(), allowed, "{source:?}");
     }
-    assert!(Client::from([127, 202, 0, 1].into(), bed.cluster_addr("web")).await.unwrap().get("x", "/").await.pod().is_some());
+    assert!(
+        Client::from([127, 202, 0, 1].into(), bed.cluster_addr("web"))
+            .await
+            .unwrap()
+            .get("x", "/")
+            .await
+            .pod()
+            .is_some()
+    );
 }
 
 // --- options of our own ---
@@ -529,7 +615,10 @@ async fn source_ranges_guard_the_load_balancer_ip() {
 async fn weights_and_turns_are_annotations_of_the_service() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
-    let annotated = |name: &str, annotations: &str| service_manifest(name, "web", "").replace(&format!("{{name: {name}}}"), &format!("{{name: {name}, annotations: {{{annotations}}}}}"));
+    let annotated = |name: &str, annotations: &str| {
+        service_manifest(name, "web", "")
+            .replace(&format!("{{name: {name}}}"), &format!("{{name: {name}, annotations: {{{annotations}}}}}"))
+    };
     let turns = annotated("turns", "tidegate.io/balance: round-robin");
     let weighted = annotated("weighted", "tidegate.io/balance: weighted, tidegate.io/weights: \"a=3, b=0\"");
     let least = annotated("least", "tidegate.io/balance: least-in-flight");
@@ -564,7 +653,8 @@ async fn the_proxy_protocol_is_sent_and_accepted_where_asked_for() {
     let service = service_manifest("web", "web", "").replace("{name: web}", &format!("{{name: web, {annotations}}}"));
     let bed = Bed::start(net, &(pod_manifest("a", "web", net.ip(2)) + &service)).await;
     let mut client = Client::connect(bed.cluster_addr("web")).await;
-    let answer = client.ask("PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let answer =
+        client.ask("PROXY TCP4 203.0.113.7 192.0.2.1 4711 80\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     assert_eq!(answer.header("x-peer"), Some("203.0.113.7:4711"));
     let mut client = Client::connect(bed.cluster_addr("web")).await;
     client.ask("GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect_err("a client without the header is turned away");
@@ -575,10 +665,13 @@ async fn an_address_that_cannot_be_bound_is_reported_and_the_rest_runs() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;
     let taken = std::net::TcpListener::bind((net.ip(80), 80)).unwrap();
-    let services = service_manifest("taken", "web", &format!("clusterIP: \"{}\", ", net.ip(80))) + &service_manifest("foreign", "web", "clusterIP: 192.0.2.7, ") + &service_manifest("fine", "web", "");
+    let services = service_manifest("taken", "web", &format!("clusterIP: \"{}\", ", net.ip(80)))
+        + &service_manifest("foreign", "web", "clusterIP: 192.0.2.7, ")
+        + &service_manifest("fine", "web", "");
     let bed = Bed::start(net, &(manifests + &services)).await;
     hit(bed.cluster_addr("fine")).await.unwrap();
-    let failed: Vec<String> = bed.app.status().failed().iter().map(|failed| format!("{} {}", failed.service, failed.message)).collect();
+    let failed: Vec<String> =
+        bed.app.status().failed().iter().map(|failed| format!("{} {}", failed.service, failed.message)).collect();
     assert_eq!(failed.len(), 2, "{failed:?}");
     assert!(bed.app.status().failed().iter().all(|failed| !failed.fix.is_empty()));
     drop(taken);

@@ -34,16 +34,24 @@ fn is_test(name: &str) -> bool {
 /// The lines of code: no comments, nothing below `#[cfg(test)] mod`.
 fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let tests = text.find("#[cfg(test)]\nmod ").unwrap_or(text.len());
-    text[..tests].lines().enumerate().map(|(i, line)| (i + 1, line)).filter(|(_, line)| !line.trim_start().starts_with("//"))
+    text[..tests]
+        .lines()
+        .enumerate()
+        .map(|(i, line)| (i + 1, line))
+        .filter(|(_, line)| !line.trim_start().starts_with("//"))
 }
 
 /// Fails with every line of code under `directory` that contains one of `words`, but for the files in `except`.
 #[track_caller]
 fn never(directory: &str, words: &[&str], except: &[&str], why: &str) {
     let mut found = Vec::new();
-    for (name, text) in sources(directory).iter().filter(|(name, _)| !is_test(name) && !except.iter().any(|e| name.ends_with(e))) {
+    for (name, text) in
+        sources(directory).iter().filter(|(name, _)| !is_test(name) && !except.iter().any(|e| name.ends_with(e)))
+    {
         for (number, line) in code(text) {
-            found.extend(words.iter().filter(|word| line.contains(*word)).map(|word| format!("{name}:{number}: {word}")));
+            found.extend(
+                words.iter().filter(|word| line.contains(*word)).map(|word| format!("{name}:{number}: {word}")),
+            );
         }
     }
     assert!(found.is_empty(), "{why}:\n{}", found.join("\n"));
@@ -59,7 +67,18 @@ fn the_l4_core_knows_no_http_no_kubernetes_and_no_files() {
     let forbidden = ["http", "hyper", "kube", "k8s-openapi", "serde", "tidegate", "tidegate-crd"];
     assert_eq!(dependencies("l4-core").iter().filter(|name| forbidden.contains(&name.as_str())).count(), 0);
     never("l4-core/src", &["std::fs", "tokio::fs"], &[], "the L4 core reads no file");
-    let clocks = ["limits.rs", "clock.rs", "worker.rs", "tcp.rs", "udp.rs", "copy.rs", "drain.rs", "listen.rs", "splice.rs", "proxy_protocol.rs"];
+    let clocks = [
+        "limits.rs",
+        "clock.rs",
+        "worker.rs",
+        "tcp.rs",
+        "udp.rs",
+        "copy.rs",
+        "drain.rs",
+        "listen.rs",
+        "splice.rs",
+        "proxy_protocol.rs",
+    ];
     never("l4-core/src", &["Instant::now", "SystemTime"], &clocks, "time comes in as an argument");
     never("l4-core/src", &["tokio::"], &clocks, "only the plane waits; the core is pure");
 }
@@ -76,7 +95,8 @@ fn crd_has_no_behaviour() {
 
 #[test]
 fn compile_and_route_are_pure() {
-    let words = ["async ", ".await", "tokio", "SystemTime", "Instant::now", "std::fs", "std::env", "std::thread", "fastrand"];
+    let words =
+        ["async ", ".await", "tokio", "SystemTime", "Instant::now", "std::fs", "std::env", "std::thread", "fastrand"];
     for directory in ["gateway/src/compile", "gateway/src/route"] {
         never(directory, &words, &[], "the compiler and the router see no clock, no dice and no world");
     }
@@ -84,14 +104,34 @@ fn compile_and_route_are_pure() {
 
 #[test]
 fn the_data_plane_cannot_see_kubernetes() {
-    never("gateway/src/http", &["tidegate_crd", "crate::compile", "crate::control", "crate::admin", "crate::app"], &[], "http serves snapshots");
-    never("gateway/src/route", &["tidegate_crd", "crate::compile", "crate::http", "crate::control"], &[], "route is below everything");
-    never("gateway/src/compile", &["crate::http", "crate::control", "crate::admin", "crate::app", "crate::worker"], &[], "compile is below the planes");
+    never(
+        "gateway/src/http",
+        &["tidegate_crd", "crate::compile", "crate::control", "crate::admin", "crate::app"],
+        &[],
+        "http serves snapshots",
+    );
+    never(
+        "gateway/src/route",
+        &["tidegate_crd", "crate::compile", "crate::http", "crate::control"],
+        &[],
+        "route is below everything",
+    );
+    never(
+        "gateway/src/compile",
+        &["crate::http", "crate::control", "crate::admin", "crate::app", "crate::worker"],
+        &[],
+        "compile is below the planes",
+    );
 }
 
 #[test]
 fn only_crd_and_the_admin_view_have_wire_forms() {
-    never("gateway/src", &["derive(Serialize", "Serialize)", "Deserialize)"], &["admin/view.rs"], "other types are free to change");
+    never(
+        "gateway/src",
+        &["derive(Serialize", "Serialize)", "Deserialize)"],
+        &["admin/view.rs"],
+        "other types are free to change",
+    );
     never("l4-core/src", &["Serialize"], &[], "the core has no wire form");
 }
 
@@ -107,7 +147,12 @@ fn only_the_top_knows_all_and_may_give_up() {
 #[test]
 fn nothing_unwraps_without_a_reason() {
     for directory in ["l4-core/src", "crd/src", "gateway/src"] {
-        never(directory, &[".unwrap()", "panic!(", "todo!(", "unimplemented!(", "dbg!("], &[], "say why it cannot be, or handle it");
+        never(
+            directory,
+            &[".unwrap()", "panic!(", "todo!(", "unimplemented!(", "dbg!("],
+            &[],
+            "say why it cannot be, or handle it",
+        );
     }
 }
 
@@ -115,8 +160,13 @@ fn nothing_unwraps_without_a_reason() {
 fn every_allow_has_a_reason() {
     for directory in ["l4-core/src", "crd/src", "gateway/src"] {
         for (name, text) in sources(directory) {
-            for (number, line) in code(&text).filter(|(_, line)| line.contains("#[allow(") || line.contains("#[expect(")) {
-                assert!(line.contains("reason") || text.lines().skip(number).take(3).any(|l| l.contains("reason")), "{name}:{number}");
+            for (number, line) in
+                code(&text).filter(|(_, line)| line.contains("#[allow(") || line.contains("#[expect("))
+            {
+                assert!(
+                    line.contains("reason") || text.lines().skip(number).take(3).any(|l| l.contains("reason")),
+                    "{name}:{number}"
+                );
             }
         }
     }
@@ -132,7 +182,10 @@ fn the_readmes_table_tells_the_truth() {
         let file = path.split("::").next().unwrap();
         assert!(root().join(file).exists(), "README names {path}, which is not there");
         if let Some((_, item)) = path.split_once("::") {
-            assert!(fs::read_to_string(root().join(file)).unwrap().contains(item), "README names {path}, which is not there");
+            assert!(
+                fs::read_to_string(root().join(file)).unwrap().contains(item),
+                "README names {path}, which is not there"
+            );
         }
     }
 }
@@ -152,7 +205,11 @@ fn prints_the_longest_files() {
 
 #[test]
 fn formatting() {
-    let output = Command::new(env!("CARGO")).args(["fmt", "--all", "--check"]).current_dir(root()).output().expect("cargo fmt runs");
+    let output = Command::new(env!("CARGO"))
+        .args(["fmt", "--all", "--check"])
+        .current_dir(root())
+        .output()
+        .expect("cargo fmt runs");
     assert!(output.status.success(), "run `cargo fmt`:\n{}", String::from_utf8_lossy(&output.stdout));
 }
 
@@ -160,7 +217,10 @@ fn formatting() {
 fn lints() {
     let target = root().join("target/clippy");
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args(["clippy", "--workspace", "--all-targets", "--quiet", "--target-dir"]).arg(target).args(["--", "-D", "warnings"]);
+    cargo
+        .args(["clippy", "--workspace", "--all-targets", "--quiet", "--target-dir"])
+        .arg(target)
+        .args(["--", "-D", "warnings"]);
     let output = cargo.current_dir(root()).output().expect("cargo clippy runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

@@ -112,8 +112,14 @@ impl Client {
         let head: Vec<u8> = self.buffer.drain(..end).collect();
         let head = String::from_utf8_lossy(&head).into_owned();
         let mut lines = head.split("\r\n");
-        let status = lines.next().and_then(|line| line.split(' ').nth(1)?.parse().ok()).ok_or_else(|| io::Error::other(head.clone()))?;
-        let headers = lines.filter_map(|line| line.split_once(':')).map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned())).collect();
+        let status = lines
+            .next()
+            .and_then(|line| line.split(' ').nth(1)?.parse().ok())
+            .ok_or_else(|| io::Error::other(head.clone()))?;
+        let headers = lines
+            .filter_map(|line| line.split_once(':'))
+            .map(|(n, v)| (n.to_ascii_lowercase(), v.trim().to_owned()))
+            .collect();
         let mut response = Response { status, headers, body: Vec::new() };
         response.body = self.body(&response).await?;
         Ok(response)
@@ -127,7 +133,8 @@ impl Client {
             let mut body = Vec::new();
             loop {
                 let size = self.line().await?;
-                let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16).map_err(io::Error::other)?;
+                let size = usize::from_str_radix(size.split(';').next().unwrap_or_default().trim(), 16)
+                    .map_err(io::Error::other)?;
                 if size == 0 {
                     while !self.line().await?.is_empty() {}
                     return Ok(body);

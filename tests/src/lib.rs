@@ -4,13 +4,7 @@
 pub mod client;
 pub mod net;
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use tidegate::{
     app::{App, Options, Source},
@@ -94,7 +88,11 @@ impl Bed {
     pub async fn until(&self, is_it: impl Fn(&Snapshot) -> bool) -> Arc<Snapshot> {
         let mut snapshots = self.app.snapshots();
         let wait = snapshots.wait_for(|snapshot| snapshot.as_ref().is_some_and(|snapshot| is_it(snapshot)));
-        let snapshot = tokio::time::timeout(PATIENCE, wait).await.expect("the configuration is live in time").expect("Tidegate runs").clone();
+        let snapshot = tokio::time::timeout(PATIENCE, wait)
+            .await
+            .expect("the configuration is live in time")
+            .expect("Tidegate runs")
+            .clone();
         snapshot.expect("the condition holds for a snapshot only")
     }
 
@@ -102,7 +100,10 @@ impl Bed {
     pub fn cluster_addr(&self, service: &str) -> SocketAddr {
         let snapshot = self.snapshot();
         let row = snapshot.services.iter().find(|row| &*row.name == service).expect("the Service exists");
-        SocketAddr::new(*row.cluster_ips.first().expect("it has a ClusterIP"), row.ports.first().expect("it has a port").port)
+        SocketAddr::new(
+            *row.cluster_ips.first().expect("it has a ClusterIP"),
+            row.ports.first().expect("it has a port").port,
+        )
     }
 
     /// The LoadBalancer IP and port of a Service in namespace `default`.
@@ -116,7 +117,8 @@ impl Bed {
     /// The reasons of all findings above Info, sorted.
     pub fn findings(&self) -> Vec<&'static str> {
         let snapshot = self.snapshot();
-        let serious = snapshot.findings.iter().filter(|finding| finding.severity > tidegate::compile::finding::Severity::Info);
+        let serious =
+            snapshot.findings.iter().filter(|finding| finding.severity > tidegate::compile::finding::Severity::Info);
         let mut reasons: Vec<&'static str> = serious.map(|finding| finding.reason).collect();
         reasons.sort_unstable();
         reasons

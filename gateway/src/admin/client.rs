@@ -77,7 +77,8 @@ pub async fn fetch(admin: &str, path: &str) -> Result<Bytes, ClientError> {
 }
 
 async fn exchange(admin: &str, path: &str) -> Result<Bytes, ClientError> {
-    let protocol = |error: &dyn std::fmt::Display| ClientError::Protocol { admin: admin.to_owned(), error: error.to_string() };
+    let protocol =
+        |error: &dyn std::fmt::Display| ClientError::Protocol { admin: admin.to_owned(), error: error.to_string() };
     let unreachable = |error| ClientError::Connect { admin: admin.to_owned(), error };
     let uri: Uri = path.parse().map_err(|_| ClientError::Path { path: path.to_owned() })?;
     let stream = TcpStream::connect(admin).await.map_err(unreachable)?;

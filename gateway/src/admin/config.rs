@@ -97,7 +97,8 @@ pub(crate) fn in_use(port: &ServedPort) -> AHashMap<SocketAddr, InUse<'_>> {
             let set = port.set(family, policy);
             for (position, endpoint) in set.endpoints().iter().enumerate() {
                 let state = set.state(EndpointIndex(position));
-                let entry = out.entry(endpoint.addr).or_insert(InUse { state, eligible: EligibleView::default() });
+                let new = || InUse { state, eligible: EligibleView::default() };
+                let entry = out.entry(endpoint.addr).or_insert_with(new);
                 match policy {
                     TrafficPolicy::Cluster => entry.eligible.cluster = true,
                     TrafficPolicy::Local => entry.eligible.local = true,

@@ -12,7 +12,7 @@ use http::{HeaderMap, Uri, header};
 pub(crate) fn is_allowed(uri: &Uri, headers: &HeaderMap) -> bool {
     let fields = headers.get_all(header::HOST).iter().map(|value| value.to_str().ok());
     let authority = uri.authority().map(|authority| Some(authority.as_str()));
-    fields.chain(authority).all(|host| host.is_some_and(|host| is_name_allowed(host)))
+    fields.chain(authority).all(|host| host.is_some_and(is_name_allowed))
 }
 
 fn is_name_allowed(host: &str) -> bool {
@@ -34,7 +34,8 @@ mod tests {
         for host in ["127.0.0.1:9901", "10.1.2.3", "[::1]:9901", "[::1]", "localhost", "LocalHost:80"] {
             assert!(is_name_allowed(host), "{host}");
         }
-        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:9901", "", "[::1", "[::1]x", "1"] {
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:9901", "", "[::1", "[::1]x", "1"]
+        {
             assert!(!is_name_allowed(host), "{host}");
         }
     }

@@ -8,7 +8,7 @@
 //! | which paths there are | [`server`] |
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
-| who may ask | `host` |
+//! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
 //! | the tables of `tidegate get` | [`tables`] |

@@ -140,7 +140,9 @@ impl Server {
             "/healthz" => Answer::text(StatusCode::OK, "ok\n"),
             "/readyz" => self.state.readiness(),
             "/metrics" => self.large(|state| Answer::metrics(metrics::encode(state))).await,
-            "/config" => self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await,
+            "/config" => {
+                self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await
+            }
             "/findings" => self.of_snapshot(|_, snapshot| Answer::json(&findings(snapshot))).await,
             "/explain" => self.of_snapshot(move |state, snapshot| explain(state, snapshot, &query)).await,
             path => Answer::text(StatusCode::NOT_FOUND, format!("there is no {path} here. There is:\n{}", list())),
@@ -151,7 +153,8 @@ impl Server {
     async fn of_snapshot(&self, make: impl FnOnce(&AdminState, &Snapshot) -> Answer + Send + 'static) -> Answer {
         self.large(|state| {
             let snapshot = state.snapshot.borrow().clone();
-            snapshot.map_or_else(|| Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION), |s| make(state, &s))
+            snapshot
+                .map_or_else(|| Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION), |s| make(state, &s))
         })
         .await
     }

@@ -49,9 +49,8 @@ pub fn ingresses(view: &ConfigView, wide: bool) -> String {
 
 /// The objects as `{"items": […]}`, with the fields of `/config`.
 pub fn json(view: &ConfigView, table: Table) -> String {
-    let endpoints = |service: &ServiceView| {
-        json!({ "namespace": service.namespace, "name": service.name, "ports": service.ports })
-    };
+    let endpoints =
+        |service: &ServiceView| json!({ "namespace": service.namespace, "name": service.name, "ports": service.ports });
     let items: Value = match table {
         Table::Services => json!(view.services),
         Table::Endpoints => with_endpoints(view).map(endpoints).collect(),
@@ -125,17 +124,17 @@ fn service_ports(service: &ServiceView) -> String {
         Some(node_port) => format!("{}:{node_port}/{}", port.port, port.protocol),
         None => format!("{}/{}", port.port, port.protocol),
     };
-    none_if_empty(service.ports.iter().map(port).collect())
+    none_if_empty(&service.ports.iter().map(port).collect::<Vec<_>>())
 }
 
 fn selector(service: &ServiceView) -> String {
-    none_if_empty(service.selector.iter().map(|(key, value)| format!("{key}={value}")).collect())
+    none_if_empty(&service.selector.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>())
 }
 
 /// Ready endpoints, as an Endpoints object lists them.
 fn endpoint_list(service: &ServiceView) -> String {
     let ready = service.ports.iter().flat_map(|port| port.endpoints.iter().filter(|endpoint| endpoint.ready));
-    some_of(ready.map(|endpoint| endpoint.address.clone()).collect()).unwrap_or_else(|| "<none>".to_owned())
+    some_of(&ready.map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()).unwrap_or_else(|| "<none>".to_owned())
 }
 
 /// A rule for any host is not listed, but counted: so does kubectl.
@@ -154,7 +153,7 @@ fn hosts(ingress: &IngressView) -> String {
     }
 }
 
-fn some_of(all: Vec<String>) -> Option<String> {
+fn some_of(all: &[String]) -> Option<String> {
     match all.get(..SHOWN) {
         Some(shown) if all.len() > SHOWN => Some(format!("{} + {} more...", shown.join(","), all.len() - SHOWN)),
         _ if all.is_empty() => None,
@@ -162,7 +161,7 @@ fn some_of(all: Vec<String>) -> Option<String> {
     }
 }
 
-fn none_if_empty(parts: Vec<String>) -> String {
+fn none_if_empty(parts: &[String]) -> String {
     if parts.is_empty() { "<none>".to_owned() } else { parts.join(",") }
 }
 
@@ -182,7 +181,8 @@ fn render(header: &[&str], rows: Vec<(String, Vec<String>)>) -> String {
         line.extend(cells);
         line
     };
-    let mut lines = vec![with_namespace("NAMESPACE".to_owned(), header.iter().map(|cell| (*cell).to_owned()).collect())];
+    let mut lines =
+        vec![with_namespace("NAMESPACE".to_owned(), header.iter().map(|cell| (*cell).to_owned()).collect())];
     lines.extend(rows.into_iter().map(|(namespace, cells)| with_namespace(namespace, cells)));
     let columns = lines[0].len();
     let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0) + PADDING;

@@ -3,17 +3,20 @@
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use anyhow::Context;
+use tidegate_l4::worker::now;
 
 use super::{CheckArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What};
 use crate::{
     admin::{client, tables, view::ConfigView},
     app::{App, Options, Source},
-    check::CheckReport,
+    check,
     compile::{allocate::Allocations, compile, objects::Objects},
     control::files::read_all,
     explain::{self, Question},
     pod::{Pod, PodOptions},
 };
+
+const UNEXPECTED: &str = "the answer of the admin address is not what was expected; is it a Tidegate of this version?";
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
@@ -31,7 +34,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 }
 
 /// Runs until a signal comes, drains, and gives up draining at the second signal.
-pub(super) async fn serve(options: Options, ready: impl FnOnce(&App) -> anyhow::Result<()>) -> anyhow::Result<ExitCode> {
+pub(super) async fn serve(
+    options: Options,
+    ready: impl FnOnce(&App) -> anyhow::Result<()>,
+) -> anyhow::Result<ExitCode> {
     let drain_timeout = options.drain_timeout;
     let mut signals = Signals::new()?;
     let app = tokio::select! {
@@ -53,7 +59,7 @@ pub(super) async fn serve(options: Options, ready: impl FnOnce(&App) -> anyhow::
 
 pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     let batch = read_all(&args.paths);
-    let report = CheckReport::new(batch);
+    let report = check::check(batch.apply, &batch.problems, batch.files);
     if args.output.is_some() {
         print(&serde_json::to_string_pretty(&report.to_json())?)?;
     } else {
@@ -64,31 +70,36 @@ pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
 
 pub(super) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     let question = Question::parse(&args.target, &args.header, args.from).map_err(anyhow::Error::msg)?;
-    let json = if args.manifests.is_empty() {
+    if args.manifests.is_empty() {
         let admin = args.admin.unwrap_or_else(|| ([127, 0, 0, 1], 9901).into());
-        let path = format!("/explain?{}", question.to_query());
+        let output = if args.output.is_some() { "" } else { "&output=text" };
+        let path = format!("/explain?{}{output}", question.to_query());
         let answer = runtime()?.block_on(client::fetch(&admin.to_string(), &path))?;
-        serde_json::from_slice(&answer).context("the answer of the admin address is not what was expected")?
-    } else {
-        let batch = read_all(&args.manifests);
-        let mut objects = Objects::default();
-        for document in batch.apply {
-            objects.apply(document);
+        let answer: serde_json::Value = serde_json::from_slice(&answer).context(UNEXPECTED)?;
+        match answer.as_str() {
+            Some(text) => print(text.trim_end())?,
+            None => print(&serde_json::to_string_pretty(&answer)?)?,
         }
-        let compiled = compile(&objects, &args.serve.settings(), &batch.problems, &Allocations::default(), None);
-        explain::answer_question(&compiled.snapshot, &question)
-    };
+        return Ok(ExitCode::SUCCESS);
+    }
+    let batch = read_all(&args.manifests);
+    let mut objects = Objects::default();
+    for document in batch.apply {
+        objects.apply(document);
+    }
+    let compiled = compile(&objects, &args.serve.settings(), &batch.problems, &Allocations::default(), None);
+    let explanation = explain::explain(&compiled.snapshot, &question, now());
     if args.output.is_some() {
-        print(&serde_json::to_string_pretty(&json)?)?;
+        print(&serde_json::to_string_pretty(&explanation.to_json())?)?;
     } else {
-        print(explain::text_of(&json).trim_end())?;
+        print(explanation.to_text().trim_end())?;
     }
     Ok(ExitCode::SUCCESS)
 }
 
 pub(super) fn get(args: &GetArgs) -> anyhow::Result<ExitCode> {
     let answer = runtime()?.block_on(client::fetch(&args.admin.to_string(), "/config"))?;
-    let view: ConfigView = serde_json::from_slice(&answer).context("the answer of the admin address is not what was expected")?;
+    let view: ConfigView = serde_json::from_slice(&answer).context(UNEXPECTED)?;
     let wide = args.output == Some(TableOutput::Wide);
     let table = match (args.output, args.what) {
         (Some(TableOutput::Json), What::Services) => tables::json(&view, tables::Table::Services),

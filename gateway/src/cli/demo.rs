@@ -1,6 +1,10 @@
 //! `tidegate demo`: pods, the example manifests and Tidegate itself in one process, and what to try with them.
 
-use std::{net::{IpAddr, SocketAddr}, path::Path, process::ExitCode};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+};
 
 use anyhow::Context;
 use tidegate_crd::{Document, Object, core::Pod as WirePod};
@@ -23,8 +27,19 @@ macro_rules! examples {
 
 /// The manifests of `examples/`.
 const MANIFESTS: [(&str, &str); 14] = examples![
-    "balance.yaml", "clusterip.yaml", "cookie.yaml", "endpoints.yaml", "external-name.yaml", "headless.yaml", "ingress.yaml",
-    "load-balancer.yaml", "local.yaml", "multi-port.yaml", "node-port.yaml", "pods.yaml", "session-affinity.yaml",
+    "balance.yaml",
+    "clusterip.yaml",
+    "cookie.yaml",
+    "endpoints.yaml",
+    "external-name.yaml",
+    "headless.yaml",
+    "ingress.yaml",
+    "load-balancer.yaml",
+    "local.yaml",
+    "multi-port.yaml",
+    "node-port.yaml",
+    "pods.yaml",
+    "session-affinity.yaml",
     "udp.yaml",
 ];
 
@@ -50,7 +65,10 @@ pub(super) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
 }
 
 fn documents() -> Vec<Document> {
-    MANIFESTS.iter().flat_map(|(name, text)| tidegate_crd::yaml::parse(&Path::new("examples").join(name), text).documents).collect()
+    MANIFESTS
+        .iter()
+        .flat_map(|(name, text)| tidegate_crd::yaml::parse(&Path::new("examples").join(name), text).documents)
+        .collect()
 }
 
 /// Starts every Pod that the manifests describe, on the addresses they give it.
@@ -66,7 +84,9 @@ async fn start_pods(documents: &[Document]) -> anyhow::Result<Vec<Pod>> {
             Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
                 eprintln!("{name} cannot be shown: this system has no address but 127.0.0.1 for it. {error}");
             }
-            Err(error) => return Err(error).with_context(|| format!("{name} cannot be started; is another demo running?")),
+            Err(error) => {
+                return Err(error).with_context(|| format!("{name} cannot be started; is another demo running?"));
+            }
         }
     }
     Ok(pods)
@@ -74,7 +94,8 @@ async fn start_pods(documents: &[Document]) -> anyhow::Result<Vec<Pod>> {
 
 fn pod_options(pod: &WirePod) -> Option<PodOptions> {
     let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    let ports = pod.spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten());
+    let ports =
+        pod.spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten());
     let listens = ports.filter_map(|port| {
         let addr = SocketAddr::new(ip, u16::try_from(port.container_port).ok()?);
         Some(if port.protocol.as_deref() == Some("UDP") { Listen::Udp(addr) } else { Listen::Http(addr) })
@@ -88,8 +109,14 @@ fn introduce(app: &App, pods: &[Pod]) -> anyhow::Result<()> {
     let names: Vec<&str> = pods.iter().map(Pod::name).collect();
     let (http, admin) = (app.http(), app.admin());
     let dns = app.dns().map_or_else(String::new, |dns| format!("dig +short @{} -p {}", dns.ip(), dns.port()));
-    let [kubia, sticky, ports, balanced] = ["kubia", "kubia-sticky", "kubia-ports", "kubia-loadbalancer"].map(|name| cluster_ip(&snapshot, name));
-    let external = snapshot.services.iter().find(|row| &*row.name == "kubia-loadbalancer").and_then(|row| row.external.first().cloned()).unwrap_or_default();
+    let [kubia, sticky, ports, balanced] =
+        ["kubia", "kubia-sticky", "kubia-ports", "kubia-loadbalancer"].map(|name| cluster_ip(&snapshot, name));
+    let external = snapshot
+        .services
+        .iter()
+        .find(|row| &*row.name == "kubia-loadbalancer")
+        .and_then(|row| row.external.first().cloned())
+        .unwrap_or_default();
     commands::print(&format!(
         "
 Pods {} are running. In another terminal:

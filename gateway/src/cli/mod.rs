@@ -3,12 +3,20 @@
 mod commands;
 mod demo;
 
-use std::{net::{IpAddr, SocketAddr}, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
-use crate::{compile::settings::{DefaultBackend, Settings}, pod::Listen};
+use crate::{
+    compile::settings::{DefaultBackend, Settings},
+    pod::Listen,
+};
 
 /// The front door of a Kubernetes cluster, or of a laptop without one.
 #[derive(Debug, Parser)]
@@ -216,8 +224,14 @@ fn host_name() -> String {
 }
 
 fn domain(text: &str) -> Result<String, String> {
-    let label = |label: &str| !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    if text.len() <= 200 && text.split('.').all(label) { Ok(text.to_ascii_lowercase()) } else { Err("write a DNS name such as cluster.local".to_owned()) }
+    let label = |label: &str| {
+        !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+    };
+    if text.len() <= 200 && text.split('.').all(label) {
+        Ok(text.to_ascii_lowercase())
+    } else {
+        Err("write a DNS name such as cluster.local".to_owned())
+    }
 }
 
 fn service_name(text: &str) -> Result<DefaultBackend, String> {

@@ -232,7 +232,7 @@ impl Desk<'_> {
         wish.cluster.retain(|family| *family != Family::of(ip));
         if !self.taken_ips.insert(ip) {
             let fix = "Choose another, or leave it out to be given one.";
-            return wish.report.error("ClusterIpConflict", field, format!("{ip} belongs to another Service."), fix);
+            return wish.report.error("ClusterIpConflict", field, self.belongs_to(ip), fix);
         }
         if !self.settings.service_cidrs.iter().any(|net| net.contains(&ip)) {
             let fix = "Leave it out to be given an address from --service-cidr, or make sure that this machine has the address.";
@@ -253,12 +253,7 @@ impl Desk<'_> {
         if !self.taken_ips.insert(ip) {
             wish.granted.pending = true;
             let fix = "Choose another, or leave it out to be given one.";
-            return wish.report.error(
-                "LoadBalancerIpConflict",
-                field,
-                format!("{ip} belongs to another Service."),
-                fix,
-            );
+            return wish.report.error("LoadBalancerIpConflict", field, self.belongs_to(ip), fix);
         }
         self.give_load_balancer_ip(wish, ip);
     }
@@ -285,15 +280,25 @@ impl Desk<'_> {
             };
             if !self.taken_ports.insert((protocol, number)) {
                 let fix = "Choose another, or leave it out to be given one.";
-                wish.report.error(
-                    "NodePortConflict",
-                    &field,
-                    format!("node port {number}/{protocol} belongs to another port."),
-                    fix,
-                );
+                let mut held = self.out.allocations.node_ports.iter();
+                let holder = held.find(|((_, p, _), n)| (*p, **n) == (protocol, number));
+                let holder =
+                    holder.map_or_else(|| "another port".to_owned(), |((name, ..), _)| format!("Service {name}"));
+                let message = format!("node port {number}/{protocol} belongs to {holder} already.");
+                wish.report.error("NodePortConflict", &field, message, fix);
                 continue;
             }
             self.give_node_port(wish, i, (protocol, port), number);
+        }
+    }
+
+    /// Who has an address. Conflicts are rare, so it is looked for only then.
+    fn belongs_to(&self, ip: IpAddr) -> String {
+        let held = &self.out.allocations;
+        let mut held = held.cluster_ips.iter().chain(&held.load_balancer_ips);
+        match held.find(|(_, held)| **held == ip) {
+            Some(((name, _), _)) => format!("{ip} belongs to Service {name} already."),
+            None => format!("{ip} belongs to another Service already."),
         }
     }
 

@@ -229,8 +229,10 @@ impl Builder<'_> {
         let Some(backend) = self.backend(one, &path.backend, &format!("{field}.backend")) else { return };
         let rule = self.rule(one, host, Some(matcher.clone()), backend);
         if let Err(holder) = self.routes.host_mut(host).paths.insert(&matcher, rule) {
-            let message =
-                format!("{host} {matcher} belongs to Ingress {} already, which is older or sorts first.", holder.owner);
+            let message = format!(
+                "{host} {matcher} belongs to Ingress {} already, which is older or, of the same age, sorts last.",
+                holder.owner
+            );
             one.report.error(
                 "DuplicatePath",
                 &format!("{field}.path"),

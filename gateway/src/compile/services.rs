@@ -188,10 +188,8 @@ fn report_pods(spec: &ServiceSpec, made: &FromPods, report: &mut Report<'_>) {
         report.info("NoPods", "spec.selector", "no Pod matches the selector.", fix);
     }
     if let Some(pod) = made.without_ip.first() {
-        let message = format!(
-            "Pod {pod} has no status.podIP, so nothing can be sent to it ({} such Pods).",
-            made.without_ip.len()
-        );
+        let others = and_others(made.without_ip.len() - 1);
+        let message = format!("Pod {pod}{others} has no status.podIP, so nothing can be sent to it.");
         report.warning("PodWithoutIp", "spec.selector", message, "Write status.podIP in the Pod's manifest.");
     }
     for (index, port) in spec.ports.iter().flatten().enumerate() {
@@ -200,11 +198,15 @@ fn report_pods(spec: &ServiceSpec, made: &FromPods, report: &mut Report<'_>) {
             && let Some(IntOrString::String(target)) = &port.target_port
         {
             let field = format!("spec.ports[{index}].targetPort");
-            let others = pods.count();
-            let message = format!("no container of Pod {pod} has a port named {target:?} ({} such Pods).", others + 1);
+            let others = and_others(pods.count());
+            let message = format!("no container of Pod {pod}{others} has a port named {target:?}.");
             report.error("UnknownTargetPort", &field, message, "Name the container's port so, or write its number.");
         }
     }
+}
+
+fn and_others(count: usize) -> String {
+    if count == 0 { String::new() } else { format!(" (and {count} more)") }
 }
 
 /// One Service on its way.

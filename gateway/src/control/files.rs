@@ -140,11 +140,17 @@ impl Files {
     /// Watches the files for ever, and sends a batch whenever something has changed. Ends when nobody listens.
     pub fn watch(mut self, mut send: impl FnMut(Batch) -> bool) {
         let (events, inbox) = mpsc::channel();
-        let mut watcher = notify::recommended_watcher(move |event| drop(events.send(event))).inspect_err(|error| no_watch(error)).ok();
+        let mut watcher = notify::recommended_watcher(move |event| drop(events.send(event)))
+            .inspect_err(|error| no_watch(error))
+            .ok();
         if let Some(watcher) = &mut watcher {
             for root in &self.roots {
                 // A file is watched through its directory: editors replace files, and the watch would stay with the old one.
-                let place = if root.is_dir() { root.as_path() } else { root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")) };
+                let place = if root.is_dir() {
+                    root.as_path()
+                } else {
+                    root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+                };
                 if let Err(error) = watcher.watch(place, RecursiveMode::Recursive) {
                     no_watch(&error);
                 }
@@ -207,17 +213,29 @@ fn no_watch(error: &notify::Error) {
 
 fn load(path: &Path, stamp: Option<(SystemTime, u64)>) -> FileState {
     let read = match stamp {
-        Some((_, bytes)) if bytes > MAX_FILE_BYTES => Err(io::Error::other(format!("it has {bytes} bytes, more than {MAX_FILE_BYTES}"))),
+        Some((_, bytes)) if bytes > MAX_FILE_BYTES => {
+            Err(io::Error::other(format!("it has {bytes} bytes, more than {MAX_FILE_BYTES}")))
+        }
         _ => fs::read(path),
     };
     let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text")));
     match text {
         Ok(text) => {
             let parsed = yaml::parse(path, &text);
-            FileState { stamp, documents: parsed.documents, problems: parsed.problems.into_iter().map(Finding::from).collect() }
+            FileState {
+                stamp,
+                documents: parsed.documents,
+                problems: parsed.problems.into_iter().map(Finding::from).collect(),
+            }
         }
         Err(error) => {
-            let problem = finding(Severity::Error, "UnreadableFile", path, format!("the file cannot be read: {error}."), "Check that it exists, may be read, and is a manifest.");
+            let problem = finding(
+                Severity::Error,
+                "UnreadableFile",
+                path,
+                format!("the file cannot be read: {error}."),
+                "Check that it exists, may be read, and is a manifest.",
+            );
             FileState { stamp, documents: Vec::new(), problems: vec![problem] }
         }
     }
@@ -225,7 +243,8 @@ fn load(path: &Path, stamp: Option<(SystemTime, u64)>) -> FileState {
 
 /// Adds to a file that has an error the objects it had before and no longer shows: they are served as they were.
 fn keep_last_good(path: &Path, before: Vec<Document>, state: &mut FileState) {
-    let broken: Vec<Option<ObjectRef>> = state.problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.object.clone()).collect();
+    let broken: Vec<Option<ObjectRef>> =
+        state.problems.iter().filter(|p| p.severity == Severity::Error).map(|p| p.object.clone()).collect();
     if broken.is_empty() {
         return;
     }
@@ -233,11 +252,15 @@ fn keep_last_good(path: &Path, before: Vec<Document>, state: &mut FileState) {
     for document in before {
         let object = document.object.object_ref();
         // An error that names another object says nothing about this one: it was removed on purpose.
-        if present.contains(&object) || !broken.iter().any(|named| named.as_ref().is_none_or(|named| *named == object)) {
+        if present.contains(&object) || !broken.iter().any(|named| named.as_ref().is_none_or(|named| *named == object))
+        {
             continue;
         }
         let message = format!("{object} is served as it was before the file broke.");
-        state.problems.push(Finding { object: Some(object), ..finding(Severity::Warning, "LastGoodState", path, message, "Mend the errors of this file.") });
+        state.problems.push(Finding {
+            object: Some(object),
+            ..finding(Severity::Warning, "LastGoodState", path, message, "Mend the errors of this file.")
+        });
         state.documents.push(document);
     }
 }
@@ -251,7 +274,16 @@ fn duplicate(object: &ObjectRef, document: &Document, owner: &Path) -> Finding {
 }
 
 fn finding(severity: Severity, reason: &'static str, path: &Path, message: String, fix: &str) -> Finding {
-    Finding { severity, reason, object: None, file: Arc::from(path), line: 0, field: None, message, fix: fix.to_owned() }
+    Finding {
+        severity,
+        reason,
+        object: None,
+        file: Arc::from(path),
+        line: 0,
+        field: None,
+        message,
+        fix: fix.to_owned(),
+    }
 }
 
 #[derive(Default)]
@@ -264,9 +296,16 @@ impl Found {
     /// `named`: the user named this very path, so it is read whatever it is called.
     fn visit(&mut self, path: &Path, depth: usize, named: bool) {
         if self.files.len() >= MAX_FILES || depth > MAX_DEPTH {
-            let message = format!("there are more than {MAX_FILES} files or {MAX_DEPTH} levels here; the rest is not read.");
+            let message =
+                format!("there are more than {MAX_FILES} files or {MAX_DEPTH} levels here; the rest is not read.");
             if !self.problems.iter().any(|problem| problem.reason == "TooManyFiles") {
-                self.problems.push(finding(Severity::Error, "TooManyFiles", path, message, "Name the directory that holds the manifests."));
+                self.problems.push(finding(
+                    Severity::Error,
+                    "TooManyFiles",
+                    path,
+                    message,
+                    "Name the directory that holds the manifests.",
+                ));
             }
             return;
         }
@@ -280,11 +319,18 @@ impl Found {
             Ok(entries) => entries,
             Err(error) => {
                 let message = format!("the directory cannot be read: {error}.");
-                return self.problems.push(finding(Severity::Error, "UnreadableDirectory", path, message, "Check that it may be read."));
+                return self.problems.push(finding(
+                    Severity::Error,
+                    "UnreadableDirectory",
+                    path,
+                    message,
+                    "Check that it may be read.",
+                ));
             }
         };
         let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !hidden(path)).collect();
+        let mut paths: Vec<PathBuf> =
+            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !hidden(path)).collect();
         paths.sort_unstable();
         for path in paths {
             self.visit(&path, depth + 1, false);

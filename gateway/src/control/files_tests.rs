@@ -43,7 +43,10 @@ fn reads_manifests_in_directories_and_only_what_changed_the_next_time() {
     let dir = Dir::new();
     dir.write("a.yaml", &service("a", 80));
     dir.write("sub/b.yml", &service("b", 80));
-    dir.write("c.json", r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"c"},"spec":{"ports":[{"port":80}]}}"#);
+    dir.write(
+        "c.json",
+        r#"{"apiVersion":"v1","kind":"Service","metadata":{"name":"c"},"spec":{"ports":[{"port":80}]}}"#,
+    );
     dir.write("README.md", "not a manifest");
     dir.write(".hidden.yaml", "nor: this");
     let mut files = Files::new([dir.0.clone()]);
@@ -68,7 +71,11 @@ fn a_file_that_breaks_keeps_its_last_good_objects() {
     dir.write("a.yaml", &(service("a", 8081) + "kind: Service\n\tbroken: [\n"));
     let broken = files.scan();
     assert!(broken.delete.is_empty(), "{:?}", broken.delete);
-    assert!(reasons(&broken).contains(&"LastGoodState") && reasons(&broken).contains(&"InvalidYaml"), "{:?}", reasons(&broken));
+    assert!(
+        reasons(&broken).contains(&"LastGoodState") && reasons(&broken).contains(&"InvalidYaml"),
+        "{:?}",
+        reasons(&broken)
+    );
     dir.write("a.yaml", &service("a", 80802));
     let wrong_field = files.scan();
     assert_eq!(wrong_field.delete.len(), 1, "b was removed on purpose: the error is about a");

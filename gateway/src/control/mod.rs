@@ -17,7 +17,9 @@ use std::{
 use self::{files::Batch, state::StateFile};
 use crate::{
     compile::{
-        Compiled, allocate::Allocations, compile, external_names,
+        Compiled,
+        allocate::Allocations,
+        compile, external_names,
         finding::{Finding, Severity},
         objects::Objects,
         settings::Settings,
@@ -153,14 +155,18 @@ impl Control {
         if let Err(error) = state.save(allocations)
             && !std::mem::replace(&mut self.state_failed, true)
         {
-            tracing::warn!("addresses handed out are not remembered over a restart: {}: {error}", state.path().display());
+            tracing::warn!(
+                "addresses handed out are not remembered over a restart: {}: {error}",
+                state.path().display()
+            );
         }
     }
 }
 
 fn log_new_findings(before: Option<&[Finding]>, now: &[Finding]) {
     let before = before.unwrap_or_default();
-    let new: Vec<&Finding> = now.iter().filter(|finding| finding.severity > Severity::Info && !before.contains(finding)).collect();
+    let new: Vec<&Finding> =
+        now.iter().filter(|finding| finding.severity > Severity::Info && !before.contains(finding)).collect();
     for finding in new.iter().take(MAX_LOGGED_FINDINGS) {
         tracing::warn!("{finding}");
     }
@@ -170,7 +176,11 @@ fn log_new_findings(before: Option<&[Finding]>, now: &[Finding]) {
 }
 
 /// Looks names up for ever, and again at once when other names are wanted. Ends when nobody listens.
-pub fn watch_names(mut requests: tokio::sync::watch::Receiver<NameRequest>, own_ranges: &[ipnet::IpNet], changes: &mpsc::Sender<Change>) {
+pub fn watch_names(
+    mut requests: tokio::sync::watch::Receiver<NameRequest>,
+    own_ranges: &[ipnet::IpNet],
+    changes: &mpsc::Sender<Change>,
+) {
     let mut last = BTreeMap::new();
     let mut waited = Duration::ZERO;
     loop {

@@ -25,7 +25,12 @@ pub const MAX_NAMES: usize = 1_000;
 const MAX_ADDRESSES: usize = 64;
 
 /// Looks names up: those of our own zone there, the others with the system's resolver. Blocks.
-pub fn look_up(names: &[Arc<str>], zone: Option<&Zone>, own_ranges: &[IpNet], last: &BTreeMap<Arc<str>, Arc<[IpAddr]>>) -> BTreeMap<Arc<str>, Arc<[IpAddr]>> {
+pub fn look_up(
+    names: &[Arc<str>],
+    zone: Option<&Zone>,
+    own_ranges: &[IpNet],
+    last: &BTreeMap<Arc<str>, Arc<[IpAddr]>>,
+) -> BTreeMap<Arc<str>, Arc<[IpAddr]>> {
     let mut out = BTreeMap::new();
     for name in names.iter().take(MAX_NAMES) {
         let mut ips = zone.map(|zone| in_zone(name, zone)).unwrap_or_default();

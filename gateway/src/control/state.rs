@@ -75,7 +75,11 @@ fn to_json(allocations: &Allocations) -> Value {
     let ips = |map: &std::collections::BTreeMap<(Name, Family), IpAddr>| -> Value {
         map.iter().map(|((name, _), ip)| json!([name.namespace, name.name, ip.to_string()])).collect()
     };
-    let ports: Value = allocations.node_ports.iter().map(|((name, protocol, port), number)| json!([name.namespace, name.name, protocol.to_string(), port, number])).collect();
+    let ports: Value = allocations
+        .node_ports
+        .iter()
+        .map(|((name, protocol, port), number)| json!([name.namespace, name.name, protocol.to_string(), port, number]))
+        .collect();
     json!({ "clusterIPs": ips(&allocations.cluster_ips), "loadBalancerIPs": ips(&allocations.load_balancer_ips), "nodePorts": ports })
 }
 

@@ -56,14 +56,20 @@ pub(super) fn explain_service(
     };
     let outcome = match row.cluster_ips.first() {
         _ if row.kind == "ExternalName" => {
-            steps.add("Name", format!("Service {name} is an ExternalName: an alias in DNS, with no proxying of any kind."));
+            steps.add(
+                "Name",
+                format!("Service {name} is an ExternalName: an alias in DNS, with no proxying of any kind."),
+            );
             let target = row.external.first().map_or("nothing", String::as_str);
             Outcome::Dns { answer: format!("a CNAME to {target}; the client connects there itself") }
         }
         None => headless(snapshot, row, &mut steps),
         Some(&ip) => match port_of(row, asked) {
             Some((port, protocol)) => {
-                steps.add("Name", format!("Service {name} is of type {}; DNS answers with its ClusterIP {ip}.", row.kind));
+                steps.add(
+                    "Name",
+                    format!("Service {name} is of type {}; DNS answers with its ClusterIP {ip}.", row.kind),
+                );
                 let outcome = connection(snapshot, &Frontend { ip, port, protocol }, from, now, &mut steps);
                 return (steps.0, outcome);
             }
@@ -101,16 +107,16 @@ fn connection(
     let is_node = snapshot.table.node_addresses().contains(&client);
     let decision = target.decide(frontend, client, &snapshot.table);
     source_ranges(target, &decision, from, steps);
-    let policy = traffic_policy(target, is_node, steps);
     let family = IpFamily::of(frontend.ip);
     let outcome = match decision {
+        Decision::Refuse(Refusal::SourceRange) => refused(Refusal::SourceRange, &service, target),
         Decision::Refuse(refusal) => {
-            if refusal != Refusal::SourceRange {
-                steps.add("Endpoints", usable(config, None, Some(family), policy));
-            }
+            let policy = traffic_policy(target, is_node, steps);
+            steps.add("Endpoints", usable(config, None, Some(family), policy));
             refused(refusal, &service, target)
         }
         Decision::Choose(set) => {
+            let policy = traffic_policy(target, is_node, steps);
             let mut text = usable(config, Some(set), Some(family), policy);
             text.push_str(topology(target.port.reason(family), policy));
             steps.add("Endpoints", text);
@@ -153,7 +159,9 @@ fn source_ranges(target: &Target, decision: &Decision<'_>, from: Option<IpAddr>,
         (Some(from), true) => format!("{from} is not within spec.loadBalancerSourceRanges ({ranges})."),
         (Some(from), false) => format!("{from} is within spec.loadBalancerSourceRanges ({ranges})."),
         (None, true) => format!("spec.loadBalancerSourceRanges ({ranges}) let nobody in."),
-        (None, false) => format!("only spec.loadBalancerSourceRanges ({ranges}) may come in; a client of theirs is assumed."),
+        (None, false) => {
+            format!("only spec.loadBalancerSourceRanges ({ranges}) may come in; a client of theirs is assumed.")
+        }
     };
     steps.add("Source ranges", detail);
 }
@@ -173,7 +181,8 @@ fn traffic_policy(target: &Target, is_node: bool, steps: &mut Steps) -> TrafficP
             TrafficPolicy::Cluster
         }
         TrafficPolicy::Local if is_node && target.kind != FrontendKind::ClusterIp => {
-            let detail = format!("{field} is Local, but the client is this node itself, which reaches all of the cluster.");
+            let detail =
+                format!("{field} is Local, but the client is this node itself, which reaches all of the cluster.");
             steps.add("Traffic policy", detail);
             TrafficPolicy::Cluster
         }
@@ -188,7 +197,8 @@ fn topology(reason: Reason, policy: TrafficPolicy) -> &'static str {
     match (policy, reason) {
         (TrafficPolicy::Cluster, Reason::SameNode) => " Topology hints keep the traffic on this node.",
         (TrafficPolicy::Cluster, Reason::SameZone) => " Topology hints keep the traffic in this node's zone.",
-        (TrafficPolicy::Cluster, Reason::Nothing | Reason::AllReady | Reason::Terminating) | (TrafficPolicy::Local, _) => "",
+        (TrafficPolicy::Cluster, Reason::Nothing | Reason::AllReady | Reason::Terminating)
+        | (TrafficPolicy::Local, _) => "",
     }
 }
 
@@ -199,8 +209,10 @@ fn refused(refusal: Refusal, service: &str, target: &Target) -> Outcome {
     };
     let reason = match refusal {
         Refusal::NoEndpoints => format!("no endpoint of {service} is usable, so nothing listens"),
-        Refusal::NoLocalEndpoints => format!("no endpoint of {service} on this node is usable, and the policy is Local"),
-        Refusal::SourceRange => format!("the client is not one that {service} lets in: {away}"),
+        Refusal::NoLocalEndpoints => {
+            format!("no endpoint of {service} on this node is usable, and the policy is Local")
+        }
+        Refusal::SourceRange => format!("{service} does not let this client in: {away}"),
     };
     Outcome::Refused { reason }
 }
@@ -218,7 +230,10 @@ fn choose(set: &EndpointSet, from: Option<IpAddr>, now: UnixMillis, protocol: Pr
     let keeps = format!("a client IP keeps its endpoint until it has opened no {unit} for {seconds} s");
     let client = from.map(|ip| Client { ip, now });
     let Some((client, first)) = client.and_then(|client| Some((client, set.candidates(client).next()?))) else {
-        steps.add("Affinity", format!("ClientIP: {keeps}. Which one follows from its address: say who asks with --from."));
+        steps.add(
+            "Affinity",
+            format!("ClientIP: {keeps}. Which one follows from its address: say who asks with --from."),
+        );
         let rule = "it follows from the client's address".to_owned();
         return Outcome::Endpoints { rule, candidates: candidates(set, &equal(set.len()), None), sticky: true };
     };
@@ -246,7 +261,8 @@ fn nearest(snapshot: &Snapshot, asked: &Frontend) -> String {
         snapshot.table.frontends().filter(|(frontend, _)| frontend.ip == asked.ip).collect();
     same_ip.sort_unstable_by_key(|(frontend, _)| **frontend);
     if !same_ip.is_empty() {
-        let others = same_ip.iter().map(|(f, target)| format!("{}/{} ({})", f.port, f.protocol, target.port.config.name));
+        let others =
+            same_ip.iter().map(|(f, target)| format!("{}/{} ({})", f.port, f.protocol, target.port.config.name));
         return format!("{} answers on {}.", asked.ip, listed(others));
     }
     let is_asked = |port: &&PortRow| port.node_port == Some(asked.port);
@@ -259,9 +275,13 @@ fn nearest(snapshot: &Snapshot, asked: &Frontend) -> String {
     }
     let mut ports = snapshot.table.ports();
     if let Some(port) = ports.find(|port| port.config.endpoints.iter().any(|endpoint| endpoint.addr.ip() == asked.ip)) {
-        return format!("{} is an endpoint of Service {} itself: clients reach it without Tidegate.", asked.ip, port.config.name);
+        return format!(
+            "{} is an endpoint of Service {} itself: clients reach it without Tidegate.",
+            asked.ip, port.config.name
+        );
     }
-    let pending = |row: &&std::sync::Arc<ServiceRow>| row.pending && row.ports.iter().any(|port| port.port == asked.port);
+    let pending =
+        |row: &&std::sync::Arc<ServiceRow>| row.pending && row.ports.iter().any(|port| port.port == asked.port);
     if let Some(row) = snapshot.services.iter().find(pending) {
         return format!("LoadBalancer Service {} has port {}, but no address yet.", label(row), asked.port);
     }
@@ -274,13 +294,13 @@ fn headless(snapshot: &Snapshot, row: &ServiceRow, steps: &mut Steps) -> Outcome
     let of_service = |port: &&std::sync::Arc<tidegate_l4::table::ServedPort>| {
         port.config.name.namespace == row.namespace && port.config.name.service == row.name
     };
-    let mut ready: Vec<(String, IpAddr)> = snapshot
+    let mut ready: Vec<(IpAddr, &str)> = snapshot
         .table
         .ports()
         .filter(of_service)
         .flat_map(|port| &port.config.endpoints)
         .filter(|endpoint| endpoint.conditions.ready)
-        .map(|endpoint| (endpoint.pod.as_deref().unwrap_or_default().to_owned(), endpoint.addr.ip()))
+        .map(|endpoint| (endpoint.addr.ip(), endpoint.pod.as_deref().unwrap_or_default()))
         .collect();
     ready.sort_unstable();
     ready.dedup();
@@ -288,8 +308,14 @@ fn headless(snapshot: &Snapshot, row: &ServiceRow, steps: &mut Steps) -> Outcome
         return Outcome::Dns { answer: "no address, as no endpoint is ready".to_owned() };
     }
     let count = ready.len();
-    let list = listed(ready.into_iter().map(|(pod, ip)| if pod.is_empty() { ip.to_string() } else { format!("{ip} ({pod})") }));
-    Outcome::Dns { answer: format!("the addresses of all {count} ready endpoints: {list}; the client chooses one and connects to it itself") }
+    let list = listed(
+        ready.into_iter().map(|(ip, pod)| if pod.is_empty() { ip.to_string() } else { format!("{ip} ({pod})") }),
+    );
+    Outcome::Dns {
+        answer: format!(
+            "the addresses of all {count} ready endpoints: {list}; the client chooses one and connects to it itself"
+        ),
+    }
 }
 
 /// The port that was asked for; the first one if none was.

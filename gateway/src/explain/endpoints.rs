@@ -88,7 +88,10 @@ pub(super) fn usable(
     let left_out: Vec<&Endpoint> =
         config.endpoints.iter().filter(|endpoint| !usable.iter().any(|held| held.addr == endpoint.addr)).collect();
     if config.endpoints.is_empty() {
-        return format!("Service {} has no endpoint at all: no Pod matches its selector, or nobody lists any.", config.name);
+        return format!(
+            "Service {} has no endpoint at all: no Pod matches its selector, or nobody lists any.",
+            config.name
+        );
     }
     let mut text = format!("{} of {} can be used", usable.len(), config.endpoints.len());
     if !left_out.is_empty() {

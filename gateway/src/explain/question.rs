@@ -167,7 +167,11 @@ fn connection(protocol: Option<Protocol>, address: &str) -> Result<Subject, Stri
     let address = address.strip_suffix('/').unwrap_or(address);
     if let Ok(addr) = address.parse::<SocketAddr>() {
         let ip = addr.ip().to_canonical();
-        return Ok(Subject::Connection(Frontend { ip, port: addr.port(), protocol: protocol.unwrap_or(Protocol::Tcp) }));
+        return Ok(Subject::Connection(Frontend {
+            ip,
+            port: addr.port(),
+            protocol: protocol.unwrap_or(Protocol::Tcp),
+        }));
     }
     let bad = || format!("{address:?} is neither IP:PORT nor the name of a Service. {USAGE}.");
     if address.parse::<IpAddr>().is_ok() {
@@ -189,7 +193,9 @@ fn connection(protocol: Option<Protocol>, address: &str) -> Result<Subject, Stri
             (name, namespace)
         }
     };
-    let is_label = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b));
+    let is_label = |text: &str| {
+        !text.is_empty() && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
     if !is_label(name) || !is_label(namespace) || !port.is_none_or(is_label) {
         return Err(bad());
     }
@@ -210,8 +216,16 @@ mod tests {
     #[test]
     fn good_questions() {
         for target in [
-            "GET http://a.b/c?d=e", "http://a.b", "POST http://[::1]:80/", "tcp://127.0.0.1:80", "udp://[fd00::1]:53",
-            "tcp://kubia.default:http", "tcp://kubia.shop.svc.cluster.local:80", "shop/kubia", "kubia", "127.0.0.1:80",
+            "GET http://a.b/c?d=e",
+            "http://a.b",
+            "POST http://[::1]:80/",
+            "tcp://127.0.0.1:80",
+            "udp://[fd00::1]:53",
+            "tcp://kubia.default:http",
+            "tcp://kubia.shop.svc.cluster.local:80",
+            "shop/kubia",
+            "kubia",
+            "127.0.0.1:80",
         ] {
             let question = parse(target).unwrap_or_else(|e| panic!("{target}: {e}"));
             assert_eq!(question.to_string(), target);
@@ -221,8 +235,20 @@ mod tests {
     #[test]
     fn bad_questions_are_answered_with_how_to_ask() {
         for target in [
-            "", "GET", "GET /", "GET http:///x", "https://a.b/", "GET https://a.b/", "tcp://", "tcp://1.2.3.4", "1.2.3.4",
-            "tcp://a b:80", "tcp://kubia.default.pod:80", "tcp://kubia:", "ftp://a", "G@T http://a/",
+            "",
+            "GET",
+            "GET /",
+            "GET http:///x",
+            "https://a.b/",
+            "GET https://a.b/",
+            "tcp://",
+            "tcp://1.2.3.4",
+            "1.2.3.4",
+            "tcp://a b:80",
+            "tcp://kubia.default.pod:80",
+            "tcp://kubia:",
+            "ftp://a",
+            "G@T http://a/",
         ] {
             let error = parse(target).unwrap_err();
             assert!(error.contains("Ask \"GET http://host/path\""), "{target}: {error}");

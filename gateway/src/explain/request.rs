@@ -39,7 +39,7 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Out
     steps.add("Path", path(rule, &request.path, found.host));
     let losers = losers(snapshot, rule, &request.host, &request.path);
     if !losers.is_empty() {
-        steps.add("Other rules", format!("{}.", listed(losers)));
+        steps.add("Other rules", format!("these match too, but come later: {}.", listed(losers)));
     }
     let service = rule.backend.service();
     steps.add("Backend", format!("the requests of this rule go to Service {service}."));
@@ -75,7 +75,9 @@ fn host(snapshot: &Snapshot, asked: &str, found: Option<&Host>) -> String {
         hosts.dedup();
         return match hosts.is_empty() {
             true => format!("no rule names {asked}, and there are no rules at all."),
-            false => format!("no rule names {asked}, and none is for every host; there are rules for {}.", listed(hosts)),
+            false => {
+                format!("no rule names {asked}, and none is for every host; there are rules for {}.", listed(hosts))
+            }
         };
     };
     let label = found.paths.iter().chain(&found.default).next().map(|rule| &*rule.host);
@@ -89,12 +91,18 @@ fn host(snapshot: &Snapshot, asked: &str, found: Option<&Host>) -> String {
 
 /// Why no path took the request.
 fn missed(host: Option<&Host>, path: &str) -> String {
-    let mut paths: Vec<String> =
-        host.iter().flat_map(|host| host.paths.iter()).filter_map(|rule| Some(rule.path.as_ref()?.to_string())).collect();
+    let mut paths: Vec<String> = host
+        .iter()
+        .flat_map(|host| host.paths.iter())
+        .filter_map(|rule| Some(rule.path.as_ref()?.to_string()))
+        .collect();
     paths.sort_unstable();
     match paths.is_empty() {
         true => "there is no default backend either.".to_owned(),
-        false => format!("none of the host's paths takes {path}, and it has no default backend; there are {}.", listed(paths)),
+        false => format!(
+            "none of the host's paths takes {path}, and it has no default backend; there are {}.",
+            listed(paths)
+        ),
     }
 }
 
@@ -126,17 +134,17 @@ fn losers(snapshot: &Snapshot, winner: &Arc<Rule>, host: &str, path: &str) -> Ve
         if same_host.iter().any(|held| Arc::ptr_eq(held, rule)) {
             let why = match winner.path {
                 Some(PathMatch::Exact(_)) => "Exact comes first",
-                Some(PathMatch::Prefix(_)) | None => "it is shorter",
+                Some(PathMatch::Prefix(_)) | None => "shorter",
             };
             losers.push((rule, why));
         } else if host_takes(&rule.host, host) && found.is_some() {
-            losers.push((rule, "a host that is named more closely does not fall back to it"));
+            losers.push((rule, "a less specific host, to which nothing falls back"));
         }
     }
     losers.sort_by(|(a, _), (b, _)| (&a.host, &a.path, &a.owner).cmp(&(&b.host, &b.path, &b.owner)));
     let text = |(rule, why): (&Arc<Rule>, &str)| {
         let path = rule.path.as_ref().map(ToString::to_string).unwrap_or_default();
-        format!("{} {path} of Ingress {} matches too, but {why}", rule.host, rule.owner)
+        format!("{} {path} of Ingress {} ({why})", rule.host, rule.owner)
     };
     losers.into_iter().map(text).collect()
 }
@@ -214,7 +222,7 @@ fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>) -> Ou
     let (rule, candidates, sticky) = match (&upstream.cookie, pinned) {
         (Some(cookie), Some(index)) => {
             let rule = match cookie.affinity.change_on_failure {
-                true => "the session cookie names it; if it cannot be reached, the session moves to another",
+                true => "the session cookie names it; if it cannot be reached, another is tried",
                 false => "the session cookie names it; no other is tried, even if it cannot be reached",
             };
             (rule.to_owned(), certain(set, index), true)

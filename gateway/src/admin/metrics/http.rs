@@ -34,15 +34,15 @@ const HTTP_METRICS: [HttpMetric; 9] = [
         |stats| stats.accept_errors.value(),
     ),
     HttpMetric(Family::gauge("http_requests_under_way", "Requests begun and not ended yet."), HttpStats::under_way),
-    HttpMetric(
-        Family::counter("http_received_bytes", "Bytes from clients, heads included."),
-        |stats| stats.bytes_in.value(),
-    ),
-    HttpMetric(Family::counter("http_sent_bytes", "Bytes to clients, heads included."), |stats| stats.bytes_out.value()),
-    HttpMetric(
-        Family::counter("http_upstream_connections", "Connections to pods opened."),
-        |stats| stats.upstream_opened.value(),
-    ),
+    HttpMetric(Family::counter("http_received_bytes", "Bytes from clients, heads included."), |stats| {
+        stats.bytes_in.value()
+    }),
+    HttpMetric(Family::counter("http_sent_bytes", "Bytes to clients, heads included."), |stats| {
+        stats.bytes_out.value()
+    }),
+    HttpMetric(Family::counter("http_upstream_connections", "Connections to pods opened."), |stats| {
+        stats.upstream_opened.value()
+    }),
     HttpMetric(
         Family::counter("http_upstream_reused", "Requests sent on a connection to a pod that was kept."),
         |stats| stats.upstream_reused.value(),
@@ -64,7 +64,8 @@ pub(super) fn encode(
     }
     let failures = stats.failures().map(|(kind, count)| ([("kind", kind.as_str())], count));
     Family::counter("http_failures", "Requests that failed, by what was wrong.").encode(encoder, failures)?;
-    let mut rules: Vec<Asked<'_>> = snapshot.iter().flat_map(|snapshot| snapshot.routes.rules()).map(|r| Asked::of(r)).collect();
+    let mut rules: Vec<Asked<'_>> =
+        snapshot.iter().flat_map(|snapshot| snapshot.routes.rules()).map(|r| Asked::of(r)).collect();
     rules.retain(|asked| asked.stats.total() > 0);
     rules.sort_unstable_by_key(|asked| asked.labels);
     // An Ingress and a default backend of one name may agree in all labels; twice the same series spoils a scrape.
@@ -72,12 +73,8 @@ pub(super) fn encode(
     let left_out = rules.len().saturating_sub(MAX_RULES);
     rules.truncate(MAX_RULES);
     rules.push(Asked { labels: UNMATCHED, stats: &stats.unmatched });
-    let codes = |asked: &Asked<'_>| {
-        let labels = asked.labels;
-        asked.stats.by_code().map(move |(code, count)| ((labels, [("code", code.to_string())]), count)).collect::<Vec<_>>()
-    };
     Family::counter("http_requests", "Requests ended, by rule and status; a host of \"\" is no rule.")
-        .encode(encoder, rules.iter().flat_map(codes))?;
+        .encode(encoder, rules.iter().flat_map(Asked::by_code))?;
     latency(encoder, &rules)?;
     Ok(("http_rule", left_out as u64))
 }
@@ -90,16 +87,11 @@ struct Asked<'a> {
 
 type RuleLabels<'a> = [(&'static str, &'a str); 7];
 
+type CodeLabels<'a> = (RuleLabels<'a>, [(&'static str, String); 1]);
+
 /// Requests that met no rule.
-const UNMATCHED: RuleLabels<'static> = [
-    ("namespace", ""),
-    ("ingress", ""),
-    ("host", ""),
-    ("path", ""),
-    ("path_type", ""),
-    ("service", ""),
-    ("port", ""),
-];
+const UNMATCHED: RuleLabels<'static> =
+    [("namespace", ""), ("ingress", ""), ("host", ""), ("path", ""), ("path_type", ""), ("service", ""), ("port", "")];
 
 impl<'a> Asked<'a> {
     fn of(rule: &'a Rule) -> Self {
@@ -122,6 +114,11 @@ impl<'a> Asked<'a> {
             ("port", port),
         ];
         Self { labels, stats: &rule.stats }
+    }
+
+    fn by_code(&self) -> impl Iterator<Item = (CodeLabels<'a>, u64)> {
+        let labels = self.labels;
+        self.stats.by_code().map(move |(code, count)| ((labels, [("code", code.to_string())]), count))
     }
 }
 

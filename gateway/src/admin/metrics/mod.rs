@@ -132,7 +132,8 @@ fn time(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, at: SystemT
 }
 
 fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
-    Family::gauge("config_generation", "Configurations this process has had.").encode_one(encoder, snapshot.generation)?;
+    Family::gauge("config_generation", "Configurations this process has had.")
+        .encode_one(encoder, snapshot.generation)?;
     let findings = [Severity::Info, Severity::Warning, Severity::Error].map(|severity| {
         let count = snapshot.findings.iter().filter(|finding| finding.severity == severity).count();
         ([("severity", severity.as_str())], count as u64)

@@ -24,50 +24,41 @@ type PortLabels<'a> = [(&'static str, &'a str); 4];
 struct PortMetric(Family, fn(&ServedPort) -> Option<u64>);
 
 const PORT_METRICS: [PortMetric; 11] = [
-    PortMetric(
-        Family::counter("connections", "Connections, or UDP flows, accepted."),
-        |port| Some(port.stats.accepted.value()),
-    ),
-    PortMetric(
-        Family::gauge("connections_open", "Connections, or UDP flows, open now."),
-        |port| Some(port.stats.active()),
-    ),
-    PortMetric(
-        Family::counter("received_bytes", "Bytes from clients to endpoints."),
-        |port| Some(port.stats.bytes_in.value()),
-    ),
-    PortMetric(
-        Family::counter("sent_bytes", "Bytes from endpoints to clients."),
-        |port| Some(port.stats.bytes_out.value()),
-    ),
+    PortMetric(Family::counter("connections", "Connections, or UDP flows, accepted."), |port| {
+        Some(port.stats.accepted.value())
+    }),
+    PortMetric(Family::gauge("connections_open", "Connections, or UDP flows, open now."), |port| {
+        Some(port.stats.active())
+    }),
+    PortMetric(Family::counter("received_bytes", "Bytes from clients to endpoints."), |port| {
+        Some(port.stats.bytes_in.value())
+    }),
+    PortMetric(Family::counter("sent_bytes", "Bytes from endpoints to clients."), |port| {
+        Some(port.stats.bytes_out.value())
+    }),
     PortMetric(
         Family::counter("connections_refused", "Clients turned away, for want of an endpoint or by source range."),
         |port| Some(port.stats.refused.value()),
     ),
-    PortMetric(
-        Family::counter("connect_failed", "Clients for whom no endpoint could be connected."),
-        |port| Some(port.stats.connect_failed.value()),
-    ),
+    PortMetric(Family::counter("connect_failed", "Clients for whom no endpoint could be connected."), |port| {
+        Some(port.stats.connect_failed.value())
+    }),
     PortMetric(
         Family::counter("bad_proxy_headers", "Clients whose PROXY protocol header was missing or wrong."),
         |port| port.config.connection.accept_proxy_protocol.then(|| port.stats.bad_proxy_header.value()),
     ),
-    PortMetric(
-        Family::counter("affinity_hits", "Choices that ClientIP affinity made."),
-        |port| sticky(port).then(|| port.stats.affinity_hits.value()),
-    ),
-    PortMetric(
-        Family::counter("affinity_misses", "Choices made anew although there is ClientIP affinity."),
-        |port| sticky(port).then(|| port.stats.affinity_misses.value()),
-    ),
-    PortMetric(
-        Family::gauge("affinity_entries", "Clients that ClientIP affinity remembers."),
-        |port| sticky(port).then(|| port.affinity_entries() as u64),
-    ),
-    PortMetric(
-        Family::gauge("endpoints_eligible", "Endpoints that traffic of the policy Cluster may use."),
-        |port| Some(eligible(port)),
-    ),
+    PortMetric(Family::counter("affinity_hits", "Choices that ClientIP affinity made."), |port| {
+        sticky(port).then(|| port.stats.affinity_hits.value())
+    }),
+    PortMetric(Family::counter("affinity_misses", "Choices made anew although there is ClientIP affinity."), |port| {
+        sticky(port).then(|| port.stats.affinity_misses.value())
+    }),
+    PortMetric(Family::gauge("affinity_entries", "Clients that ClientIP affinity remembers."), |port| {
+        sticky(port).then(|| port.affinity_entries() as u64)
+    }),
+    PortMetric(Family::gauge("endpoints_eligible", "Endpoints that traffic of the policy Cluster may use."), |port| {
+        Some(eligible(port))
+    }),
 ];
 
 fn sticky(port: &ServedPort) -> bool {
@@ -91,10 +82,9 @@ const ENDPOINT_METRICS: [EndpointMetric; 3] = [
         Family::gauge("endpoint_in_flight", "Connections and requests that the endpoint carries now."),
         |state| u64::from(state.in_flight()),
     ),
-    EndpointMetric(
-        Family::counter("endpoint_connect_failures", "Connects to the endpoint that failed."),
-        |state| state.connect_failures(),
-    ),
+    EndpointMetric(Family::counter("endpoint_connect_failures", "Connects to the endpoint that failed."), |state| {
+        state.connect_failures()
+    }),
 ];
 
 /// Writes the metrics, and gives back how many were left out, by kind.
@@ -111,14 +101,13 @@ pub(super) fn encode(
     ];
     ports.truncate(MAX_PORTS);
     endpoints.truncate(MAX_ENDPOINTS);
-    let numbers: Vec<Cow<'_, str>> = ports.iter().map(|port| port_label(port)).collect();
+    let names: Vec<Cow<'_, str>> = ports.iter().map(|port| port_label(port)).collect();
     for PortMetric(family, value) in &PORT_METRICS {
-        let sample = |(port, number)| Some((labels(port, number), value(port)?));
-        family.encode(encoder, ports.iter().copied().zip(&numbers).filter_map(sample))?;
+        let samples = ports.iter().zip(&names).filter_map(|(port, name)| Some((labels(port, name), value(port)?)));
+        family.encode(encoder, samples)?;
     }
     for EndpointMetric(family, value) in &ENDPOINT_METRICS {
-        let sample = |used: &Used<'_>| (used.labels(), value(used.state));
-        family.encode(encoder, endpoints.iter().map(sample))?;
+        family.encode(encoder, endpoints.iter().map(|used| (used.labels(), value(used.state))))?;
     }
     Ok(left_out)
 }
@@ -126,14 +115,14 @@ pub(super) fn encode(
 /// An endpoint that was chosen at least once.
 struct Used<'a> {
     port: &'a ServedPort,
-    number: Cow<'a, str>,
+    name: Cow<'a, str>,
     addr: SocketAddr,
     state: &'a EndpointState,
 }
 
 impl Used<'_> {
     fn labels(&self) -> (PortLabels<'_>, [(&'static str, String); 1]) {
-        (labels(self.port, &self.number), [("endpoint", self.addr.to_string())])
+        (labels(self.port, &self.name), [("endpoint", self.addr.to_string())])
     }
 }
 
@@ -143,19 +132,19 @@ fn used_endpoints<'a>(ports: &[&'a ServedPort]) -> Vec<Used<'a>> {
     for port in ports {
         let begin = out.len();
         let used = in_use(port).into_iter().filter(|(_, e)| e.state.picks() + e.state.connect_failures() > 0);
-        out.extend(used.map(|(addr, e)| Used { port, number: port_label(port), addr, state: e.state }));
+        out.extend(used.map(|(addr, e)| Used { port, name: port_label(port), addr, state: e.state }));
         out[begin..].sort_unstable_by_key(|used| used.addr);
     }
     out
 }
 
-fn labels<'a>(port: &'a ServedPort, label: &'a str) -> PortLabels<'a> {
+fn labels<'a>(port: &'a ServedPort, port_name: &'a str) -> PortLabels<'a> {
     let name = &port.config.name;
     let protocol = match name.protocol {
         Protocol::Tcp => "TCP",
         Protocol::Udp => "UDP",
     };
-    [("namespace", &*name.namespace), ("service", &*name.service), ("port", label), ("protocol", protocol)]
+    [("namespace", &*name.namespace), ("service", &*name.service), ("port", port_name), ("protocol", protocol)]
 }
 
 /// The name of a port; its number if it has none, which only one port of a Service may.
