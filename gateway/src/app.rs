@@ -30,7 +30,7 @@ use crate::{
     explain::{Question, explain},
     http::HttpStats,
     snapshot::Snapshot,
-    worker::{Command, Workers},
+    worker::{Announcement, Command, Workers},
 };
 
 /// Where the objects come from.
@@ -184,12 +184,14 @@ impl App {
         drop(self.control.send(Change::Stop));
         self.workers.drain(timeout).await;
     }
+}
 
-    /// Cuts what is still under way, and stops the other servers.
-    pub fn stop(self) {
+/// Cuts what is still under way, and stops everything.
+impl Drop for App {
+    fn drop(&mut self) {
         drop(self.control.send(Change::Stop));
         self.workers.tell_all(|| Command::Cut);
-        let _ = self.stop_servers.send(true);
+        self.stop_servers.send_replace(true);
     }
 }
 
@@ -268,7 +270,8 @@ impl Planes for AppPlanes {
         self.table = snapshot.table.clone();
         self.reconcile();
         self.zones.send_replace(Some(snapshot.zone.clone()));
-        self.snapshots.send_replace(Some(snapshot.clone()));
+        let announcement = Arc::new(Announcement { snapshots: self.snapshots.clone(), snapshot: snapshot.clone() });
+        self.workers.tell_all(|| Command::Live(announcement.clone()));
     }
 
     fn retry(&mut self) {

@@ -7,7 +7,7 @@ use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
 
 use tidegate_l4::{limits::Limits, listen::Socket, table::Frontend, worker::L4Worker};
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::LocalSet,
 };
 
@@ -21,6 +21,8 @@ use crate::{
 pub enum Command {
     /// Serve this from now on.
     Publish(Arc<Snapshot>),
+    /// All that came before has been done.
+    Live(Arc<Announcement>),
     /// Accept connections for a frontend.
     OpenFrontend(Frontend, Socket),
     /// Stop accepting them; what is established lives on.
@@ -31,6 +33,22 @@ pub enum Command {
     Drain(Duration, oneshot::Sender<()>),
     /// Cut everything now.
     Cut,
+}
+
+/// Announces a snapshot when the last worker has let go of it: only then does all of it serve.
+#[derive(Debug)]
+pub struct Announcement {
+    /// Who listens.
+    pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
+    /// What is live.
+    pub snapshot: Arc<Snapshot>,
+}
+
+impl Drop for Announcement {
+    fn drop(&mut self) {
+        // Workers do things in order, so announcements come in order too.
+        self.snapshots.send_replace(Some(self.snapshot.clone()));
+    }
 }
 
 /// The channels to all workers.
@@ -99,6 +117,10 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
             Command::Publish(snapshot) => {
                 l4.publish(snapshot.table.clone());
                 http.publish(snapshot);
+                Ok(())
+            }
+            Command::Live(announcement) => {
+                drop(announcement);
                 Ok(())
             }
             Command::OpenFrontend(frontend, socket) => l4.open(frontend, socket),

@@ -184,9 +184,21 @@ pub struct Conflict {
 /// From frontends to endpoints; immutable.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
-    frontends: AHashMap<Frontend, Target>,
-    ports: AHashMap<ServicePortName, Arc<ServedPort>>,
+    ports: Vec<Arc<ServedPort>>,
+    targets: Vec<Target>,
+    index: Arc<Index>,
+}
+
+/// Where each name and each frontend stands in the lists of a table. Endpoints come and go all the time, Services seldom:
+/// as long as only endpoints change, one table after the other shares its index.
+#[derive(Debug, Default)]
+struct Index {
+    ports: AHashMap<ServicePortName, usize>,
+    frontends: AHashMap<Frontend, usize>,
+    /// For each target its kind and its port.
+    targets: Vec<(FrontendKind, usize)>,
     node_addresses: Vec<IpAddr>,
+    conflicts: Vec<Conflict>,
 }
 
 impl ServiceTable {
@@ -197,80 +209,119 @@ impl ServiceTable {
         place: &Place,
         previous: Option<&Self>,
     ) -> (Self, Vec<Conflict>) {
-        let mut table = Self { node_addresses: node_addresses.to_vec(), ..Self::default() };
-        if let Some(previous) = previous {
-            table.frontends.reserve(previous.frontends.len());
-            table.ports.reserve(previous.ports.len());
-        }
-        let mut conflicts = Vec::new();
-        for config in ports {
-            let before = previous.and_then(|table| table.ports.get(&config.name));
-            let port = match before {
+        let build = |(position, config)| {
+            let before = previous.and_then(|table| table.held(position, &config));
+            match before {
                 Some(same) if Arc::ptr_eq(&same.config, &config) && same.place == *place => same.clone(),
                 before => Arc::new(ServedPort::build(config, place, before.map(|p| &**p))),
-            };
-            table.ports.insert(port.config.name.clone(), port.clone());
-            table.add_frontends(&port, &mut conflicts);
-        }
-        (table, conflicts)
+            }
+        };
+        let ports: Vec<_> = ports.into_iter().enumerate().map(build).collect();
+        let index = match previous.filter(|table| table.index.holds_for(&table.ports, &ports, node_addresses)) {
+            Some(previous) => previous.index.clone(),
+            None => Arc::new(Index::build(&ports, node_addresses)),
+        };
+        let targets = index.targets.iter().map(|&(kind, at)| Target { kind, port: ports[at].clone() }).collect();
+        let conflicts = index.conflicts.clone();
+        (Self { ports, targets, index }, conflicts)
     }
 
-    fn add_frontends(&mut self, port: &Arc<ServedPort>, conflicts: &mut Vec<Conflict>) {
-        let config = &port.config;
-        let protocol = config.name.protocol;
-        let node_port = config.node_port.unwrap_or(0);
-        let node_addresses: &[IpAddr] = if node_port == 0 { &[] } else { &self.node_addresses };
-        let all = [
-            (FrontendKind::ClusterIp, &config.cluster_ips[..], config.port),
-            (FrontendKind::LoadBalancer, &config.load_balancer_ips[..], config.port),
-            (FrontendKind::ExternalIp, &config.external_ips[..], config.port),
-            (FrontendKind::NodePort, node_addresses, node_port),
-        ];
-        for (kind, ips, number) in all {
-            for &ip in ips {
-                let frontend = Frontend { ip, port: number, protocol };
-                let target = Target { kind, port: port.clone() };
-                if let Some(holder) = self.frontends.get(&frontend) {
-                    let (winner, loser) = (holder.port.config.name.clone(), config.name.clone());
-                    conflicts.push(Conflict { frontend, winner, loser });
-                } else {
-                    self.frontends.insert(frontend, target);
-                }
-            }
-        }
+    /// The port a configuration was served as. Mostly it stands where it stood, so its name is seldom looked up.
+    fn held(&self, position: usize, config: &Arc<ServicePort>) -> Option<&Arc<ServedPort>> {
+        let same = |held: &&Arc<ServedPort>| Arc::ptr_eq(&held.config, config) || held.config.name == config.name;
+        self.ports.get(position).filter(same).or_else(|| self.port(&config.name))
     }
 
     /// What answers on `frontend`.
     pub fn find(&self, frontend: &Frontend) -> Option<&Target> {
-        self.frontends.get(frontend)
+        self.index.frontends.get(frontend).map(|&at| &self.targets[at])
     }
 
     /// A service port by name.
     pub fn port(&self, name: &ServicePortName) -> Option<&Arc<ServedPort>> {
-        self.ports.get(name)
+        self.index.ports.get(name).map(|&at| &self.ports[at])
     }
 
     /// Every service port, in no order.
     pub fn ports(&self) -> impl Iterator<Item = &Arc<ServedPort>> {
-        self.ports.values()
+        self.ports.iter()
     }
 
     /// Every frontend, in no order.
     pub fn frontends(&self) -> impl Iterator<Item = (&Frontend, &Target)> {
-        self.frontends.iter()
+        self.index.frontends.iter().map(|(frontend, &at)| (frontend, &self.targets[at]))
     }
 
     /// The frontends that must accept connections. One without any usable endpoint is left out, so that the kernel
     /// refuses its clients at once (kube-proxy's REJECT).
     pub fn listening(&self) -> impl Iterator<Item = (Frontend, FrontendKind)> {
         let open = |(f, target): &(&Frontend, &Target)| target.sets(f.ip).any(|set| !set.is_empty());
-        self.frontends.iter().filter(open).map(|(f, target)| (*f, target.kind))
+        self.frontends().filter(open).map(|(f, target)| (*f, target.kind))
     }
 
     /// The addresses that answer node ports; a client with one of them is this node itself.
     pub fn node_addresses(&self) -> &[IpAddr] {
-        &self.node_addresses
+        &self.index.node_addresses
     }
+}
+
+impl Index {
+    fn build(ports: &[Arc<ServedPort>], node_addresses: &[IpAddr]) -> Self {
+        let mut index = Self { node_addresses: node_addresses.to_vec(), ..Self::default() };
+        index.ports.reserve(ports.len());
+        index.frontends.reserve(ports.len());
+        for (position, port) in ports.iter().enumerate() {
+            index.ports.insert(port.config.name.clone(), position);
+            index.add_frontends(position, ports);
+        }
+        index
+    }
+
+    /// Whether it is the index of `now` as well as of `before`, for which it was made.
+    fn holds_for(&self, before: &[Arc<ServedPort>], now: &[Arc<ServedPort>], node_addresses: &[IpAddr]) -> bool {
+        let same = |(a, b): (&Arc<ServedPort>, &Arc<ServedPort>)| {
+            Arc::ptr_eq(a, b) || (a.config.name == b.config.name && dialled(&a.config) == dialled(&b.config))
+        };
+        self.node_addresses == node_addresses && before.len() == now.len() && before.iter().zip(now).all(same)
+    }
+
+    fn add_frontends(&mut self, position: usize, ports: &[Arc<ServedPort>]) {
+        let config = &ports[position].config;
+        let [cluster_ips, load_balancer_ips, external_ips] = dialled(config).ips;
+        let node_port = config.node_port.unwrap_or(0);
+        let node_addresses = if node_port == 0 { Vec::new() } else { self.node_addresses.clone() };
+        let all = [
+            (FrontendKind::ClusterIp, cluster_ips, config.port),
+            (FrontendKind::LoadBalancer, load_balancer_ips, config.port),
+            (FrontendKind::ExternalIp, external_ips, config.port),
+            (FrontendKind::NodePort, &node_addresses, node_port),
+        ];
+        for (kind, ips, number) in all {
+            for &ip in ips {
+                let frontend = Frontend { ip, port: number, protocol: config.name.protocol };
+                if let Some(&holder) = self.frontends.get(&frontend) {
+                    let winner = ports[self.targets[holder].1].config.name.clone();
+                    self.conflicts.push(Conflict { frontend, winner, loser: config.name.clone() });
+                } else {
+                    self.frontends.insert(frontend, self.targets.len());
+                    self.targets.push((kind, position));
+                }
+            }
+        }
+    }
+}
+
+/// All of a configuration that decides on which frontends it answers.
+#[derive(PartialEq)]
+struct Dialled<'a> {
+    port: u16,
+    node_port: Option<u16>,
+    ips: [&'a [IpAddr]; 3],
+}
+
+fn dialled(config: &ServicePort) -> Dialled<'_> {
+    let ips = [&config.cluster_ips[..], &config.load_balancer_ips, &config.external_ips];
+    Dialled { port: config.port, node_port: config.node_port, ips }
 }
 
 impl Target {
@@ -281,12 +332,12 @@ impl Target {
     pub fn decide(&self, frontend: &Frontend, client: IpAddr, table: &ServiceTable) -> Decision<'_> {
         let config = &self.port.config;
         let client = client.to_canonical();
-        if self.kind == FrontendKind::LoadBalancer && !self.allows_source(frontend, client, &table.node_addresses) {
+        if self.kind == FrontendKind::LoadBalancer && !self.allows_source(frontend, client, table.node_addresses()) {
             return Decision::Refuse(Refusal::SourceRange);
         }
         let policy = match self.kind {
             FrontendKind::ClusterIp => config.internal_policy,
-            _ if table.node_addresses.contains(&client) => TrafficPolicy::Cluster,
+            _ if table.node_addresses().contains(&client) => TrafficPolicy::Cluster,
             FrontendKind::NodePort | FrontendKind::LoadBalancer | FrontendKind::ExternalIp => config.external_policy,
         };
         let family = IpFamily::of(frontend.ip);

@@ -53,7 +53,7 @@ pub(super) async fn serve(
         () = signals.next() => false,
     };
     tracing::info!("{}", if drained { "drained" } else { "cut" });
-    app.stop();
+    drop(app);
     Ok(ExitCode::SUCCESS)
 }
 

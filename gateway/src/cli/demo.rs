@@ -43,7 +43,7 @@ const MANIFESTS: [(&str, &str); 14] = examples![
     "udp.yaml",
 ];
 
-pub(super) fn run(args: DemoArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let documents = documents();
     commands::runtime()?.block_on(async {
         let pods = start_pods(&documents).await?;

@@ -210,7 +210,7 @@ impl Cli {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(args) => commands::run(args),
-            Command::Demo(args) => demo::run(args),
+            Command::Demo(args) => demo::run(&args),
             Command::Check(args) => commands::check(&args),
             Command::Explain(args) => commands::explain(args),
             Command::Get(args) => commands::get(&args),

@@ -210,7 +210,7 @@ impl Builder<'_> {
         }
         match default {
             Some(backend) if spec.rules.as_ref().is_none_or(Vec::is_empty) => {
-                self.set_default(&mut one, &HostName::Any, backend)
+                self.set_default(&mut one, &HostName::Any, backend);
             }
             None if spec.rules.as_ref().is_none_or(Vec::is_empty) => {
                 one.report.error(

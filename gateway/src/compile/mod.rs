@@ -21,6 +21,7 @@ mod ingress;
 pub mod objects;
 pub mod rows;
 mod service_annotations;
+mod service_port;
 mod service_type;
 mod services;
 pub mod settings;
@@ -54,9 +55,10 @@ use crate::{
 pub struct Compiled {
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
-    allocated: Allocated,
-    services: BTreeMap<Name, Arc<CompiledService>>,
-    asked_ports: BTreeMap<Name, Vec<u16>>,
+    allocated: Arc<Allocated>,
+    /// In the order of their names.
+    services: Vec<Arc<CompiledService>>,
+    asked_ports: Arc<BTreeMap<Name, Vec<u16>>>,
     ingresses: Arc<CompiledIngresses>,
     versions: Versions,
 }
@@ -95,17 +97,21 @@ pub fn compile(
     let same_services = previous.filter(|p| p.versions.services == versions.services);
     let allocated = match same_services {
         Some(previous) => previous.allocated.clone(),
-        None => allocate(&objects.services, settings, previous.map_or(held, |p| &p.allocated.allocations)),
+        None => Arc::new(allocate(&objects.services, settings, previous.map_or(held, |p| &p.allocated.allocations))),
     };
     let same_routes = same_services.filter(|p| p.versions == versions);
-    let asked_ports = same_routes.map_or_else(|| ingress::asked_ports(objects), |p| p.asked_ports.clone());
-    let services = compile_services(objects, settings, &asked_ports, &allocated, previous);
+    let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
+    let compiler = ServiceCompiler { objects, settings, asked_ports: &asked_ports, pods: OnceCell::new() };
+    let services = match same_services {
+        Some(previous) => compile_same_services(&compiler, &previous.services),
+        None => compile_services(&compiler, &allocated, previous.map_or(&[], |p| &p.services)),
+    };
     let ingresses = match same_routes {
         Some(previous) => previous.ingresses.clone(),
         None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.snapshot.routes))),
     };
     let place = place(objects, settings);
-    let ports = services.values().flat_map(|service| service.ports.iter().cloned());
+    let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
     let (table, conflicts) =
         ServiceTable::build(ports, &settings.node_addresses, &place, previous.map(|p| &*p.snapshot.table));
     let before = previous.map(|p| &*p.snapshot);
@@ -113,7 +119,7 @@ pub fn compile(
     let upstreams = ingresses.upstreams.iter().enumerate().map(|(i, spec)| upstream(spec, &table, held(i))).collect();
     let mut findings = problems.to_vec();
     findings.extend(allocated.findings.iter().cloned());
-    findings.extend(services.values().flat_map(|service| service.findings.iter().cloned()));
+    findings.extend(services.iter().flat_map(|service| service.findings.iter().cloned()));
     findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
     findings.extend(ingresses.findings.iter().cloned());
     findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
@@ -123,7 +129,7 @@ pub fn compile(
         routes: ingresses.routes.clone(),
         upstreams,
         zone: zone(objects, settings, &services, same_services),
-        services: services.values().map(|service| service.row.clone()).collect(),
+        services: services.iter().map(|service| service.row.clone()).collect(),
         ingresses: ingresses.rows.clone(),
         findings: findings.into(),
     };
@@ -141,18 +147,28 @@ pub fn external_names(objects: &Objects) -> Vec<Arc<str>> {
 }
 
 fn compile_services(
-    objects: &Objects,
-    settings: &Settings,
-    asked_ports: &BTreeMap<Name, Vec<u16>>,
+    compiler: &ServiceCompiler<'_>,
     allocated: &Allocated,
-    previous: Option<&Compiled>,
-) -> BTreeMap<Name, Arc<CompiledService>> {
-    let compiler = ServiceCompiler { objects, settings, asked_ports, pods: OnceCell::new() };
+    previous: &[Arc<CompiledService>],
+) -> Vec<Arc<CompiledService>> {
     let compile = |(name, stored)| {
-        let addresses = allocated.addresses.get(name).cloned().unwrap_or_default();
-        (Name::clone(name), compiler.compile(name, stored, addresses, previous.and_then(|p| p.services.get(name))))
+        let addresses = Arc::new(allocated.addresses.get(name).cloned().unwrap_or_default());
+        let key = (&name.namespace, &name.name);
+        let held = previous.binary_search_by(|held| (&held.row.namespace, &held.row.name).cmp(&key)).ok();
+        compiler.compile(name, stored, addresses, held.map(|at| &previous[at]))
     };
-    objects.services.iter().map(compile).collect()
+    compiler.objects.services.iter().map(compile).collect()
+}
+
+/// The same Services have the same addresses and stand where they stood: no name needs to be looked up.
+fn compile_same_services(
+    compiler: &ServiceCompiler<'_>,
+    previous: &[Arc<CompiledService>],
+) -> Vec<Arc<CompiledService>> {
+    let compile = |((name, stored), held): ((&Name, _), &Arc<CompiledService>)| {
+        compiler.compile(name, stored, held.addresses().clone(), Some(held))
+    };
+    compiler.objects.services.iter().zip(previous).map(compile).collect()
 }
 
 /// Where this node is: its zone is what its Node object says.
@@ -193,12 +209,12 @@ fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstr
 fn zone(
     objects: &Objects,
     settings: &Settings,
-    services: &BTreeMap<Name, Arc<CompiledService>>,
+    services: &[Arc<CompiledService>],
     same_services: Option<&Compiled>,
 ) -> Arc<Zone> {
     if let Some(previous) = same_services
         && previous.versions.namespaces == objects.namespaces.version()
-        && services.iter().zip(&previous.services).all(|((_, a), (_, b))| match (&a.dns, &b.dns) {
+        && services.iter().zip(&previous.services).all(|(a, b)| match (&a.dns, &b.dns) {
             (Some(a), Some(b)) => Arc::ptr_eq(a, b),
             (None, None) => true,
             (Some(_), None) | (None, Some(_)) => false,
@@ -206,7 +222,7 @@ fn zone(
     {
         return previous.snapshot.zone.clone();
     }
-    let records = services.values().filter_map(|service| service.dns.clone());
+    let records = services.iter().filter_map(|service| service.dns.clone());
     let namespaces = objects.namespaces.iter().map(|(name, _)| name.name.clone());
     Arc::new(Zone::build(&settings.cluster_domain, records, namespaces))
 }

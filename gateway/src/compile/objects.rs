@@ -1,11 +1,12 @@
 //! `Objects`: everything the sources have said, by kind and name. The order in which it arrived does not matter.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
 
+use ahash::AHashMap;
 use tidegate_crd::{
     Document, Kind, Object, ObjectRef, Origin,
     core::{ConfigMap, EndpointSlice, Endpoints, Namespace, Node, Pod, Secret, Service},
@@ -130,8 +131,11 @@ pub struct Objects {
     pub services: Store<Service>,
     /// Addresses of the names that ExternalName Services point to.
     pub resolved: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
-    slices_of: BTreeMap<Name, BTreeSet<Name>>,
+    slices_of: AHashMap<Name, Arc<ServiceSlices>>,
 }
+
+/// The EndpointSlices of one Service, by name. Another `Arc` whenever one of them has changed.
+pub type ServiceSlices = BTreeMap<Name, Arc<Stored<EndpointSlice>>>;
 
 impl Objects {
     /// Adds an object or replaces the one of its name; says whether that changed anything.
@@ -173,25 +177,39 @@ impl Objects {
         }
     }
 
-    /// The EndpointSlices that name a Service as theirs, by name.
-    pub fn slices_of(&self, service: &Name) -> impl Iterator<Item = &Arc<Stored<EndpointSlice>>> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|slice| self.slices.get(slice))
+    /// The EndpointSlices that name a Service as theirs, if there is one.
+    pub fn slices_of(&self, service: &Name) -> Option<&Arc<ServiceSlices>> {
+        self.slices_of.get(service)
     }
 
     fn apply_slice(&mut self, name: Name, slice: EndpointSlice, origin: Arc<Origin>) -> bool {
-        self.forget_slice(&name);
-        if let Some(service) = owner(&name, &slice) {
-            self.slices_of.entry(service).or_default().insert(name.clone());
+        let before = self.slices.get(&name).and_then(|held| owner(&name, &held.object));
+        if !self.slices.apply(name.clone(), slice, origin) {
+            return false;
         }
-        self.slices.apply(name, slice, origin)
+        let Some(slice) = self.slices.get(&name).cloned() else { return true };
+        let service = owner(&name, &slice.object);
+        if let Some(before) = before.filter(|before| service.as_ref() != Some(before)) {
+            self.disown_slice(before, &name);
+        }
+        if let Some(service) = service {
+            Arc::make_mut(self.slices_of.entry(service).or_default()).insert(name, slice);
+        }
+        true
     }
 
     fn forget_slice(&mut self, name: &Name) {
-        let Some(service) = self.slices.get(name).and_then(|held| owner(name, &held.object)) else { return };
-        if let Some(slices) = self.slices_of.get_mut(&service) {
+        if let Some(service) = self.slices.get(name).and_then(|held| owner(name, &held.object)) {
+            self.disown_slice(service, name);
+        }
+    }
+
+    fn disown_slice(&mut self, service: Name, name: &Name) {
+        if let Entry::Occupied(mut entry) = self.slices_of.entry(service) {
+            let slices = Arc::make_mut(entry.get_mut());
             slices.remove(name);
             if slices.is_empty() {
-                self.slices_of.remove(&service);
+                entry.remove();
             }
         }
     }

@@ -6,7 +6,7 @@ use std::{cell::OnceCell, collections::BTreeMap, net::IpAddr, sync::Arc, time::D
 
 use tidegate_crd::{
     Kind,
-    core::{EndpointSlice, Endpoints, IntOrString, Service, ServicePort as WirePort, ServiceSpec},
+    core::{EndpointSlice, Endpoints, IntOrString, Service, ServiceSpec},
 };
 use tidegate_l4::model::{
     Affinity, Balance, Conditions, Endpoint, Hints, Protocol, ServicePort, ServicePortName, TrafficPolicy,
@@ -15,9 +15,10 @@ use tidegate_l4::model::{
 use super::{
     allocate::Addresses,
     finding::{Finding, Report},
-    objects::{Name, Objects, Stored},
+    objects::{Name, Objects, ServiceSlices, Stored},
     rows::{PortRow, ServiceRow},
     service_annotations::ServiceOptions,
+    service_port,
     service_type::ServiceType,
     settings::Settings,
     slices::{self, FromPods, PodIndex},
@@ -46,31 +47,34 @@ pub(crate) struct CompiledService {
     pub(crate) findings: Vec<Finding>,
 }
 
+impl CompiledService {
+    /// What it was given.
+    pub(crate) fn addresses(&self) -> &Arc<Addresses> {
+        &self.inputs.addresses
+    }
+}
+
 /// All that a compiled Service depends on.
 #[derive(Debug)]
 struct Inputs {
     service: Arc<Stored<Service>>,
-    slices: Vec<Arc<Stored<EndpointSlice>>>,
+    slices: Option<Arc<ServiceSlices>>,
     endpoints: Option<Arc<Stored<Endpoints>>>,
     /// Versions of Pods and Nodes, for a Service whose slices are made from them.
     pods: Option<(u64, u64)>,
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
     /// Ports that Ingresses ask of an ExternalName, and its addresses.
     external: Option<(Vec<u16>, Arc<[IpAddr]>)>,
 }
 
 impl Inputs {
     fn same(&self, other: &Self) -> bool {
-        let slices = self.slices.len() == other.slices.len()
-            && self.slices.iter().zip(&other.slices).all(|(a, b)| Arc::ptr_eq(a, b));
-        let endpoints = match (&self.endpoints, &other.endpoints) {
-            (None, None) => true,
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, Some(_)) | (Some(_), None) => false,
-        };
+        fn same<T>(a: Option<&Arc<T>>, b: Option<&Arc<T>>) -> bool {
+            a.map(Arc::as_ptr) == b.map(Arc::as_ptr)
+        }
         Arc::ptr_eq(&self.service, &other.service)
-            && slices
-            && endpoints
+            && same(self.slices.as_ref(), other.slices.as_ref())
+            && same(self.endpoints.as_ref(), other.endpoints.as_ref())
             && self.pods == other.pods
             && self.addresses == other.addresses
             && self.external == other.external
@@ -93,7 +97,7 @@ impl ServiceCompiler<'_> {
         &self,
         name: &Name,
         service: &Arc<Stored<Service>>,
-        addresses: Addresses,
+        addresses: Arc<Addresses>,
         previous: Option<&Arc<CompiledService>>,
     ) -> Arc<CompiledService> {
         let inputs = self.inputs(name, service, addresses);
@@ -125,15 +129,16 @@ impl ServiceCompiler<'_> {
         let slices = self.slices(name, spec, kind, &inputs, &mut one.report);
         let affinity = one.affinity(spec);
         let ports = one.ports(spec, kind, affinity, &slices);
-        let ports = ports.into_iter().map(|port| keep(port, previous)).collect();
-        let dns = one.dns(spec, kind, &slices).map(Arc::new);
-        let row = Arc::new(one.row(spec, kind, affinity));
+        let held = |port: &ServicePort| previous?.ports.iter().find(|held| held.name == port.name);
+        let ports = ports.into_iter().map(|port| keep(held(&port), port)).collect();
+        let dns = one.dns(spec, kind, &slices).map(|dns| keep(previous.and_then(|p| p.dns.as_ref()), dns));
+        let row = keep(previous.map(|p| &p.row), one.row(spec, kind, affinity));
         let findings = one.report.into_findings();
         Arc::new(CompiledService { inputs, ports, dns, row, findings })
     }
 
-    fn inputs(&self, name: &Name, service: &Arc<Stored<Service>>, addresses: Addresses) -> Inputs {
-        let slices: Vec<_> = self.objects.slices_of(name).cloned().collect();
+    fn inputs(&self, name: &Name, service: &Arc<Stored<Service>>, addresses: Arc<Addresses>) -> Inputs {
+        let slices = self.objects.slices_of(name).cloned();
         let spec = service.object.spec.as_ref();
         let selects = spec.is_some_and(|spec| spec.selector.as_ref().is_some_and(|selector| !selector.is_empty()));
         let versions = || (self.objects.pods.version(), self.objects.nodes.version());
@@ -143,8 +148,8 @@ impl ServiceCompiler<'_> {
         });
         Inputs {
             service: service.clone(),
-            pods: (selects && slices.is_empty()).then(versions),
-            endpoints: self.objects.endpoints.get(name).filter(|_| !selects && slices.is_empty()).cloned(),
+            pods: (selects && slices.is_none()).then(versions),
+            endpoints: if selects || slices.is_some() { None } else { self.objects.endpoints.get(name).cloned() },
             slices,
             addresses,
             external,
@@ -171,15 +176,14 @@ impl ServiceCompiler<'_> {
         }
         match &inputs.endpoints {
             Some(endpoints) => slices::from_endpoints(&endpoints.object),
-            None => inputs.slices.clone(),
+            None => inputs.slices.iter().flat_map(|slices| slices.values().cloned()).collect(),
         }
     }
 }
 
-/// A port that came out as it was before keeps its `Arc`, and with it everything built from it.
-fn keep(port: ServicePort, previous: Option<&Arc<CompiledService>>) -> Arc<ServicePort> {
-    let same = previous.and_then(|previous| previous.ports.iter().find(|held| ***held == port));
-    same.cloned().unwrap_or_else(|| Arc::new(port))
+/// What came out as it was before keeps its `Arc`, and with it everything built from it.
+fn keep<T: PartialEq>(held: Option<&Arc<T>>, now: T) -> Arc<T> {
+    held.filter(|held| ***held == now).cloned().unwrap_or_else(|| Arc::new(now))
 }
 
 fn report_pods(spec: &ServiceSpec, made: &FromPods, report: &mut Report<'_>) {
@@ -254,7 +258,15 @@ impl One<'_> {
         }
         let mut out: Vec<ServicePort> = Vec::new();
         for (index, wire) in spec.ports.iter().flatten().enumerate() {
-            let Some((name, number)) = self.port_name(index, wire, spec, &out) else { continue };
+            let checked = match service_port::check(wire, spec, &out) {
+                Ok(checked) => checked,
+                Err(fault) => {
+                    let field = format!("spec.ports[{index}].{}", fault.field);
+                    self.report.error(fault.reason, &field, fault.message, fault.fix);
+                    continue;
+                }
+            };
+            let (name, number) = (self.service_port_name(checked.label, checked.protocol), checked.number);
             let weight = |pod: &str, ip| shared.options.weight(pod, ip);
             let endpoints = slices::endpoints_of(slices, &name.port, name.protocol, &self.settings.node_name, weight);
             let endpoints = if kind == ServiceType::ExternalName { self.resolved(number) } else { endpoints };
@@ -296,91 +308,6 @@ impl One<'_> {
             connection: shared.options.connection,
             endpoints,
         }
-    }
-
-    /// The name and number of a port, unless something is wrong with it.
-    fn port_name(
-        &mut self,
-        index: usize,
-        wire: &WirePort,
-        spec: &ServiceSpec,
-        before: &[ServicePort],
-    ) -> Option<(ServicePortName, u16)> {
-        let field = |name: &str| format!("spec.ports[{index}].{name}");
-        let number = match u16::try_from(wire.port) {
-            Ok(number) if number != 0 => number,
-            _ => {
-                self.report.error(
-                    "InvalidPort",
-                    &field("port"),
-                    format!("{} is not a port number.", wire.port),
-                    "Write a number from 1 to 65535.",
-                );
-                return None;
-            }
-        };
-        let protocol = match wire.protocol.as_deref() {
-            None | Some("" | "TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some("SCTP") => {
-                self.report.error(
-                    "UnsupportedProtocol",
-                    &field("protocol"),
-                    "a user-space proxy cannot carry SCTP.",
-                    "Use TCP or UDP.",
-                );
-                return None;
-            }
-            Some(other) => {
-                self.report.error(
-                    "InvalidProtocol",
-                    &field("protocol"),
-                    format!("there is no protocol {other:?}."),
-                    "Write TCP or UDP.",
-                );
-                return None;
-            }
-        };
-        if let Some(IntOrString::Int(target)) = wire.target_port
-            && !(0..=65_535).contains(&target)
-        {
-            self.report.error(
-                "InvalidPort",
-                &field("targetPort"),
-                format!("{target} is not a port number."),
-                "Write a number from 1 to 65535, or the name of a container's port.",
-            );
-            return None;
-        }
-        let label = wire.name.as_deref().unwrap_or_default();
-        if label.is_empty() && spec.ports.as_ref().is_some_and(|ports| ports.len() > 1) {
-            self.report.error(
-                "UnnamedPort",
-                &field("name"),
-                "a Service with several ports must name each of them.",
-                "Give the port a name.",
-            );
-            return None;
-        }
-        if before.iter().any(|port| !label.is_empty() && *port.name.port == *label) {
-            self.report.error(
-                "DuplicatePort",
-                &field("name"),
-                format!("another port is named {label:?} already."),
-                "Give the port another name.",
-            );
-            return None;
-        }
-        if before.iter().any(|port| port.port == number && port.name.protocol == protocol) {
-            self.report.error(
-                "DuplicatePort",
-                &field("port"),
-                format!("another port has number {number}/{protocol} already."),
-                "Remove one of them.",
-            );
-            return None;
-        }
-        Some((self.service_port_name(label, protocol), number))
     }
 
     fn service_port_name(&self, port: &str, protocol: Protocol) -> ServicePortName {

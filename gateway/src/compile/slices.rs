@@ -27,7 +27,22 @@ pub(crate) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Pods by label, so that a selector looks at few of them.
 #[derive(Debug)]
 pub(crate) struct PodIndex<'a> {
-    by_label: AHashMap<(&'a str, &'a str, &'a str), Vec<&'a Arc<Stored<Pod>>>>,
+    by_label: AHashMap<Label<'a>, Vec<&'a Arc<Stored<Pod>>>>,
+}
+
+/// A label within a namespace.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Label<'a> {
+    namespace: &'a str,
+    key: &'a str,
+    value: &'a str,
+}
+
+/// What the endpoints of one slice have in common: the IP family, and the number behind each port of the Service.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Group {
+    family: &'static str,
+    targets: Vec<(usize, i32)>,
 }
 
 impl<'a> PodIndex<'a> {
@@ -35,7 +50,7 @@ impl<'a> PodIndex<'a> {
         let mut by_label: AHashMap<_, Vec<_>> = AHashMap::new();
         for (name, pod) in pods.iter() {
             for (key, value) in pod.object.metadata.labels.iter().flatten() {
-                by_label.entry((&*name.namespace, key.as_str(), value.as_str())).or_default().push(pod);
+                by_label.entry(Label { namespace: &name.namespace, key, value }).or_default().push(pod);
             }
         }
         Self { by_label }
@@ -43,7 +58,7 @@ impl<'a> PodIndex<'a> {
 
     /// The Pods of a namespace that carry every label of a selector, by name. An empty selector selects none.
     fn select(&self, namespace: &str, selector: &BTreeMap<String, String>) -> Vec<&'a Arc<Stored<Pod>>> {
-        let lists = selector.iter().map(|(k, v)| self.by_label.get(&(namespace, k.as_str(), v.as_str())));
+        let lists = selector.iter().map(|(k, v)| self.by_label.get(&Label { namespace, key: k, value: v }));
         let Some(shortest) = lists.min_by_key(|list| list.map_or(0, Vec::len)).flatten() else { return Vec::new() };
         let all = |pod: &&&Arc<Stored<Pod>>| {
             let labels = pod.object.metadata.labels.as_ref();
@@ -71,7 +86,7 @@ pub(crate) fn from_pods(service: &Name, spec: &ServiceSpec, pods: &PodIndex<'_>,
         return FromPods::default();
     };
     let mut out = FromPods::default();
-    let mut groups: BTreeMap<(&str, Vec<(usize, i32)>), Vec<SliceEndpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, Vec<SliceEndpoint>> = BTreeMap::new();
     for pod in pods.select(&service.namespace, selector) {
         if matches!(phase(&pod.object), Some("Succeeded" | "Failed")) {
             continue;
@@ -91,11 +106,12 @@ pub(crate) fn from_pods(service: &Name, spec: &ServiceSpec, pods: &PodIndex<'_>,
         }
         for ip in ips {
             let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-            groups.entry((family, targets.clone())).or_default().push(endpoint_of(&pod.object, ip, spec, nodes));
+            let group = Group { family, targets: targets.clone() };
+            groups.entry(group).or_default().push(endpoint_of(&pod.object, ip, spec, nodes));
         }
     }
     let origin = Origin::synthetic("pods");
-    for ((family, targets), endpoints) in groups {
+    for (Group { family, targets }, endpoints) in groups {
         let ports = targets.iter().filter_map(|(index, number)| {
             let port = spec.ports.as_ref()?.get(*index)?;
             Some(EndpointPort {
@@ -178,7 +194,7 @@ pub(crate) fn endpoints_of(
             .ports
             .iter()
             .flatten()
-            .filter(|port| port.name.as_deref() == Some(port_name) && protocol_of(port) == protocol);
+            .filter(|port| port.name.as_deref().unwrap_or_default() == port_name && protocol_of(port) == protocol);
         for number in ports.filter_map(|port| u16::try_from(port.port?).ok()).filter(|number| *number != 0) {
             for endpoint in &slice.endpoints {
                 let Some(ip) = address(endpoint) else { continue };
@@ -292,8 +308,8 @@ fn hints(distribution: Option<&str>, zone: Option<&String>, node: Option<&String
 
 /// The Ready condition. A Pod written by hand has none; then it is ready unless it says that it still waits to start.
 fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    match conditions.filter(|condition| condition.type_ == "Ready").last() {
+    let mut conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    match conditions.find(|condition| condition.type_ == "Ready") {
         Some(condition) => condition.status == "True",
         None => phase(pod) != Some("Pending"),
     }

@@ -140,16 +140,14 @@ impl Files {
     /// Watches the files for ever, and sends a batch whenever something has changed. Ends when nobody listens.
     pub fn watch(mut self, mut send: impl FnMut(Batch) -> bool) {
         let (events, inbox) = mpsc::channel();
-        let mut watcher = notify::recommended_watcher(move |event| drop(events.send(event)))
-            .inspect_err(|error| no_watch(error))
-            .ok();
+        let mut watcher = notify::recommended_watcher(move |event| drop(events.send(event))).inspect_err(no_watch).ok();
         if let Some(watcher) = &mut watcher {
             for root in &self.roots {
                 // A file is watched through its directory: editors replace files, and the watch would stay with the old one.
                 let place = if root.is_dir() {
                     root.as_path()
                 } else {
-                    root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+                    root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
                 };
                 if let Err(error) = watcher.watch(place, RecursiveMode::Recursive) {
                     no_watch(&error);

@@ -133,7 +133,7 @@ fn somebody(target: &Target, frontend: &Frontend) -> IpAddr {
     let in_range = target.port.config.source_ranges.iter().map(|range| range.addr());
     // The compiler writes the all-ones address where nobody is let in.
     let mut in_range = in_range.filter(|ip| IpFamily::of(*ip) == family && *ip != IpAddr::V4(Ipv4Addr::BROADCAST));
-    in_range.next().unwrap_or(match family {
+    in_range.next().unwrap_or_else(|| match family {
         IpFamily::V4 => Ipv4Addr::UNSPECIFIED.into(),
         IpFamily::V6 => Ipv6Addr::UNSPECIFIED.into(),
     })

@@ -115,7 +115,9 @@ fn reason(endpoint: &Endpoint, usable: &[Endpoint], family: Option<IpFamily>, po
     if conditions.terminating && !conditions.serving {
         return "is terminating and no longer serves".to_owned();
     }
-    if !conditions.ready && !(conditions.terminating && usable.iter().all(|held| !held.conditions.ready)) {
+    // With none ready, those that terminate stand in.
+    let stands_in = conditions.terminating && usable.iter().all(|held| !held.conditions.ready);
+    if !conditions.ready && !stands_in {
         return if conditions.terminating { "is terminating" } else { "is not ready" }.to_owned();
     }
     match (policy, &endpoint.node) {

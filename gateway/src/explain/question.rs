@@ -66,12 +66,12 @@ impl Question {
         let subject = match target.split_once("://") {
             Some(("tcp", address)) => connection(Some(Protocol::Tcp), address)?,
             Some(("udp", address)) => connection(Some(Protocol::Udp), address)?,
-            Some(("http", _)) => Subject::Request(request(Method::GET, target, headers)?),
+            Some(("http", _)) => Subject::Request(request(&Method::GET, target, headers)?),
             Some((method, _)) if method.ends_with(" http") => {
                 let (method, url) = target.split_once(' ').unwrap_or(("GET", target));
                 let method = Method::from_bytes(method.as_bytes())
                     .map_err(|_| format!("{method:?} is not an HTTP method. {USAGE}."))?;
-                Subject::Request(request(method, url.trim(), headers)?)
+                Subject::Request(request(&method, url.trim(), headers)?)
             }
             Some((scheme, _)) => {
                 let scheme = scheme.rsplit(' ').next().unwrap_or(scheme);
@@ -149,10 +149,10 @@ fn header_map(lines: &[String]) -> Result<HeaderMap, String> {
 }
 
 /// A request for `url`. A `Host` among the headers wins over the host of the URL, as with curl.
-fn request(method: Method, url: &str, headers: HeaderMap) -> Result<Request, String> {
+fn request(method: &Method, url: &str, headers: HeaderMap) -> Result<Request, String> {
     let uri: Uri = url.parse().map_err(|_| format!("{url:?} is not a URL. {USAGE}."))?;
     let Some(authority) = uri.authority() else { return Err(format!("{url:?} names no host. {USAGE}.")) };
-    if method == Method::CONNECT || method == Method::TRACE {
+    if *method == Method::CONNECT || *method == Method::TRACE {
         return Err(format!("{method} is answered 405 whatever the rules say: no gateway passes it on."));
     }
     let host = match headers.get(header::HOST) {
