@@ -1,5 +1,8 @@
 //! Every test that needs the whole program or real sockets, in one binary.
 
+mod broken;
+mod dns;
+mod explain;
 mod ingress_conformance;
 mod services;
 mod soak;
