@@ -236,3 +236,6 @@ fn conflict_finding(conflict: &Conflict, objects: &Objects) -> Option<Finding> {
     report.error("AddressConflict", "spec", message, "Give one of the two another address or port.");
     report.into_findings().pop()
 }
+
+#[cfg(test)]
+mod tests;

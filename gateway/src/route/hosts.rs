@@ -169,6 +169,36 @@ mod tests {
         assert_eq!(found(&table(&[HostName::Exact("a.b".into())]), "c.b"), None);
     }
 
+    /// Ingress v1 read naively: the exact name, else a wildcard with one label in its place, else any.
+    fn naive(hosts: &[HostName], asked: &str) -> Option<String> {
+        let asked = asked.to_lowercase();
+        let labels: Vec<&str> = asked.split('.').collect();
+        let is_wildcard =
+            |h: &&HostName| matches!(h, HostName::Wildcard(s) if !labels[0].is_empty() && labels[1..].join(".") == **s);
+        let exact = hosts.iter().find(|h| matches!(h, HostName::Exact(name) if **name == *asked));
+        let wildcard = hosts.iter().filter(|_| labels.len() > 1).find(is_wildcard);
+        let any = hosts.iter().find(|h| **h == HostName::Any);
+        exact.or(wildcard).or(any).map(ToString::to_string)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_the_specification_read_naively(
+            written in proptest::collection::btree_set((0..3u8, "[ab](\\.[ab]){0,2}"), 0..6),
+            asked in proptest::collection::vec("[abAB]{0,1}(\\.[abB]){0,3}", 10),
+        ) {
+            let hosts: Vec<HostName> = written.into_iter().map(|(kind, name)| match kind {
+                0 => HostName::Exact(name.into()),
+                1 => HostName::Wildcard(name.into()),
+                _ => HostName::Any,
+            }).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+            let table = table(&hosts);
+            for asked in asked {
+                proptest::prop_assert_eq!(found(&table, &asked), naive(&hosts, &asked), "{} in {:?}", asked, hosts);
+            }
+        }
+    }
+
     #[test]
     fn a_known_host_does_not_fall_through() {
         let mut hosts = table(&[HostName::Any]);

@@ -1,0 +1,71 @@
+//! What the kernel knows about processes: CPU, memory, children, cores.
+
+use std::{fs, path::Path, time::Duration};
+
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
+
+/// A process and all below it.
+pub(crate) fn tree(pid: u32) -> Vec<u32> {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(tree);
+    std::iter::once(pid).chain(below).collect()
+}
+
+/// CPU time of a process and all below it: the first field of each thread's `schedstat`, in nanoseconds.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let mut nanos = 0;
+    for pid in tree(pid) {
+        let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for thread in threads.flatten() {
+            nanos += first_number(&thread.path().join("schedstat")).unwrap_or(0);
+        }
+    }
+    Duration::from_nanos(nanos)
+}
+
+/// Memory of a process and all below it in bytes, each shared page divided among those who share it.
+pub(crate) fn pss(pid: u32) -> u64 {
+    let one = |pid: u32| -> Option<u64> {
+        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
+    };
+    tree(pid).into_iter().filter_map(one).sum()
+}
+
+/// Sends a signal; a process that is gone needs none.
+pub(crate) fn signal(pid: u32, signal: Signal) {
+    if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// The core for the proxy and the core for the load; `None` if there is only one.
+pub(crate) fn two_cores() -> Option<(usize, usize)> {
+    let allowed = sched_getaffinity(None).ok()?;
+    let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
+    Some((cores.next()?, cores.next()?))
+}
+
+/// Moves this thread, and whatever it starts from now on, to one core.
+pub(crate) fn pin(core: Option<usize>) {
+    let Some(core) = core else { return };
+    let mut set = CpuSet::new();
+    set.set(core);
+    if let Err(error) = sched_setaffinity(None, &set) {
+        eprintln!("not pinned to core {core}: {error}");
+    }
+}
+
+/// The three load averages, as the kernel writes them.
+pub(crate) fn load_average() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn first_number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.split_whitespace().next()?.parse().ok()
+}
