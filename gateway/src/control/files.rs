@@ -73,6 +73,10 @@ impl Files {
 
     /// Looks at everything and reads what has changed.
     pub fn scan(&mut self) -> Batch {
+        self.scan_told(&BTreeSet::new())
+    }
+
+    fn scan_told(&mut self, told: &BTreeSet<PathBuf>) -> Batch {
         let mut found = Found::default();
         for root in &self.roots {
             found.visit(root, 0, true);
@@ -82,25 +86,26 @@ impl Files {
         for path in &gone {
             self.files.remove(path);
         }
-        let changed = found.files.into_iter().filter(|path| self.read(path)).collect();
+        let changed = found.files.into_iter().filter(|path| self.read(path, told.contains(path))).collect();
         self.batch(&changed)
     }
 
     /// Looks at these files only; what is not a known file asks for a whole scan.
     fn scan_only(&mut self, paths: &BTreeSet<PathBuf>) -> Batch {
         if !paths.iter().all(|path| self.files.contains_key(path) && path.is_file()) {
-            return self.scan();
+            return self.scan_told(paths);
         }
-        let changed = paths.iter().filter(|path| self.read(path)).cloned().collect();
+        let changed = paths.iter().filter(|path| self.read(path, true)).cloned().collect();
         self.batch(&changed)
     }
 
-    /// Reads a file if it has changed, and says whether it had.
-    fn read(&mut self, path: &Path) -> bool {
+    /// Reads a file if it has changed, and says whether it had. `told`: somebody says so, whatever time and size say: two writes
+    /// within one tick of the file system's clock look the same.
+    fn read(&mut self, path: &Path, told: bool) -> bool {
         let stamp = fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
         let held = self.files.remove(path);
         if let Some(held) = held {
-            if held.stamp == stamp && stamp.is_some() {
+            if !told && held.stamp == stamp && stamp.is_some() {
                 self.files.insert(path.to_owned(), held);
                 return false;
             }
@@ -144,12 +149,13 @@ impl Files {
         if let Some(watcher) = &mut watcher {
             for root in &self.roots {
                 // A file is watched through its directory: editors replace files, and the watch would stay with the old one.
-                let place = if root.is_dir() {
-                    root.as_path()
+                let (place, mode) = if root.is_dir() {
+                    (root.as_path(), RecursiveMode::Recursive)
                 } else {
-                    root.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+                    let parent = root.parent().filter(|parent| !parent.as_os_str().is_empty());
+                    (parent.unwrap_or_else(|| Path::new(".")), RecursiveMode::NonRecursive)
                 };
-                if let Err(error) = watcher.watch(place, RecursiveMode::Recursive) {
+                if let Err(error) = watcher.watch(place, mode) {
                     no_watch(&error);
                 }
             }

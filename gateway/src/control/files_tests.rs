@@ -126,3 +126,117 @@ fn a_change_on_disk_arrives_as_a_batch() {
     }
     assert_eq!((names(&batch.apply), batch.delete.len()), (vec!["b".into()], 1));
 }
+
+/// A Kubernetes mount, a package store, `cp -p`: another file of the same size and age takes the place of the first.
+#[test]
+fn another_file_of_the_same_size_and_age_is_a_change() {
+    let dir = Dir::new();
+    dir.write("a.yaml", &service("a", 8080));
+    dir.write("b.draft", &service("a", 8081));
+    for name in ["a.yaml", "b.draft"] {
+        fs::File::open(dir.0.join(name)).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    }
+    let mut files = Files::new([dir.0.clone()]);
+    assert_eq!(files.scan().apply.len(), 1);
+    fs::rename(dir.0.join("b.draft"), dir.0.join("a.yaml")).unwrap();
+    assert_eq!(files.scan().apply.len(), 1);
+}
+
+#[test]
+fn a_directory_that_cannot_be_read_keeps_its_last_good_objects() {
+    let dir = Dir::new();
+    dir.write("sub/a.yaml", &service("a", 80));
+    let mut files = Files::new([dir.0.join("sub")]);
+    files.scan();
+    fs::rename(dir.0.join("sub"), dir.0.join("away")).unwrap();
+    let lost = files.scan();
+    assert_eq!(lost.delete, []);
+    assert!(reasons(&lost).contains(&"UnreadableDirectory"), "{:?}", reasons(&lost));
+    fs::rename(dir.0.join("away"), dir.0.join("sub")).unwrap();
+    dir.write("sub/a.yaml", &service("b", 80));
+    let back = files.scan();
+    assert_eq!((names(&back.apply), back.delete.len()), (vec!["b".into()], 1));
+    assert_eq!(reasons(&back), [""; 0]);
+}
+
+/// Reading fails for a moment, for want of file descriptors say: the file is read again without having to change.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_file_that_could_not_be_read_is_read_again() {
+    let stamp = Stamp::of(Path::new("/proc/self/mem")).unwrap();
+    let state = load(Path::new("/proc/self/mem"), Some(stamp));
+    assert_eq!(state.problems[0].reason, "UnreadableFile");
+    assert!(state.stamp.is_none());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_contains_itself_is_read_once() {
+    let dir = Dir::new();
+    dir.write("sub/a.yaml", &service("a", 80));
+    for circle in ["sub/x", "sub/y"] {
+        std::os::unix::fs::symlink("..", dir.0.join(circle)).unwrap();
+    }
+    let (send, done) = mpsc::channel();
+    let root = dir.0.clone();
+    std::thread::spawn(move || send.send(read_all(&[root])));
+    let batch = done.recv_timeout(Duration::from_secs(20)).expect("two circles are not 2^32 directories");
+    assert_eq!((batch.files, reasons(&batch)), (1, vec![]));
+}
+
+/// A repository of a stranger, checked: neither endless memory nor endless waiting.
+#[cfg(target_os = "linux")]
+#[test]
+fn what_is_not_a_file_is_not_read() {
+    let dir = Dir::new();
+    std::os::unix::fs::symlink("/dev/tty", dir.0.join("tty.yaml")).unwrap();
+    std::os::unix::fs::symlink("/dev/null", dir.0.join("null.yaml")).unwrap();
+    let batch = read_all(&[dir.0.clone()]);
+    assert_eq!(reasons(&batch), ["UnreadableFile", "UnreadableFile"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_mounted_config_map_is_followed() {
+    let dir = Dir::new();
+    let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, dir.0.join(name)).unwrap();
+    dir.write("..1/a.yaml", &service("a", 80));
+    link("..1", "..data");
+    link("..data/a.yaml", "a.yaml");
+    let (send, batches) = mpsc::channel();
+    let files = Files::new([dir.0.clone()]);
+    std::thread::spawn(move || files.watch(|batch| send.send(batch).is_ok()));
+    let next = |patience| loop {
+        let batch: Batch = batches.recv_timeout(patience).unwrap();
+        if !batch.apply.is_empty() {
+            break names(&batch.apply);
+        }
+    };
+    assert_eq!(next(Duration::from_secs(30)), ["a"]);
+    dir.write("..2/a.yaml", &service("b", 80));
+    link("..2", "..data_tmp");
+    fs::rename(dir.0.join("..data_tmp"), dir.0.join("..data")).unwrap();
+    fs::remove_dir_all(dir.0.join("..1")).unwrap();
+    // Sooner than the look at everything that comes anyway.
+    assert_eq!(next(RESCAN / 2), ["b"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_root_that_is_a_link_is_watched() {
+    let dir = Dir::new();
+    dir.write("real/a.yaml", &service("a", 80));
+    std::os::unix::fs::symlink("real", dir.0.join("link")).unwrap();
+    let (send, batches) = mpsc::channel();
+    let files = Files::new([dir.0.join("link")]);
+    std::thread::spawn(move || files.watch(|batch| send.send(batch).is_ok()));
+    let next = |patience| loop {
+        let batch: Batch = batches.recv_timeout(patience).unwrap();
+        if !batch.apply.is_empty() {
+            break names(&batch.apply);
+        }
+    };
+    assert_eq!(next(Duration::from_secs(30)), ["a"]);
+    dir.write("real/a.yaml", &service("b", 80));
+    assert_eq!(next(RESCAN / 2), ["b"]);
+}
