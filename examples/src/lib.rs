@@ -1,5 +1,11 @@
-//! The manifests of this folder, one idea each. Each begins with what to run and what to see; `tests/it/examples.rs` runs
-//! all of it against `tidegate demo`.
+//! The manifests of this folder, one idea each.
+//!
+//! Each begins with a comment that says what to run while `tidegate demo` runs in another terminal, and what to see:
+//!
+//! - `# $ command`, and below it the lines it prints, where `…` stands for anything;
+//! - `# Needs other.yaml.` if it cannot be understood without another manifest (all of them need `pods.yaml`).
+//!
+//! `tests/it/examples.rs` loads every manifest and runs every command, so what they say is true.
 
 use std::{
     fs, io,

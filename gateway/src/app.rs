@@ -12,15 +12,16 @@ use std::{
 
 use anyhow::Context;
 use tidegate_l4::{
-    listen::{Changes, Sockets, bind_tcp},
-    table::{Frontend, FrontendKind, ServiceTable},
+    listen::{BindFailure, Changes, Sockets, bind_tcp},
+    model::Protocol,
+    table::{Frontend, FrontendKind},
     worker::now,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc as channel, watch};
 
 use crate::{
     admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
-    compile::{allocate::Allocations, compile, objects::Objects, settings::Settings},
+    compile::{allocate::Allocations, compile, health_check::HealthCheck, objects::Objects, settings::Settings},
     control::{
         self, Change, Control, NameRequest, Planes,
         files::{Batch, Files},
@@ -28,6 +29,7 @@ use crate::{
     },
     dns::{DnsServer, Zone},
     explain::{Question, explain},
+    health_check::{self, Health},
     http::HttpStats,
     snapshot::Snapshot,
     worker::{Announcement, Command, Workers},
@@ -104,14 +106,16 @@ impl App {
         let (zone_tx, zones) = watch::channel(None);
         let status = Arc::new(RuntimeStatus::default());
         status.set_http(http_addr);
-        let sockets = Sockets::new(workers.count()).beside(http_addr);
+        let (health_checks, health_commands) = channel::unbounded_channel();
         let planes = AppPlanes {
-            sockets,
+            sockets: Sockets::new(workers.count()).beside(http_addr),
             workers: workers.clone(),
+            health_sockets: Sockets::new(1).beside(http_addr),
+            health_checks,
             snapshots: snapshot_tx,
             zones: zone_tx,
             status: status.clone(),
-            table: empty.table.clone(),
+            snapshot: empty,
             failed: BTreeMap::new(),
         };
         let control = start_control(options.source, options.settings, options.remember, planes)?;
@@ -123,6 +127,8 @@ impl App {
             explain: answer,
         });
         tokio::spawn(admin::serve(admin_listener, state, stop(stopped.clone())));
+        let health = Health { snapshot: snapshots.clone(), runtime: status.clone() };
+        tokio::spawn(health_check::serve(health_commands, health, stop(stopped.clone())));
         let dns_addr = dns.as_ref().map(DnsServer::local_addr);
         if let Some(dns) = dns {
             tokio::spawn(dns.run(zones, options.dns_forward, stop(stopped)));
@@ -256,10 +262,13 @@ fn raise_file_limit() {
 struct AppPlanes {
     sockets: Sockets,
     workers: Workers,
+    health_sockets: Sockets,
+    health_checks: channel::UnboundedSender<health_check::Command>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     zones: watch::Sender<Option<Arc<Zone>>>,
     status: Arc<RuntimeStatus>,
-    table: Arc<ServiceTable>,
+    /// What is served.
+    snapshot: Arc<Snapshot>,
     failed: BTreeMap<Frontend, String>,
 }
 
@@ -267,7 +276,7 @@ impl Planes for AppPlanes {
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         // The snapshot first: a socket opened now finds its frontend, and one closed now has nobody left to serve.
         self.workers.tell_all(|| Command::Publish(snapshot.clone()));
-        self.table = snapshot.table.clone();
+        self.snapshot = snapshot.clone();
         self.reconcile();
         self.zones.send_replace(Some(snapshot.zone.clone()));
         let announcement = Arc::new(Announcement { snapshots: self.snapshots.clone(), snapshot: snapshot.clone() });
@@ -283,8 +292,15 @@ impl Planes for AppPlanes {
 
 impl AppPlanes {
     fn reconcile(&mut self) {
-        let Changes { opened, closed, failed } =
-            self.sockets.reconcile(self.table.listening().map(|(frontend, _)| frontend));
+        let mut failed = self.reconcile_frontends();
+        failed.extend(self.reconcile_health_checks());
+        self.report(failed);
+    }
+
+    /// The frontends of Services are the workers' to serve.
+    fn reconcile_frontends(&mut self) -> Vec<BindFailure> {
+        let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend);
+        let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
         for frontend in closed {
             self.workers.tell_all(|| Command::CloseFrontend(frontend));
         }
@@ -292,6 +308,30 @@ impl AppPlanes {
             let frontend = opened.frontend;
             self.workers.tell_each(opened.sockets.into_iter().map(|socket| Command::OpenFrontend(frontend, socket)));
         }
+        failed
+    }
+
+    /// Health checks are asked for seldom: one socket each, and the control side answers.
+    fn reconcile_health_checks(&mut self) -> Vec<BindFailure> {
+        let addresses = self.snapshot.table.node_addresses();
+        let wanted =
+            self.snapshot.health_checks.iter().flat_map(|check| {
+                addresses.iter().map(|&ip| Frontend { ip, port: check.port, protocol: Protocol::Tcp })
+            });
+        let Changes { opened, closed, failed } = self.health_sockets.reconcile(wanted);
+        let closed = closed.into_iter().map(health_check::Command::Close);
+        let opened = opened.into_iter().flat_map(|opened| {
+            opened.sockets.into_iter().map(move |socket| health_check::Command::Open(opened.frontend, socket))
+        });
+        for command in closed.chain(opened) {
+            // A server that is gone has been told to stop.
+            drop(self.health_checks.send(command));
+        }
+        failed
+    }
+
+    /// Says what is open and what is not; a failure goes to the log once.
+    fn report(&mut self, failed: Vec<BindFailure>) {
         let before = std::mem::take(&mut self.failed);
         let mut failures = Vec::new();
         for failure in failed {
@@ -308,7 +348,7 @@ impl AppPlanes {
             });
             self.failed.insert(failure.frontend, message);
         }
-        let mut open: Vec<Frontend> = self.sockets.open().collect();
+        let mut open: Vec<Frontend> = self.sockets.open().chain(self.health_sockets.open()).collect();
         open.sort_unstable();
         let listening = open.into_iter().map(|frontend| {
             let (service, kind) = self.describe(&frontend);
@@ -319,7 +359,11 @@ impl AppPlanes {
 
     /// The Service behind a frontend, and what kind of frontend it is.
     fn describe(&self, frontend: &Frontend) -> (String, &'static str) {
-        let Some(target) = self.table.find(frontend) else { return (String::new(), "") };
+        let Some(target) = self.snapshot.table.find(frontend) else {
+            let check = self.snapshot.health_check(frontend.port).filter(|_| frontend.protocol == Protocol::Tcp);
+            let name = |check: &Arc<HealthCheck>| (format!("{}/{}", check.namespace, check.service), "health check");
+            return check.map_or_else(Default::default, name);
+        };
         let kind = match target.kind {
             FrontendKind::ClusterIp => "ClusterIP",
             FrontendKind::NodePort => "NodePort",

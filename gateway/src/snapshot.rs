@@ -10,6 +10,7 @@ use tidegate_l4::{endpoints::EndpointSet, table::ServiceTable};
 use crate::{
     compile::{
         finding::Finding,
+        health_check::HealthCheck,
         rows::{IngressRow, ServiceRow},
     },
     dns::Zone,
@@ -34,10 +35,20 @@ pub struct Snapshot {
     pub zone: Arc<Zone>,
     /// The Services, as people see them, by namespace and name.
     pub services: Vec<Arc<ServiceRow>>,
+    /// The health check node ports, by number.
+    pub health_checks: Vec<Arc<HealthCheck>>,
     /// The Ingresses, as people see them.
     pub ingresses: Vec<Arc<IngressRow>>,
     /// What is wrong with the objects it was made of.
     pub findings: Arc<[Finding]>,
+}
+
+impl Snapshot {
+    /// What is asked on a health check node port.
+    pub fn health_check(&self, port: u16) -> Option<&Arc<HealthCheck>> {
+        let at = self.health_checks.binary_search_by_key(&port, |check| check.port).ok()?;
+        Some(&self.health_checks[at])
+    }
 }
 
 /// The endpoints of one service port as the gateway uses them. Rules of several Ingresses share one.

@@ -246,7 +246,10 @@ impl Iterator for Candidates<'_> {
             Order::Ranked { remembered: Some(first), .. } if given == 0 => Some(EndpointIndex(*first)),
             Order::Ranked { client, epoch, remembered, last } => {
                 // Retries are rare, so each looks over all scores again rather than sorting for a case that seldom comes.
-                let score = |i: usize| (balance::rendezvous_score(*client, *epoch, self.set.hashes[i]), i);
+                // Weights make no shares here, but 0 takes an endpoint out: it comes last.
+                let out = |i: usize| self.set.balance == Balance::Weighted && self.set.endpoints[i].weight == 0;
+                let rank = |i| if out(i) { 0 } else { balance::rendezvous_score(*client, *epoch, self.set.hashes[i]) };
+                let score = |i: usize| (rank(i), i);
                 let below = |s: &(u64, usize)| last.is_none_or(|last| *s < last) && Some(s.1) != *remembered;
                 let best = (0..n).map(score).filter(below).max()?;
                 *last = Some(best);
@@ -325,6 +328,16 @@ mod tests {
         drop(receipt);
         assert_eq!(after.state(EndpointIndex(1)).in_flight(), 0);
         assert_eq!(after.state(EndpointIndex(1)).picks(), 1);
+    }
+
+    #[test]
+    fn weight_0_takes_an_endpoint_out_with_affinity_too() {
+        let endpoints = (0..4).map(|n| endpoint(n, u32::from(n % 2))).collect();
+        let set = EndpointSet::build(endpoints, Balance::Weighted, STICKY, &mut Inherited::default());
+        for n in 0..100 {
+            let order: Vec<usize> = set.candidates(client(n, 0)).map(|i| i.0).collect();
+            assert!(order.len() == 4 && order[..2].iter().all(|i| i % 2 == 1), "{order:?}");
+        }
     }
 
     #[test]

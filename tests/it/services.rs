@@ -8,7 +8,7 @@ use std::{
 
 use tidegate::pod::Listen;
 use tidegate_tests::{
-    Bed, Client, Net, PATIENCE,
+    Bed, Client, Net, PATIENCE, Response,
     client::{datagram, hit, hits},
     http_pod, pod_manifest, service_manifest, start_pod,
 };
@@ -688,4 +688,84 @@ async fn an_address_that_cannot_be_bound_is_reported_and_the_rest_runs() {
         assert!(begun.elapsed() < PATIENCE, "the port is free and is not tried again");
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
+}
+
+// --- health check node ports ---
+
+/// Asks on the health check node port of the only Service.
+async fn health(bed: &Bed, path: &str) -> Response {
+    let port = bed.snapshot().health_checks[0].port;
+    Client::connect(SocketAddr::new(bed.net.ip(1), port)).await.get("x", path).await
+}
+
+/// "should fail health check node port if there are only terminating endpoints".
+#[tokio::test(flavor = "multi_thread")]
+async fn health_checks_fail_once_all_local_pods_terminate_while_they_still_serve() {
+    let net = Net::next();
+    let _pods = [http_pod("a", net.ip(2)).await, http_pod("b", net.ip(3)).await];
+    let here = |ip, more: &str| endpoint(ip, &format!(", nodeName: here{more}"));
+    let draining = ", conditions: {ready: false, serving: true, terminating: true}";
+    let service = selectorless("web", "type: LoadBalancer, externalTrafficPolicy: Local, ");
+    let bed = Bed::start(net, &service).await;
+    assert_eq!(health(&bed, "/").await.status, 503, "no endpoint at all");
+
+    let both = [here(net.ip(2), ""), here(net.ip(3), draining)].join(", ");
+    bed.apply("slice.yaml", &slice("web-1", "web", "", 8080, &both)).await;
+    for path in ["/", "/healthz", "/any/path?at=all"] {
+        let response = health(&bed, path).await;
+        assert_eq!(response.status, 200, "{path}");
+        assert_eq!(response.header("content-type"), Some("application/json"));
+        assert_eq!(response.header("x-content-type-options"), Some("nosniff"));
+        assert_eq!(response.header("x-load-balancing-endpoint-weight"), Some("1"));
+        let body: serde_json::Value = serde_json::from_slice(&response.body).unwrap();
+        let service = serde_json::json!({"namespace": "default", "name": "web"});
+        let expected = serde_json::json!({"service": service, "localEndpoints": 1, "serviceProxyHealthy": true});
+        assert_eq!(body, expected);
+    }
+
+    let ending = [here(net.ip(2), draining), here(net.ip(3), draining)].join(", ");
+    bed.apply("slice.yaml", &slice("web-1", "web", "", 8080, &ending)).await;
+    let response = health(&bed, "/").await;
+    assert_eq!((response.status, response.header("x-load-balancing-endpoint-weight")), (503, Some("0")));
+    assert!(answered(STRANGER, bed.load_balancer_addr("web")).await, "they serve to the end");
+
+    let remote = endpoint(net.ip(2), ", nodeName: there");
+    bed.apply("slice.yaml", &slice("web-1", "web", "", 8080, &remote)).await;
+    assert_eq!(health(&bed, "/").await.status, 503, "a pod elsewhere");
+
+    bed.apply("slice.yaml", &slice("web-1", "web", "", 8080, &both)).await;
+    assert_eq!(health(&bed, "/").await.status, 200);
+    let port = bed.snapshot().health_checks[0].port;
+    assert!(bed.app.listening().contains(&format!("{}:{port}  Service default/web (health check)", net.ip(1))));
+    bed.app.drain(std::time::Duration::from_millis(1)).await;
+    let response = health(&bed, "/").await;
+    assert_eq!(response.status, 503, "the node wants no more clients");
+    assert!(response.text().contains("\"serviceProxyHealthy\":false"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_health_check_port_that_is_taken_is_reported_and_tried_again_and_one_without_service_closes() {
+    let net = Net::next();
+    let _pod = http_pod("a", net.ip(2)).await;
+    let taken = std::net::TcpListener::bind((net.ip(1), 30_003)).unwrap();
+    let more = "type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30003, ";
+    let bed = Bed::start(net, &pod_manifest("a", "web", net.ip(2))).await;
+    bed.apply("web.yaml", &service_manifest("web", "web", more)).await;
+    let failed = bed.app.status().failed();
+    assert_eq!(
+        failed.iter().map(|failed| (failed.frontend.port, &*failed.service)).collect::<Vec<_>>(),
+        [(30_003, "default/web")]
+    );
+    assert!(failed[0].fix.contains("another program"), "{failed:?}");
+    assert!(bed.app.listening().contains("failed     "));
+    hit(bed.load_balancer_addr("web")).await.unwrap();
+    drop(taken);
+    let begun = std::time::Instant::now();
+    while !bed.app.status().failed().is_empty() {
+        assert!(begun.elapsed() < PATIENCE, "the port is free and is not tried again");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(health(&bed, "/").await.status, 200);
+    bed.remove("web.yaml").await;
+    assert!(refused(SocketAddr::new(net.ip(1), 30_003)).await);
 }

@@ -118,6 +118,7 @@ fn service_view(row: &ServiceRow, snapshot: &Snapshot) -> ServiceView {
         external: row.external.clone(),
         pending: row.pending,
         ports: row.ports.iter().map(|port| port_view(row, port, snapshot)).collect(),
+        health_check_node_port: row.health_check_port,
         selector: row.selector.clone(),
         affinity_timeout_seconds: row.affinity_seconds,
         created: row.created,

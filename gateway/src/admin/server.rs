@@ -1,21 +1,21 @@
 //! The admin HTTP server. Each path is a row of [`PATHS`].
 //!
-//! One request a connection, and one deadline for all of it: that bounds slow readers and slow writers alike. A request's body
-//! is never read. Who may ask is not checked, except that it must not be a web page (see `host`).
+//! A request's body is never read. Who may ask is not checked, except that it must not be a web page (see `host`).
 
-use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration, time::SystemTime};
+use std::{
+    future::{Future, pending},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::TcpListener,
     sync::{Semaphore, watch},
-    task::JoinSet,
-    time,
 };
 
 use super::{
@@ -23,28 +23,24 @@ use super::{
     status::RuntimeStatus,
     view::{ConfigView, FindingView},
 };
-use crate::{http::HttpStats, snapshot::Snapshot};
+use crate::{
+    http::HttpStats,
+    small_server::{self, Limits},
+    snapshot::Snapshot,
+};
 
-/// Open connections: many times what a Prometheus, probes and a person need. Others wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 256;
-
-/// Bytes of a request head. Only `/explain` asks for more than a line, and a header or two fit in this.
-const MAX_HEAD_BYTES: usize = 16 << 10;
-
-/// For a request head to arrive. Operators are near.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// For a connection from beginning to end: longer than any scrape may take, so that only who has stalled is cut.
-const CONNECTION_TIMEOUT: Duration = Duration::from_secs(60);
+/// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
+/// header or two fit in this; operators are near. A connection may last longer than any scrape, so that only who has stalled
+/// is cut.
+const LIMITS: Limits = Limits {
+    connections: 256,
+    head_bytes: 16 << 10,
+    head_timeout: Duration::from_secs(10),
+    connection_timeout: Duration::from_secs(60),
+};
 
 /// Large answers made at the same time: each takes tens of megabytes in a cluster of 10,000 Services.
 const LARGE_ANSWERS: usize = 2;
-
-/// For connections that are open when the process ends.
-const SHUTDOWN_GRACE: Duration = Duration::from_secs(1);
-
-/// Pause after the process ran out of file descriptors, for others to close theirs.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// What there is to ask for.
 const PATHS: [(&str, &str); 6] = [
@@ -71,50 +67,28 @@ pub struct AdminState {
 
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
-    let mut shutdown = pin!(shutdown);
+    let note = note_configurations(state.clone());
+    let server = Arc::new(Server { state, large_answers: Semaphore::new(LARGE_ANSWERS) });
+    let answer = move |request| {
+        let server = server.clone();
+        async move { server.respond(request).await }
+    };
+    tokio::select! {
+        () = small_server::serve("admin interface", listener, LIMITS, answer, shutdown) => {}
+        () = note => {}
+    }
+}
+
+/// Never ends.
+async fn note_configurations(state: Arc<AdminState>) {
     let mut snapshots = state.snapshot.clone();
     snapshots.mark_changed();
-    let server = Arc::new(Server { state, large_answers: Semaphore::new(LARGE_ANSWERS) });
-    let mut connections = JoinSet::new();
-    loop {
-        tokio::select! {
-            () = &mut shutdown => break,
-            Ok(()) = snapshots.changed() => {
-                if snapshots.borrow_and_update().is_some() {
-                    server.state.runtime.set_configured(SystemTime::now());
-                }
-            }
-            Some(_) = connections.join_next() => {}
-            accepted = listener.accept(), if connections.len() < MAX_CONNECTIONS => match accepted {
-                Ok((stream, _)) => {
-                    connections.spawn(connection(stream, server.clone()));
-                }
-                Err(error) => back_off(&error).await,
-            }
+    while snapshots.changed().await.is_ok() {
+        if snapshots.borrow_and_update().is_some() {
+            state.runtime.set_configured(SystemTime::now());
         }
     }
-    // Whoever is not done by then is cut when `connections` is dropped.
-    drop(time::timeout(SHUTDOWN_GRACE, async { while connections.join_next().await.is_some() {} }).await);
-}
-
-async fn back_off(error: &io::Error) {
-    tracing::warn!("the admin interface cannot accept a connection: {error}");
-    time::sleep(ACCEPT_BACKOFF).await;
-}
-
-async fn connection(stream: TcpStream, server: Arc<Server>) {
-    let service = service_fn(|request| {
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(server.respond(request).await) }
-    });
-    let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD_BYTES).keep_alive(false);
-    let served = time::timeout(CONNECTION_TIMEOUT, builder.serve_connection(TokioIo::new(stream), service)).await;
-    match served {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!("admin connection: {error}"),
-        Err(_) => tracing::debug!("admin connection: cut after {CONNECTION_TIMEOUT:?}"),
-    }
+    pending::<()>().await;
 }
 
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
     sync::oneshot,
     task::JoinHandle,
 };
@@ -134,7 +135,7 @@ async fn web_pages_and_overlong_heads_are_turned_away() {
         assert!(answer.starts_with("HTTP/1.1 403"), "{answer}");
     }
     assert!(admin.raw("GET /healthz HTTP/1.0\r\n\r\n").await.starts_with("HTTP/1.0 200"));
-    let long = "x".repeat(MAX_HEAD_BYTES);
+    let long = "x".repeat(LIMITS.head_bytes);
     let answer = admin.raw(&format!("GET /{long} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await;
     assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
 }

@@ -33,7 +33,7 @@ pub struct Listening {
     pub frontend: Frontend,
     /// The Service port behind it, for people.
     pub service: String,
-    /// `ClusterIP`, `NodePort`, `LoadBalancer` or `external IP`.
+    /// `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP` or `health check`.
     pub kind: &'static str,
 }
 

@@ -50,6 +50,9 @@ pub struct ServiceView {
     pub pending: bool,
     /// Its ports.
     pub ports: Vec<PortView>,
+    /// Where load balancers ask whether this node has endpoints of it, if they may.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check_node_port: Option<u16>,
     /// Its selector.
     pub selector: BTreeMap<String, String>,
     /// How long ClientIP affinity lasts, if it has any.
@@ -220,7 +223,7 @@ pub struct CookieView {
 pub struct ListenerView {
     /// IP, port and protocol.
     pub address: String,
-    /// What it is for: `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP` or `HTTP`.
+    /// What it is for: `ClusterIP`, `NodePort`, `LoadBalancer`, `external IP`, `health check` or `HTTP`.
     pub kind: String,
     /// The Service port it belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]

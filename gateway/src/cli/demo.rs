@@ -1,7 +1,8 @@
 //! `tidegate demo`: pods, the example manifests and Tidegate itself in one process, and what to try with them.
 
 use std::{
-    net::{IpAddr, SocketAddr},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
 };
@@ -20,6 +21,9 @@ use crate::{
 
 /// The node the demo claims to be: some of the example pods run on it, others elsewhere.
 const NODE_NAME: &str = "laptop";
+
+/// Two, to show that a node port is open on every node address. (Where only the first exists, the other is reported.)
+const NODE_ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))];
 
 macro_rules! examples {
     ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../../examples/", $name)))),*] };
@@ -49,7 +53,11 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
         let pods = start_pods(&documents).await?;
         let options = Options {
             source: Source::Given(Batch { apply: documents, ..Batch::default() }),
-            settings: Settings { node_name: NODE_NAME.into(), ..Settings::default() },
+            settings: Settings {
+                node_name: NODE_NAME.into(),
+                node_addresses: NODE_ADDRESSES.to_vec(),
+                ..Settings::default()
+            },
             http: args.http,
             admin: args.admin,
             dns: Some(args.dns),
@@ -74,20 +82,26 @@ fn documents() -> Vec<Document> {
 /// Starts every Pod that the manifests describe, on the addresses they give it.
 async fn start_pods(documents: &[Document]) -> anyhow::Result<Vec<Pod>> {
     let mut pods = Vec::new();
+    let mut missing = Vec::new();
     for document in documents {
         let Object::Pod(pod) = &document.object else { continue };
         let Some(options) = pod_options(pod) else { continue };
         let name = options.name.clone();
         match Pod::start(options).await {
             Ok(pod) => pods.push(pod),
-            // Linux answers on all of 127.0.0.0/8; elsewhere only 127.0.0.1 may exist.
-            Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                eprintln!("{name} cannot be shown: this system has no address but 127.0.0.1 for it. {error}");
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => missing.push(name),
+            Err(error) if error.kind() == ErrorKind::AddrInUse => {
+                return Err(error).context("another demo seems to be running");
             }
-            Err(error) => {
-                return Err(error).with_context(|| format!("{name} cannot be started; is another demo running?"));
-            }
+            Err(error) => return Err(error.into()),
         }
+    }
+    if !missing.is_empty() {
+        eprintln!(
+            "cannot be shown, because this system lacks their addresses: {}. Linux answers on all of 127.0.0.0/8; elsewhere \
+             each address must be added first, on macOS with `sudo ifconfig lo0 alias 127.10.0.1` and so on",
+            missing.join(", ")
+        );
     }
     Ok(pods)
 }
@@ -107,46 +121,72 @@ fn introduce(app: &App, pods: &[Pod]) -> anyhow::Result<()> {
     commands::print(&app.listening())?;
     let Some(snapshot) = app.snapshot() else { return Ok(()) };
     let names: Vec<&str> = pods.iter().map(Pod::name).collect();
-    let (http, admin) = (app.http(), app.admin());
-    let dns = app.dns().map_or_else(String::new, |dns| format!("dig +short @{} -p {}", dns.ip(), dns.port()));
-    let [kubia, sticky, ports, balanced] =
-        ["kubia", "kubia-sticky", "kubia-ports", "kubia-loadbalancer"].map(|name| cluster_ip(&snapshot, name));
-    let external = snapshot
-        .services
-        .iter()
-        .find(|row| &*row.name == "kubia-loadbalancer")
-        .and_then(|row| row.external.first().cloned())
-        .unwrap_or_default();
-    commands::print(&format!(
-        "
-Pods {} are running. In another terminal:
-
-  curl http://{kubia}/                       another pod each time: a Service chooses for each connection
-  curl http://{kubia}/ http://{kubia}/       one pod twice: curl keeps its connection, as a browser does
-  curl http://{sticky}/                      always the same pod: sessionAffinity: ClientIP
-  curl http://{ports}/ http://{ports}:8443/  a Service with two named ports
-  curl http://127.0.0.1:30123/               a NodePort
-  curl http://{external}/                    a LoadBalancer; also http://127.0.0.1:30124/ and http://{balanced}/
-  curl -H 'Host: kubia.example.com' 'http://{http}/?[1-6]'
-                                             an Ingress chooses for each request, even on one connection
-  curl -H 'Host: quiz.example.com' http://{http}/
-                                             another Service on the same address
-  curl -c jar -b jar -H 'Host: sticky.example.com' http://{http}/
-                                             always the same pod, by a cookie
-  {dns} external-service.default.svc.cluster.local CNAME
-                                             an ExternalName is an alias in DNS, and nothing else
-
-  tidegate get services{admin_flag}
-  tidegate explain tcp://{kubia}:80{admin_flag}
-  curl http://{admin}/metrics
-
-Ctrl-C ends the demo.",
-        names.join(", "),
-        admin_flag = if admin.port() == 9901 { String::new() } else { format!(" --admin {admin}") },
-    ))
+    let running = if names.is_empty() { "no".to_owned() } else { names.join(", ") };
+    commands::print(&format!("\nRunning pods: {running}. In another terminal:\n"))?;
+    for (command, what) in things_to_try(app, &snapshot) {
+        commands::print(&format!("  {command}\n      {what}"))?;
+    }
+    if !app.status().failed().is_empty() {
+        commands::print("\nNot all of this will work: see the lines above that begin with \"failed\".")?;
+    }
+    commands::print("\nCtrl-C ends the demo.")
 }
 
-fn cluster_ip(snapshot: &Snapshot, service: &str) -> String {
+/// Commands, and what is to be seen when they are run.
+fn things_to_try(app: &App, snapshot: &Snapshot) -> Vec<(String, &'static str)> {
+    let (http, admin) = (app.http(), app.admin());
+    let [kubia, sticky, ports, balanced] =
+        ["kubia", "kubia-sticky", "kubia-ports", "kubia-loadbalancer"].map(|name| cluster_urls(snapshot, name));
+    let first = |urls: &[String]| urls.first().cloned().unwrap_or_default();
+    let (kubia, sticky) = (first(&kubia), first(&sticky));
+    let ours = if admin.port() == 9901 { String::new() } else { format!(" --admin {admin}") };
+    let mut rows = vec![
+        (format!("curl {kubia}"), "another pod each time: a Service chooses for each connection"),
+        (format!("curl {kubia} {kubia} {kubia}"), "one pod: curl keeps its connection, as a browser does"),
+        (format!("curl {sticky}"), "always the same pod: sessionAffinity: ClientIP"),
+        (format!("curl {}", ports.join(" ")), "a Service with two named ports"),
+        ("curl http://127.0.0.1:30123/ http://127.0.0.2:30123/".to_owned(), "a NodePort, on every node address"),
+        (
+            format!("curl {} http://127.0.0.1:30124/ {}", load_balancer_url(snapshot), first(&balanced)),
+            "a LoadBalancer, which is also a NodePort and has a ClusterIP",
+        ),
+        (
+            format!("curl -H 'Host: kubia.example.com' 'http://{http}/?[1-6]'"),
+            "many pods: an Ingress chooses for each request, even on one connection",
+        ),
+        (format!("curl -H 'Host: quiz.example.com' http://{http}/"), "another Service on the same address"),
+        (
+            format!("curl -b '' -H 'Host: sticky.example.com' 'http://{http}/?[1-6]'"),
+            "one pod: an Ingress may go by a cookie",
+        ),
+    ];
+    rows.extend(app.dns().map(|dns| {
+        let name = "external-service.default.svc.cluster.local CNAME";
+        let command = format!("dig +short @{} -p {} {name}", dns.ip(), dns.port());
+        (command, "an ExternalName is an alias in DNS, and nothing else")
+    }));
+    rows.extend([
+        (format!("tidegate get services{ours}"), "what there is; also: get endpoints, get ingresses"),
+        (
+            format!("tidegate explain {}{ours}", kubia.replace("http", "tcp").trim_end_matches('/')),
+            "why a connection goes where it goes",
+        ),
+        (format!("curl http://{admin}/metrics"), "connections, requests, bytes and picks, for Prometheus"),
+    ]);
+    rows
+}
+
+/// The URL of each port of a Service, by its ClusterIP.
+fn cluster_urls(snapshot: &Snapshot, service: &str) -> Vec<String> {
     let row = snapshot.services.iter().find(|row| &*row.name == service);
-    row.and_then(|row| row.cluster_ips.first()).map(ToString::to_string).unwrap_or_default()
+    let addrs = row.into_iter().flat_map(|row| {
+        row.cluster_ips.iter().flat_map(|ip| row.ports.iter().map(|port| SocketAddr::new(*ip, port.port)))
+    });
+    addrs.map(|addr| format!("http://{addr}/")).collect()
+}
+
+fn load_balancer_url(snapshot: &Snapshot) -> String {
+    let row = snapshot.services.iter().find(|row| &*row.name == "kubia-loadbalancer");
+    let addr = row.and_then(|row| Some((row.external.first()?, row.ports.first()?.port)));
+    addr.map(|(ip, port)| format!("http://{ip}:{port}/")).unwrap_or_default()
 }

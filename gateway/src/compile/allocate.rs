@@ -4,6 +4,8 @@
 //! depends on the Service's name alone as long as nobody else holds it, so that the same manifests get the same addresses
 //! after every restart. Pure: what was held before comes in as an argument.
 
+mod ports;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -14,18 +16,13 @@ use md5::{Digest, Md5};
 use tidegate_crd::{Kind, core::Service};
 use tidegate_l4::model::{IpFamily, Protocol};
 
+pub use self::ports::NODE_PORTS;
 use super::{
     finding::{Finding, Report},
     objects::{Name, Store, Stored},
     service_type::ServiceType,
     settings::Settings,
 };
-
-/// Node ports the API server accepts (`--service-node-port-range`'s default).
-pub const NODE_PORTS: std::ops::RangeInclusive<u16> = 30_000..=32_767;
-
-/// Where handing out begins: the band below is left to those who choose for themselves (KEP-3668).
-const FIRST_DYNAMIC_NODE_PORT: u16 = 30_086;
 
 /// The class of LoadBalancer Services that is ours; one of another class is left to its own implementation.
 pub const LOAD_BALANCER_CLASS: &str = "tidegate.io/load-balancer";
@@ -39,6 +36,8 @@ pub struct Allocations {
     pub load_balancer_ips: BTreeMap<(Name, Family), IpAddr>,
     /// Node ports, by port of the Service.
     pub node_ports: BTreeMap<(Name, Protocol, u16), u16>,
+    /// Health check node ports. They are TCP ports of every node like the others.
+    pub health_check_ports: BTreeMap<Name, u16>,
 }
 
 /// An IP family as a sortable key.
@@ -78,6 +77,8 @@ pub struct Addresses {
     pub pending: bool,
     /// The node port of each of its ports, in their order.
     pub node_ports: Vec<Option<u16>>,
+    /// `healthCheckNodePort`, of a Service that has one.
+    pub health_check_port: Option<u16>,
 }
 
 /// What [`allocate`] decided.
@@ -154,15 +155,6 @@ impl<'a> Wish<'a> {
         }
         Some(Self { name, stored, kind, report, granted, cluster, load_balancer })
     }
-
-    fn wants_node_ports(&self) -> bool {
-        let spec = self.stored.object.spec.as_ref();
-        match self.kind {
-            ServiceType::NodePort => true,
-            ServiceType::LoadBalancer => spec.and_then(|s| s.allocate_load_balancer_node_ports).unwrap_or(true),
-            ServiceType::ClusterIp | ServiceType::Headless | ServiceType::ExternalName => false,
-        }
-    }
 }
 
 /// The families a Service is to have (`ipFamilyPolicy`, `ipFamilies`), the primary first.
@@ -217,6 +209,7 @@ impl Desk<'_> {
                 self.grant_load_balancer_ip(wish, text);
             }
             self.grant_node_ports(wish);
+            self.grant_health_check_port(wish);
         }
     }
 
@@ -258,40 +251,6 @@ impl Desk<'_> {
         self.give_load_balancer_ip(wish, ip);
     }
 
-    fn grant_node_ports(&mut self, wish: &mut Wish<'_>) {
-        if !matches!(wish.kind, ServiceType::NodePort | ServiceType::LoadBalancer) {
-            return;
-        }
-        for (i, (protocol, port, explicit)) in ports(wish.stored) {
-            let Some(number) = explicit else { continue };
-            let field = format!("spec.ports[{i}].nodePort");
-            let (low, high) = (NODE_PORTS.start(), NODE_PORTS.end());
-            let Ok(number) =
-                u16::try_from(number).map_err(drop).and_then(|n| if NODE_PORTS.contains(&n) { Ok(n) } else { Err(()) })
-            else {
-                let fix = format!("Choose one of {low}-{high}, or leave it out to be given one.");
-                wish.report.error(
-                    "NodePortOutOfRange",
-                    &field,
-                    format!("{number} is outside the node port range {low}-{high}."),
-                    fix,
-                );
-                continue;
-            };
-            if !self.taken_ports.insert((protocol, number)) {
-                let fix = "Choose another, or leave it out to be given one.";
-                let mut held = self.out.allocations.node_ports.iter();
-                let holder = held.find(|((_, p, _), n)| (*p, **n) == (protocol, number));
-                let holder =
-                    holder.map_or_else(|| "another port".to_owned(), |((name, ..), _)| format!("Service {name}"));
-                let message = format!("node port {number}/{protocol} belongs to {holder} already.");
-                wish.report.error("NodePortConflict", &field, message, fix);
-                continue;
-            }
-            self.give_node_port(wish, i, (protocol, port), number);
-        }
-    }
-
     /// Who has an address. Conflicts are rare, so it is looked for only then.
     fn belongs_to(&self, ip: IpAddr) -> String {
         let held = &self.out.allocations;
@@ -319,15 +278,7 @@ impl Desk<'_> {
                     self.give_load_balancer_ip(wish, ip);
                 }
             }
-            if wish.wants_node_ports() {
-                for (i, (protocol, port, explicit)) in ports(wish.stored) {
-                    let Some(&number) = previous.node_ports.get(&(wish.name.clone(), protocol, port)) else { continue };
-                    if explicit.is_none() && NODE_PORTS.contains(&number) && self.taken_ports.insert((protocol, number))
-                    {
-                        self.give_node_port(wish, i, (protocol, port), number);
-                    }
-                }
-            }
+            self.keep_ports(wish);
         }
     }
 
@@ -347,16 +298,7 @@ impl Desk<'_> {
                     None => {}
                 }
             }
-            if wish.wants_node_ports() {
-                for (i, (protocol, port, explicit)) in ports(wish.stored) {
-                    if wish.granted.node_ports[i].is_none() && explicit.is_none() {
-                        match self.free_port(protocol, seed.wrapping_add(u64::from(port))) {
-                            Some(number) => self.give_node_port(wish, i, (protocol, port), number),
-                            None => no_node_port(wish, i),
-                        }
-                    }
-                }
-            }
+            self.hand_out_ports(wish, seed);
         }
     }
 
@@ -375,16 +317,6 @@ impl Desk<'_> {
         None
     }
 
-    fn free_port(&mut self, protocol: Protocol, seed: u64) -> Option<u16> {
-        let dynamic = u64::from(NODE_PORTS.end() - FIRST_DYNAMIC_NODE_PORT) + 1;
-        let upper = (0..dynamic).map(|i| FIRST_DYNAMIC_NODE_PORT + ((seed + i) % dynamic) as u16);
-        let number = upper
-            .chain(*NODE_PORTS.start()..FIRST_DYNAMIC_NODE_PORT)
-            .find(|n| !self.taken_ports.contains(&(protocol, *n)))?;
-        self.taken_ports.insert((protocol, number));
-        Some(number)
-    }
-
     fn give_cluster_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
         wish.granted.cluster_ips.push(ip);
         self.out.allocations.cluster_ips.insert((wish.name.clone(), Family::of(ip)), ip);
@@ -393,11 +325,6 @@ impl Desk<'_> {
     fn give_load_balancer_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
         wish.granted.load_balancer_ips.push(ip);
         self.out.allocations.load_balancer_ips.insert((wish.name.clone(), Family::of(ip)), ip);
-    }
-
-    fn give_node_port(&mut self, wish: &mut Wish<'_>, index: usize, (protocol, port): (Protocol, u16), number: u16) {
-        wish.granted.node_ports[index] = Some(number);
-        self.out.allocations.node_ports.insert((wish.name.clone(), protocol, port), number);
     }
 }
 
@@ -411,29 +338,6 @@ fn no_load_balancer_ip(wish: &mut Wish<'_>) {
     let fix =
         "Start with a larger --load-balancer-pool; until then the Service answers on its node ports and ClusterIP.";
     wish.report.warning("LoadBalancerPending", "spec.type", "no LoadBalancer IP is left to hand out.", fix);
-}
-
-fn no_node_port(wish: &mut Wish<'_>, index: usize) {
-    let field = format!("spec.ports[{index}]");
-    wish.report.error(
-        "NoNodePort",
-        &field,
-        "every node port is taken.",
-        "Delete a Service of type NodePort or LoadBalancer.",
-    );
-}
-
-/// Index, protocol, port and explicit node port of the ports that make sense; the others are reported elsewhere.
-fn ports(stored: &Stored<Service>) -> impl Iterator<Item = (usize, (Protocol, u16, Option<i32>))> {
-    let ports = stored.object.spec.iter().flat_map(|spec| spec.ports.iter().flatten());
-    ports.enumerate().filter_map(|(i, port)| {
-        let protocol = match port.protocol.as_deref() {
-            None | Some("TCP") => Protocol::Tcp,
-            Some("UDP") => Protocol::Udp,
-            Some(_) => return None,
-        };
-        Some((i, (protocol, u16::try_from(port.port).ok()?, port.node_port.filter(|n| *n != 0))))
-    })
 }
 
 /// A number that depends on the words alone, the same on every machine and in every version.

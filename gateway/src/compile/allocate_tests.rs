@@ -127,3 +127,63 @@ fn unreadable_addresses_are_findings() {
     assert_eq!(reasons(&allocated), ["InvalidClusterIp", "InvalidLoadBalancerIp"]);
     assert!(of(&allocated, "b").pending && of(&allocated, "b").load_balancer_ips.is_empty());
 }
+
+#[test]
+fn a_load_balancer_with_local_endpoints_has_a_health_check_port_of_its_own() {
+    let local = "type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]";
+    let yaml = service("a", local)
+        + &service("b", &format!("allocateLoadBalancerNodePorts: false, {local}"))
+        + &service("explicit", &format!("healthCheckNodePort: 30005, {local}"))
+        + &service("cluster", LB)
+        + &service("node-port", "type: NodePort, externalTrafficPolicy: Local, ports: [{port: 80}]");
+    let first = run(&yaml, &Settings::default(), &Allocations::default());
+    let ports = ["a", "b", "explicit"].map(|name| of(&first, name).health_check_port.unwrap());
+    assert!(ports.iter().all(|port| NODE_PORTS.contains(port)));
+    assert_eq!(ports[2], 30_005);
+    let others = first.addresses.values().flat_map(|addresses| addresses.node_ports.iter().flatten());
+    let all: std::collections::BTreeSet<u16> = ports.iter().chain(others).copied().collect();
+    assert_eq!(all.len(), 3 + 4, "no two share a number: a, explicit, cluster and node-port have node ports too");
+    assert_eq!((of(&first, "cluster").health_check_port, of(&first, "node-port").health_check_port), (None, None));
+    assert_eq!(of(&first, "b").node_ports, [None]);
+    assert_eq!(reasons(&first), [""; 0]);
+
+    // Whoever was there before keeps the number, even where a newcomer would begin.
+    let mut held = Allocations::default();
+    held.health_check_ports.insert(Name::new("default", "b"), ports[0]);
+    let second = run(&yaml, &Settings::default(), &held);
+    assert_eq!(of(&second, "b").health_check_port, Some(ports[0]));
+    assert_ne!(of(&second, "a").health_check_port, Some(ports[0]));
+    let third = run(&yaml, &Settings::default(), &second.allocations);
+    assert_eq!(third.addresses, second.addresses);
+}
+
+#[test]
+fn health_check_ports_that_cannot_be_had_or_are_not_used_are_findings() {
+    let local = "type: LoadBalancer, externalTrafficPolicy: Local, ports: [{port: 80}]";
+    let yaml = service("a", "type: NodePort, ports: [{port: 80, nodePort: 30001}]")
+        + &service("b", &format!("healthCheckNodePort: 30001, {local}"))
+        + &service("c", &format!("healthCheckNodePort: 30002, {local}"))
+        + &service("d", "type: NodePort, ports: [{port: 80, nodePort: 30002}]")
+        + &service("e", &format!("healthCheckNodePort: 80, {local}"))
+        + &service("f", &format!("healthCheckNodePort: 30003, {LB}"))
+        + &service("g", "type: NodePort, ports: [{port: 80, protocol: UDP, nodePort: 30002}]");
+    let allocated = run(&yaml, &Settings::default(), &Allocations::default());
+    let found: Vec<String> = allocated
+        .findings
+        .iter()
+        .map(|finding| format!("{} {} {}", finding.reason, finding.field.as_deref().unwrap_or(""), finding.message))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            "NodePortConflict spec.healthCheckNodePort node port 30001/TCP belongs to Service default/a already.",
+            "NodePortConflict spec.ports[0].nodePort node port 30002/TCP belongs to Service default/c already.",
+            "NodePortOutOfRange spec.healthCheckNodePort 80 is outside the node port range 30000-32767.",
+            "UnusedHealthCheckNodePort spec.healthCheckNodePort only a LoadBalancer with externalTrafficPolicy Local is \
+             health-checked; the port is not used.",
+        ]
+    );
+    for name in ["a", "b", "d", "e", "f", "g"] {
+        assert_eq!(of(&allocated, name).health_check_port, None, "{name}");
+    }
+}

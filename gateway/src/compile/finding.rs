@@ -49,7 +49,11 @@ pub struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: {}[{}]", self.file.display(), self.line, self.severity.as_str(), self.reason)?;
+        write!(f, "{}:", self.file.display())?;
+        if self.line > 0 {
+            write!(f, "{}:", self.line)?;
+        }
+        write!(f, " {}[{}]", self.severity.as_str(), self.reason)?;
         if let Some(object) = &self.object {
             write!(f, " {object}")?;
         }

@@ -10,6 +10,7 @@
 //! | addresses and ports nobody chose | [`allocate`] |
 //! | Pods → EndpointSlices → endpoints | `slices` |
 //! | Services → service ports, DNS, rows | `services`, `service_annotations` |
+//! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress`, `class`, `annotations` |
 //! | verdicts | [`finding`] |
 
@@ -17,6 +18,7 @@ pub mod allocate;
 mod annotations;
 mod class;
 pub mod finding;
+pub mod health_check;
 mod ingress;
 pub mod objects;
 pub mod rows;
@@ -39,6 +41,7 @@ use tidegate_l4::{
 use self::{
     allocate::{Allocated, Allocations, allocate},
     finding::{Finding, Report},
+    health_check::HealthCheck,
     ingress::{CompiledIngresses, UpstreamSpec},
     objects::{Name, Objects},
     services::{CompiledService, ServiceCompiler},
@@ -130,6 +133,7 @@ pub fn compile(
         upstreams,
         zone: zone(objects, settings, &services, same_services),
         services: services.iter().map(|service| service.row.clone()).collect(),
+        health_checks: health_checks(&services),
         ingresses: ingresses.rows.clone(),
         findings: findings.into(),
     };
@@ -203,6 +207,12 @@ fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstr
         CookieUpstream { affinity, map }
     });
     Arc::new(Upstream { name: spec.name.clone(), endpoints, cookie })
+}
+
+fn health_checks(services: &[Arc<CompiledService>]) -> Vec<Arc<HealthCheck>> {
+    let mut checks: Vec<_> = services.iter().filter_map(|service| service.health_check.clone()).collect();
+    checks.sort_unstable_by_key(|check| check.port);
+    checks
 }
 
 /// The DNS zone, taken over if no record changed.

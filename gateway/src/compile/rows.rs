@@ -19,6 +19,8 @@ pub struct ServiceRow {
     pub pending: bool,
     /// Its ports.
     pub ports: Vec<PortRow>,
+    /// `healthCheckNodePort`, if it has one.
+    pub health_check_port: Option<u16>,
     /// Its selector.
     pub selector: BTreeMap<String, String>,
     /// Session affinity: `None`, or `ClientIP` and its timeout in seconds.

@@ -15,6 +15,7 @@ use tidegate_l4::model::{
 use super::{
     allocate::Addresses,
     finding::{Finding, Report},
+    health_check::HealthCheck,
     objects::{Name, Objects, ServiceSlices, Stored},
     rows::{PortRow, ServiceRow},
     service_annotations::ServiceOptions,
@@ -44,6 +45,7 @@ pub(crate) struct CompiledService {
     pub(crate) ports: Vec<Arc<ServicePort>>,
     pub(crate) dns: Option<Arc<DnsService>>,
     pub(crate) row: Arc<ServiceRow>,
+    pub(crate) health_check: Option<Arc<HealthCheck>>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -124,17 +126,25 @@ impl ServiceCompiler<'_> {
             );
             let row = Arc::new(one.row(spec, ServiceType::ClusterIp, Affinity::None));
             let findings = one.report.into_findings();
-            return Arc::new(CompiledService { inputs, ports: Vec::new(), dns: None, row, findings });
+            return Arc::new(CompiledService {
+                inputs,
+                ports: Vec::new(),
+                dns: None,
+                row,
+                health_check: None,
+                findings,
+            });
         };
         let slices = self.slices(name, spec, kind, &inputs, &mut one.report);
         let affinity = one.affinity(spec);
         let ports = one.ports(spec, kind, affinity, &slices);
         let held = |port: &ServicePort| previous?.ports.iter().find(|held| held.name == port.name);
-        let ports = ports.into_iter().map(|port| keep(held(&port), port)).collect();
+        let ports: Vec<_> = ports.into_iter().map(|port| keep(held(&port), port)).collect();
+        let health_check = one.health_check(kind, &ports);
         let dns = one.dns(spec, kind, &slices).map(|dns| keep(previous.and_then(|p| p.dns.as_ref()), dns));
         let row = keep(previous.map(|p| &p.row), one.row(spec, kind, affinity));
         let findings = one.report.into_findings();
-        Arc::new(CompiledService { inputs, ports, dns, row, findings })
+        Arc::new(CompiledService { inputs, ports, dns, row, health_check, findings })
     }
 
     fn inputs(&self, name: &Name, service: &Arc<Stored<Service>>, addresses: Arc<Addresses>) -> Inputs {
@@ -229,12 +239,9 @@ impl One<'_> {
         affinity: Affinity,
         slices: &[Arc<Stored<EndpointSlice>>],
     ) -> Vec<ServicePort> {
-        let object = &self.inputs.service.object;
-        let options = ServiceOptions::read(object, &mut self.report);
-        let labelled = |label| object.metadata.labels.as_ref().is_some_and(|labels| labels.contains_key(label));
-        let proxied = !labelled(PROXY_NAME_LABEL) && !labelled(HEADLESS_LABEL) && kind != ServiceType::ExternalName;
+        let options = ServiceOptions::read(&self.inputs.service.object, &mut self.report);
         let shared = Shared {
-            proxied,
+            proxied: self.is_proxied(kind),
             source_ranges: self.source_ranges(spec),
             internal_policy: self.policy(spec.internal_traffic_policy.as_deref(), "spec.internalTrafficPolicy"),
             external_policy: self.policy(spec.external_traffic_policy.as_deref(), "spec.externalTrafficPolicy"),
@@ -281,6 +288,19 @@ impl One<'_> {
             }
         }
         out
+    }
+
+    /// Whether this proxy is the one to answer for the Service.
+    fn is_proxied(&self, kind: ServiceType) -> bool {
+        let labels = self.inputs.service.object.metadata.labels.as_ref();
+        let labelled = |label| labels.is_some_and(|labels| labels.contains_key(label));
+        !labelled(PROXY_NAME_LABEL) && !labelled(HEADLESS_LABEL) && kind != ServiceType::ExternalName
+    }
+
+    fn health_check(&self, kind: ServiceType, ports: &[Arc<ServicePort>]) -> Option<Arc<HealthCheck>> {
+        let number = self.inputs.addresses.health_check_port.filter(|_| self.is_proxied(kind))?;
+        let service = (&self.name.namespace, &self.name.name);
+        Some(Arc::new(HealthCheck::new(number, service, ports, &self.settings.node_name)))
     }
 
     fn lower(
@@ -477,6 +497,7 @@ impl One<'_> {
             external,
             pending: addresses.pending,
             ports: ports.collect(),
+            health_check_port: addresses.health_check_port,
             selector: spec.selector.clone().unwrap_or_default(),
             affinity_seconds: match affinity {
                 Affinity::None => None,

@@ -5,7 +5,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    io::{self, Read},
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::{Duration, Instant, SystemTime},
@@ -22,7 +23,7 @@ pub const MAX_FILE_BYTES: u64 = 64 << 20;
 /// Files that are looked at, at most; a directory with more is a mistake (a home directory, say).
 pub const MAX_FILES: usize = 100_000;
 
-/// Directories within directories, at most: a symbolic link may lead in a circle.
+/// Directories within directories, at most; a deeper tree is no collection of manifests.
 const MAX_DEPTH: usize = 32;
 
 /// How long nothing must change before a batch is made of what did: an editor writes a file in several steps.
@@ -59,9 +60,35 @@ pub struct Files {
 
 #[derive(Debug)]
 struct FileState {
-    stamp: Option<(SystemTime, u64)>,
+    /// `None` if it could not be read: it is tried again the next time, without having to change.
+    stamp: Option<Stamp>,
     documents: Vec<Document>,
     problems: Vec<Finding>,
+}
+
+/// What tells one state of a file from another. Time and size alone do not: package stores give every file the same time, and
+/// `cp -p` keeps it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    modified: SystemTime,
+    bytes: u64,
+    /// Inode, and when it changed; these nobody can set.
+    #[cfg(unix)]
+    inode: (u64, i64, i64),
+}
+
+impl Stamp {
+    fn of(path: &Path) -> io::Result<Self> {
+        #[cfg(unix)]
+        use std::os::unix::fs::MetadataExt;
+        let meta = fs::metadata(path)?;
+        Ok(Self {
+            modified: meta.modified()?,
+            bytes: meta.len(),
+            #[cfg(unix)]
+            inode: (meta.ino(), meta.ctime(), meta.ctime_nsec()),
+        })
+    }
 }
 
 impl Files {
@@ -79,10 +106,17 @@ impl Files {
     fn scan_told(&mut self, told: &BTreeSet<PathBuf>) -> Batch {
         let mut found = Found::default();
         for root in &self.roots {
-            found.visit(root, 0, true);
+            let was_directory = || self.files.keys().any(|path| path != root && path.starts_with(root));
+            match fs::metadata(root) {
+                Err(error) if was_directory() => found.lose(root, &error),
+                _ => found.visit(root, 0, true),
+            }
         }
         self.problems = found.problems;
-        let gone: Vec<PathBuf> = self.files.keys().filter(|path| !found.files.contains(*path)).cloned().collect();
+        // What is in a directory that cannot be read is not gone: it is served as it was.
+        let lost = |path: &&PathBuf| found.lost.iter().any(|directory| path.starts_with(directory));
+        let gone: Vec<PathBuf> =
+            self.files.keys().filter(|path| !found.files.contains(*path) && !lost(path)).cloned().collect();
         for path in &gone {
             self.files.remove(path);
         }
@@ -102,7 +136,7 @@ impl Files {
     /// Reads a file if it has changed, and says whether it had. `told`: somebody says so, whatever time and size say: two writes
     /// within one tick of the file system's clock look the same.
     fn read(&mut self, path: &Path, told: bool) -> bool {
-        let stamp = fs::metadata(path).and_then(|meta| Ok((meta.modified()?, meta.len()))).ok();
+        let stamp = Stamp::of(path).ok();
         let held = self.files.remove(path);
         if let Some(held) = held {
             if !told && held.stamp == stamp && stamp.is_some() {
@@ -215,13 +249,9 @@ fn no_watch(error: &notify::Error) {
     tracing::warn!("cannot watch for changes ({error}); looking every {} s instead", RESCAN.as_secs());
 }
 
-fn load(path: &Path, stamp: Option<(SystemTime, u64)>) -> FileState {
-    let read = match stamp {
-        Some((_, bytes)) if bytes > MAX_FILE_BYTES => {
-            Err(io::Error::other(format!("it has {bytes} bytes, more than {MAX_FILE_BYTES}")))
-        }
-        _ => fs::read(path),
-    };
+fn load(path: &Path, stamp: Option<Stamp>) -> FileState {
+    let read = read_bounded(path);
+    let stamp = stamp.filter(|_| read.is_ok());
     let text = read.and_then(|bytes| String::from_utf8(bytes).map_err(|_| io::Error::other("it is not UTF-8 text")));
     match text {
         Ok(text) => {
@@ -243,6 +273,16 @@ fn load(path: &Path, stamp: Option<(SystemTime, u64)>) -> FileState {
             FileState { stamp, documents: Vec::new(), problems: vec![problem] }
         }
     }
+}
+
+/// What stands in a file. Its length is not asked for: a device has none and never ends.
+fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other(format!("it has more than {MAX_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
 }
 
 /// Adds to a file that has an error the objects it had before and no longer shows: they are served as they were.
@@ -293,6 +333,10 @@ fn finding(severity: Severity, reason: &'static str, path: &Path, message: Strin
 #[derive(Default)]
 struct Found {
     files: BTreeSet<PathBuf>,
+    /// Directories looked at, by their true names: a link may lead in a circle.
+    seen: BTreeSet<PathBuf>,
+    /// Directories that are there, or should be, and cannot be read.
+    lost: Vec<PathBuf>,
     problems: Vec<Finding>,
 }
 
@@ -314,31 +358,37 @@ impl Found {
             return;
         }
         if !path.is_dir() {
-            if named || is_manifest(path) {
+            // A pipe that nobody writes to would be waited for; the user may still name one.
+            let special = || fs::metadata(path).is_ok_and(|meta| !meta.is_file());
+            if named || (is_manifest(path) && !special()) {
                 self.files.insert(path.to_owned());
+            } else if is_manifest(path) {
+                let (message, fix) = ("it is a device or a pipe and not a file.", "Remove it, or name it itself.");
+                self.problems.push(finding(Severity::Error, "UnreadableFile", path, message.to_owned(), fix));
             }
             return;
         }
-        let entries = match fs::read_dir(path) {
-            Ok(entries) => entries,
-            Err(error) => {
-                let message = format!("the directory cannot be read: {error}.");
-                return self.problems.push(finding(
-                    Severity::Error,
-                    "UnreadableDirectory",
-                    path,
-                    message,
-                    "Check that it may be read.",
-                ));
-            }
+        if !self.seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())) {
+            return;
+        }
+        let read = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+        let mut paths: Vec<PathBuf> = match read {
+            Ok(paths) => paths,
+            Err(error) => return self.lose(path, &error),
         };
-        let hidden = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let mut paths: Vec<PathBuf> =
-            entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| !hidden(path)).collect();
+        paths.retain(|path| path.file_name().is_none_or(|name| !name.to_string_lossy().starts_with('.')));
         paths.sort_unstable();
         for path in paths {
             self.visit(&path, depth + 1, false);
         }
+    }
+
+    /// A directory that cannot be read, for want of file descriptors say, has not lost its files.
+    fn lose(&mut self, directory: &Path, error: &io::Error) {
+        let message = format!("the directory cannot be read: {error}; what was read before is served on.");
+        let fix = "Check that it exists and may be read.";
+        self.problems.push(finding(Severity::Error, "UnreadableDirectory", directory, message, fix));
+        self.lost.push(directory.to_owned());
     }
 }
 

@@ -181,7 +181,7 @@ fn a_directory_that_contains_itself_is_read_once() {
     let root = dir.0.clone();
     std::thread::spawn(move || send.send(read_all(&[root])));
     let batch = done.recv_timeout(Duration::from_secs(20)).expect("two circles are not 2^32 directories");
-    assert_eq!((batch.files, reasons(&batch)), (1, vec![]));
+    assert_eq!((batch.files, batch.problems.len()), (1, 0));
 }
 
 /// A repository of a stranger, checked: neither endless memory nor endless waiting.
@@ -191,7 +191,7 @@ fn what_is_not_a_file_is_not_read() {
     let dir = Dir::new();
     std::os::unix::fs::symlink("/dev/tty", dir.0.join("tty.yaml")).unwrap();
     std::os::unix::fs::symlink("/dev/null", dir.0.join("null.yaml")).unwrap();
-    let batch = read_all(&[dir.0.clone()]);
+    let batch = read_all(std::slice::from_ref(&dir.0));
     assert_eq!(reasons(&batch), ["UnreadableFile", "UnreadableFile"]);
 }
 

@@ -28,8 +28,12 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// How often the planes are asked to try again what they could not open: a port is often free again soon.
+/// How often the planes are asked to try again what they could not open.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// When they are asked first after a change, and then twice as late each time: a frontend that was closed a moment ago is in use
+/// until the workers have heard of it.
+const FIRST_RETRY: Duration = Duration::from_millis(20);
 
 /// Findings written to the log for one configuration, at most; `tidegate check` has them all.
 const MAX_LOGGED_FINDINGS: usize = 20;
@@ -85,8 +89,10 @@ impl Control {
 
     /// Runs until told to stop, or until no source is left.
     pub fn run(mut self, inbox: &mpsc::Receiver<Change>, planes: &mut dyn Planes) {
+        let mut pause = RETRY;
+        let mut retry_at = Instant::now() + pause;
         loop {
-            match inbox.recv_timeout(RETRY) {
+            match inbox.recv_timeout(retry_at.saturating_duration_since(Instant::now())) {
                 Ok(change) => {
                     let mut changed = self.compiled.is_none();
                     for change in std::iter::once(change).chain(inbox.try_iter()) {
@@ -101,9 +107,15 @@ impl Control {
                     }
                     if changed {
                         self.compile(planes);
+                        pause = FIRST_RETRY;
+                        retry_at = Instant::now() + pause;
                     }
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => planes.retry(),
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    planes.retry();
+                    pause = (pause * 2).min(RETRY);
+                    retry_at = Instant::now() + pause;
+                }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             }
         }
@@ -202,5 +214,55 @@ pub fn watch_names(
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    /// Notes when it was asked to try again.
+    #[derive(Clone, Default)]
+    struct Notes(Arc<Mutex<Vec<Instant>>>);
+
+    impl Planes for Notes {
+        fn publish(&mut self, _: &Arc<Snapshot>) {}
+
+        fn retry(&mut self) {
+            self.0.lock().unwrap().push(Instant::now());
+        }
+    }
+
+    fn start() -> (mpsc::Sender<Change>, Notes, Instant) {
+        let (changes, inbox) = mpsc::channel();
+        let (notes, begun) = (Notes::default(), Instant::now());
+        let control = Control::new(Settings::default(), None, tokio::sync::watch::Sender::default());
+        let mut planes = notes.clone();
+        std::thread::spawn(move || control.run(&inbox, &mut planes));
+        changes.send(Change::Files(Batch::default())).unwrap();
+        (changes, notes, begun)
+    }
+
+    /// A frontend that was closed a moment ago is in use until the workers have heard of it.
+    #[test]
+    fn what_could_not_be_opened_is_tried_again_soon_after_a_change() {
+        let (changes, notes, begun) = start();
+        std::thread::sleep(RETRY / 2);
+        let retries = notes.0.lock().unwrap();
+        assert!(retries.first().is_some_and(|first| *first - begun < RETRY / 4), "{:?}", retries.len());
+        drop(changes);
+    }
+
+    #[test]
+    fn sources_with_nothing_new_do_not_put_off_the_next_try() {
+        let (changes, notes, begun) = start();
+        while begun.elapsed() < RETRY * 2 {
+            changes.send(Change::Files(Batch::default())).unwrap();
+            std::thread::sleep(RETRY / 20);
+        }
+        let late = notes.0.lock().unwrap().iter().filter(|at| **at - begun > RETRY).count();
+        assert!(late > 0, "no retry within {:?}", begun.elapsed());
     }
 }

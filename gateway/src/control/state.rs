@@ -80,7 +80,14 @@ fn to_json(allocations: &Allocations) -> Value {
         .iter()
         .map(|((name, protocol, port), number)| json!([name.namespace, name.name, protocol.to_string(), port, number]))
         .collect();
-    json!({ "clusterIPs": ips(&allocations.cluster_ips), "loadBalancerIPs": ips(&allocations.load_balancer_ips), "nodePorts": ports })
+    let checks = allocations.health_check_ports.iter();
+    let checks: Value = checks.map(|(name, number)| json!([name.namespace, name.name, number])).collect();
+    json!({
+        "clusterIPs": ips(&allocations.cluster_ips),
+        "loadBalancerIPs": ips(&allocations.load_balancer_ips),
+        "nodePorts": ports,
+        "healthCheckNodePorts": checks,
+    })
 }
 
 /// Rows that make no sense are left out: the file may have been edited, and what it says is only a wish.
@@ -91,15 +98,19 @@ fn from_json(value: &Value) -> Allocations {
         let family = if ip.is_ipv4() { Family::V4 } else { Family::V6 };
         Some(((Name::new(row.get(0)?.as_str()?, row.get(1)?.as_str()?), family), ip))
     };
+    let number = |row: &Value, i: usize| row.get(i)?.as_u64().and_then(|n| u16::try_from(n).ok());
     let port = |row: &Value| -> Option<((Name, Protocol, u16), u16)> {
         let protocol = if row.get(2)?.as_str()? == "UDP" { Protocol::Udp } else { Protocol::Tcp };
-        let number = |i: usize| row.get(i)?.as_u64().and_then(|n| u16::try_from(n).ok());
-        Some(((Name::new(row.get(0)?.as_str()?, row.get(1)?.as_str()?), protocol, number(3)?), number(4)?))
+        Some(((Name::new(row.get(0)?.as_str()?, row.get(1)?.as_str()?), protocol, number(row, 3)?), number(row, 4)?))
+    };
+    let check = |row: &Value| -> Option<(Name, u16)> {
+        Some((Name::new(row.get(0)?.as_str()?, row.get(1)?.as_str()?), number(row, 2)?))
     };
     Allocations {
         cluster_ips: rows("clusterIPs").iter().filter_map(ip).collect(),
         load_balancer_ips: rows("loadBalancerIPs").iter().filter_map(ip).collect(),
         node_ports: rows("nodePorts").iter().filter_map(port).collect(),
+        health_check_ports: rows("healthCheckNodePorts").iter().filter_map(check).collect(),
     }
 }
 
@@ -116,9 +127,14 @@ mod tests {
         allocations.cluster_ips.insert((Name::new("default", "a"), Family::V4), "127.96.0.9".parse().unwrap());
         allocations.load_balancer_ips.insert((Name::new("default", "a"), Family::V6), "fd00::9".parse().unwrap());
         allocations.node_ports.insert((Name::new("default", "a"), Protocol::Udp, 53), 30_053);
+        allocations.health_check_ports.insert(Name::new("default", "a"), 30_054);
         file.save(&allocations).unwrap();
         assert_eq!(file.load(), allocations);
-        fs::write(&file.path, r#"{"clusterIPs":[1,["x"],["a","b","c"]],"nodePorts":{}}"#).unwrap();
+        fs::write(
+            &file.path,
+            r#"{"clusterIPs":[1,["x"],["a","b","c"]],"nodePorts":{},"healthCheckNodePorts":[["a","b",70000]]}"#,
+        )
+        .unwrap();
         assert_eq!(file.load(), Allocations::default());
         fs::remove_dir_all(directory).unwrap();
     }

@@ -150,6 +150,7 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
         upstreams: routes.iter().map(|route| Arc::new(upstream(route))).collect(),
         zone: Arc::new(Zone::build("cluster.local", [], [])),
         services: vec![],
+        health_checks: vec![],
         ingresses: vec![],
         findings: Arc::from([]),
     })

@@ -146,10 +146,7 @@ pub(crate) fn idle(proxy: SocketAddr, count: usize) -> anyhow::Result<Vec<TcpStr
     (0..count).map(one).collect()
 }
 
-fn clients(
-    time: Duration,
-    one: impl Fn(Instant) -> anyhow::Result<u64> + Sync,
-) -> anyhow::Result<(u64, Duration)> {
+fn clients(time: Duration, one: impl Fn(Instant) -> anyhow::Result<u64> + Sync) -> anyhow::Result<(u64, Duration)> {
     let begun = Instant::now();
     let until = begun + time;
     let count = thread::scope(|scope| {

@@ -134,7 +134,8 @@ fn build() -> anyhow::Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--release", "-p", "tidegate", "--target-dir"]).arg(&target);
-    let status = build.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cargo cannot be run; give --tidegate PATH")?;
+    let status =
+        build.current_dir(env!("CARGO_MANIFEST_DIR")).status().context("cargo cannot be run; give --tidegate PATH")?;
     ensure!(status.success(), "Tidegate does not build; give --tidegate PATH");
     Ok(target.join("release/tidegate"))
 }

@@ -60,7 +60,8 @@ pub(crate) fn find(tidegate: PathBuf) -> anyhow::Result<Programs> {
         let mut paths = directories.iter().map(|directory| directory.join(name));
         paths.find(|path| path.is_file()).with_context(|| format!("{name} is not installed; {INSTALL}"))
     };
-    let stream_module = MODULES.iter().map(|path| Path::new(path).join("ngx_stream_module.so")).find(|path| path.is_file());
+    let stream_module =
+        MODULES.iter().map(|path| Path::new(path).join("ngx_stream_module.so")).find(|path| path.is_file());
     let programs = Programs { tidegate, haproxy: program("haproxy")?, nginx: program("nginx")?, stream_module };
     let built_in = output(&programs.nginx, "-V").contains("--with-stream ");
     if programs.stream_module.is_none() && !built_in {
@@ -181,7 +182,11 @@ fn tidegate(programs: &Programs, directory: &Path, addr: SocketAddr, backend: So
     )?;
     let mut command = Command::new(&programs.tidegate);
     command.args(["run", "--workers", "1", "--http", "127.0.0.1:0", "--drain-timeout", "100ms", "--admin"]);
-    command.arg(free([127, 0, 0, 1])?.to_string()).arg("--manifests").arg(manifests).env("TIDEGATE_STATE_DIR", directory);
+    command
+        .arg(free([127, 0, 0, 1])?.to_string())
+        .arg("--manifests")
+        .arg(manifests)
+        .env("TIDEGATE_STATE_DIR", directory);
     Ok(command)
 }
 
@@ -203,13 +208,14 @@ fn haproxy(programs: &Programs, directory: &Path, addr: SocketAddr, backend: Soc
 /// The large buffer is what makes nginx fast at bulk; it costs it memory for each connection.
 fn nginx(programs: &Programs, directory: &Path, addr: SocketAddr, backend: SocketAddr) -> anyhow::Result<Command> {
     let config = directory.join("nginx.conf");
-    let module = programs.stream_module.as_ref().map(|path| format!("load_module {};\n", path.display())).unwrap_or_default();
+    let module =
+        programs.stream_module.as_ref().map(|path| format!("load_module {};\n", path.display())).unwrap_or_default();
     let at = directory.display();
     fs::write(
         &config,
         format!(
             "{module}daemon off;\nworker_processes 1;\npid {at}/nginx.pid;\nerror_log {at}/error.log crit;\n\
-             events {{ worker_connections 18000; multi_accept on; }}\nstream {{\n  proxy_buffer_size 64k;\n  tcp_nodelay on;\n  \
+             events {{ worker_connections 18000; multi_accept on; }}\nstream {{\n  proxy_buffer_size 64k;\n  proxy_half_close on;\n  tcp_nodelay on;\n  \
              server {{ listen {addr} reuseport backlog=4096; proxy_pass {backend}; }}\n}}\n"
         ),
     )?;

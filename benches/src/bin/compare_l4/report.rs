@@ -64,7 +64,8 @@ impl Figures {
         let mut out = format!("{HEADING}\n\n");
         let now = humantime::format_rfc3339_seconds(SystemTime::now());
         let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        let place = if pinned { "the proxy on one core, load and back end on another" } else { "nothing pinned: one core" };
+        let place =
+            if pinned { "the proxy on one core, load and back end on another" } else { "nothing pinned: one core" };
         let [tidegate, haproxy, nginx] = &self.versions;
         let _ = writeln!(
             out,
@@ -76,11 +77,14 @@ impl Figures {
             self.connections,
             self.of[0].idle_bytes.len(),
         );
-        out.push_str("| | Tidegate | HAProxy | nginx | Tidegate : HAProxy | range of the ratio |\n|---|---|---|---|---|---|\n");
+        out.push_str(
+            "| | Tidegate | HAProxy | nginx | Tidegate : HAProxy | range of the ratio |\n|---|---|---|---|---|---|\n",
+        );
         for (label, digits, column) in ROWS {
             let [tidegate, haproxy, nginx] = [0, 1, 2].map(|i| median(column(&self.of[i])));
             let ratios = self.ratios(column);
-            let (low, high) = (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
+            let (low, high) =
+                (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
             let _ = writeln!(
                 out,
                 "| {label} | {tidegate:.digits$} | {haproxy:.digits$} | {nginx:.digits$} | {:.2} | {low:.2}–{high:.2} |",
@@ -94,7 +98,11 @@ impl Figures {
         for (goal, met, value) in [
             ("at least HAProxy's throughput", throughput >= 1.0, format!("{throughput:.2} ×")),
             ("at most 0.6 × HAProxy's CPU per GB", cpu <= CPU_GOAL, format!("{cpu:.2} ×")),
-            ("at most 3 KiB of user memory per idle connection", memory <= MEMORY_GOAL, format!("{:.2} KiB", memory / 1024.0)),
+            (
+                "at most 3 KiB of user memory per idle connection",
+                memory <= MEMORY_GOAL,
+                format!("{:.2} KiB", memory / 1024.0),
+            ),
         ] {
             let _ = writeln!(out, "- {goal}: {} ({value})", if met { "met" } else { "**not met**" });
         }
