@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::Context;
+use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
     listen::{BindFailure, Changes, Sockets, bind_tcp},
     model::Protocol,
@@ -337,15 +338,17 @@ impl AppPlanes {
         for failure in failed {
             let (service, _) = self.describe(&failure.frontend);
             let message = failure.to_string();
-            if before.get(&failure.frontend) != Some(&message) {
-                tracing::warn!("Service {service}: {message}. {}", failure.hint());
-            }
-            failures.push(BindFailed {
+            let failed = BindFailed {
                 frontend: failure.frontend,
                 service,
+                object: self.owner(&failure.frontend),
                 message: message.clone(),
                 fix: failure.hint().to_owned(),
-            });
+            };
+            if before.get(&failure.frontend) != Some(&message) {
+                tracing::warn!("{}", failed.finding());
+            }
+            failures.push(failed);
             self.failed.insert(failure.frontend, message);
         }
         let mut open: Vec<Frontend> = self.sockets.open().chain(self.health_sockets.open()).collect();
@@ -355,6 +358,14 @@ impl AppPlanes {
             Listening { frontend, service, kind }
         });
         self.status.set_listening(listening.collect(), failures);
+    }
+
+    /// The Service that a frontend belongs to.
+    fn owner(&self, frontend: &Frontend) -> Option<ObjectRef> {
+        let service = |namespace: &str, name: &str| ObjectRef::new(Kind::Service, namespace, name);
+        let target = self.snapshot.table.find(frontend).map(|target| &target.port.config.name);
+        let check = || self.snapshot.health_check(frontend.port).map(|check| service(&check.namespace, &check.service));
+        target.map(|name| service(&name.namespace, &name.service)).or_else(check)
     }
 
     /// The Service behind a frontend, and what kind of frontend it is.

@@ -112,8 +112,11 @@ impl Workers {
 async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Snapshot>, stats: Arc<HttpStats>) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::new(HttpLimits::default(), snapshot, stats);
+    let mut draining = false;
     while let Some(command) = commands.recv().await {
         let result = match command {
+            // A configuration on its way when the end came: what it opened would have to be cut.
+            Command::OpenFrontend(..) | Command::OpenHttp(_) if draining => Ok(()),
             Command::Publish(snapshot) => {
                 l4.publish(snapshot.table.clone());
                 http.publish(snapshot);
@@ -130,6 +133,7 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
             }
             Command::OpenHttp(listener) => http.open(listener),
             Command::Drain(timeout, done) => {
+                draining = true;
                 let (l4, http) = (l4.clone(), http.clone());
                 tokio::task::spawn_local(async move {
                     tokio::join!(l4.drain(timeout), http.drain(timeout));

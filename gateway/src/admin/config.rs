@@ -57,9 +57,16 @@ impl ConfigView {
             ingresses,
             other_rules,
             listeners,
-            findings: snapshot.findings.iter().map(FindingView::from).collect(),
+            findings: findings(snapshot, runtime),
         }
     }
+}
+
+/// What is wrong: what the compiler found, and what could not be opened.
+pub(super) fn findings(snapshot: &Snapshot, runtime: &RuntimeStatus) -> Vec<FindingView> {
+    let failed = runtime.failed();
+    let runtime = failed.iter().map(|failed| FindingView::from(&failed.finding()));
+    snapshot.findings.iter().map(FindingView::from).chain(runtime).collect()
 }
 
 impl From<&Finding> for FindingView {

@@ -18,11 +18,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{
-    host, metrics,
-    status::RuntimeStatus,
-    view::{ConfigView, FindingView},
-};
+use super::{config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
 use crate::{
     http::HttpStats,
     small_server::{self, Limits},
@@ -44,7 +40,7 @@ const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
 const PATHS: [(&str, &str); 6] = [
-    ("/healthz", "200 while the process lives, also while it drains"),
+    ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
     ("/config", "the configuration in use, as JSON"),
@@ -111,13 +107,13 @@ impl Server {
         let query = request.uri().query().unwrap_or_default().to_owned();
         let answer = match request.uri().path() {
             "/" => Answer::text(StatusCode::OK, list()),
-            "/healthz" => Answer::text(StatusCode::OK, "ok\n"),
+            "/healthz" => self.state.liveness(),
             "/readyz" => self.state.readiness(),
             "/metrics" => self.large(|state| Answer::metrics(metrics::encode(state))).await,
             "/config" => {
                 self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await
             }
-            "/findings" => self.of_snapshot(|_, snapshot| Answer::json(&findings(snapshot))).await,
+            "/findings" => self.of_snapshot(|state, snapshot| Answer::json(&findings(snapshot, &state.runtime))).await,
             "/explain" => self.of_snapshot(move |state, snapshot| explain(state, snapshot, &query)).await,
             path => Answer::text(StatusCode::NOT_FOUND, format!("there is no {path} here. There is:\n{}", list())),
         };
@@ -145,6 +141,15 @@ impl Server {
 const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
 
 impl AdminState {
+    /// Nothing would follow changes any more if the control thread were gone, and only a restart brings it back.
+    fn liveness(&self) -> Answer {
+        if self.snapshot.has_changed().is_err() && !self.runtime.is_draining() {
+            Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the control thread has ended: restart the process\n")
+        } else {
+            Answer::text(StatusCode::OK, "ok\n")
+        }
+    }
+
     fn readiness(&self) -> Answer {
         if self.runtime.is_draining() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
@@ -158,10 +163,6 @@ impl AdminState {
 
 fn list() -> String {
     PATHS.iter().map(|(path, what)| format!("{path:<10} {what}\n")).collect()
-}
-
-fn findings(snapshot: &Snapshot) -> Vec<FindingView> {
-    snapshot.findings.iter().map(FindingView::from).collect()
 }
 
 fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {

@@ -4,11 +4,15 @@
 
 use std::{
     net::SocketAddr,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::SystemTime,
 };
 
+use tidegate_crd::ObjectRef;
 use tidegate_l4::table::Frontend;
+
+use crate::compile::finding::{Finding, Severity};
 
 /// The state of the process.
 #[derive(Debug)]
@@ -44,10 +48,28 @@ pub struct BindFailed {
     pub frontend: Frontend,
     /// The Service port behind it, for people.
     pub service: String,
+    /// The Service.
+    pub object: Option<ObjectRef>,
     /// What the system said.
     pub message: String,
     /// What to do about it.
     pub fix: String,
+}
+
+impl BindFailed {
+    /// The verdict on the Service: a finding like the compiler's, but one that only the running process can have.
+    pub fn finding(&self) -> Finding {
+        Finding {
+            severity: Severity::Error,
+            reason: "CannotListen",
+            object: self.object.clone(),
+            file: Path::new("listeners").into(),
+            line: 0,
+            field: None,
+            message: format!("{}.", self.message),
+            fix: format!("{}.", self.fix),
+        }
+    }
 }
 
 impl Default for RuntimeStatus {

@@ -48,9 +48,9 @@ const MANIFESTS: [(&str, &str); 14] = examples![
 ];
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
-    let documents = documents();
+    let mut documents = documents();
     commands::runtime()?.block_on(async {
-        let pods = start_pods(&documents).await?;
+        let pods = start_pods(&mut documents).await?;
         let options = Options {
             source: Source::Given(Batch { apply: documents, ..Batch::default() }),
             settings: Settings {
@@ -79,31 +79,55 @@ fn documents() -> Vec<Document> {
         .collect()
 }
 
-/// Starts every Pod that the manifests describe, on the addresses they give it.
-async fn start_pods(documents: &[Document]) -> anyhow::Result<Vec<Pod>> {
+/// Starts every Pod that the manifests describe, on the addresses they give it; where the system lacks these, on free ports of
+/// 127.0.0.1, and the manifest is changed to say so.
+async fn start_pods(documents: &mut [Document]) -> anyhow::Result<Vec<Pod>> {
     let mut pods = Vec::new();
-    let mut missing = Vec::new();
+    let mut moved = Vec::new();
     for document in documents {
-        let Object::Pod(pod) = &document.object else { continue };
-        let Some(options) = pod_options(pod) else { continue };
-        let name = options.name.clone();
+        let Object::Pod(manifest) = &mut document.object else { continue };
+        let Some(options) = pod_options(manifest) else { continue };
         match Pod::start(options).await {
             Ok(pod) => pods.push(pod),
-            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => missing.push(name),
+            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
+                let pod = start_elsewhere(manifest).await?;
+                moved.push(pod.name().to_owned());
+                pods.push(pod);
+            }
             Err(error) if error.kind() == ErrorKind::AddrInUse => {
                 return Err(error).context("another demo seems to be running");
             }
             Err(error) => return Err(error.into()),
         }
     }
-    if !missing.is_empty() {
+    if !moved.is_empty() {
         eprintln!(
-            "cannot be shown, because this system lacks their addresses: {}. Linux answers on all of 127.0.0.0/8; elsewhere \
-             each address must be added first, on macOS with `sudo ifconfig lo0 alias 127.10.0.1` and so on",
-            missing.join(", ")
+            "this system lacks the addresses of {}, which run on ports of 127.0.0.1 instead. Linux answers on all of \
+             127.0.0.0/8; elsewhere the ClusterIPs and LoadBalancer IPs cannot be shown, but node ports, Ingresses and DNS can",
+            moved.join(", ")
         );
     }
     Ok(pods)
+}
+
+/// Starts a Pod on free ports of 127.0.0.1, and writes into its manifest where it is.
+async fn start_elsewhere(manifest: &mut WirePod) -> anyhow::Result<Pod> {
+    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    if let Some(status) = &mut manifest.status {
+        status.pod_ip = Some(here.to_string());
+    }
+    let mut options = pod_options(manifest).context("an example pod without an address")?;
+    options.http.iter_mut().chain(&mut options.udp).for_each(|addr| addr.set_port(0));
+    let pod = Pod::start(options).await?;
+    let (mut http, mut udp) = (pod.http_addrs().iter(), pod.udp_addrs().iter());
+    let containers = manifest.spec.iter_mut().flat_map(|spec| &mut spec.containers);
+    for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
+        let addr = if port.protocol.as_deref() == Some("UDP") { udp.next() } else { http.next() };
+        if let Some(addr) = addr {
+            port.container_port = addr.port().into();
+        }
+    }
+    Ok(pod)
 }
 
 fn pod_options(pod: &WirePod) -> Option<PodOptions> {

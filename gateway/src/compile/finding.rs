@@ -57,7 +57,8 @@ impl fmt::Display for Finding {
         if let Some(object) = &self.object {
             write!(f, " {object}")?;
         }
-        if let Some(field) = &self.field {
+        // What reads the file names the field in its message already.
+        if let Some(field) = self.field.as_ref().filter(|field| !self.message.starts_with(field.as_str())) {
             write!(f, " {field}")?;
         }
         write!(f, ": {} Fix: {}", self.message, self.fix)
@@ -79,10 +80,18 @@ impl From<Problem> for Finding {
             file: problem.file,
             line: problem.line,
             field: problem.field,
-            message: problem.message,
+            message: sentence(problem.message),
             fix: problem.fix,
         }
     }
+}
+
+/// A message that ends like a sentence, as all of them do.
+fn sentence(mut message: String) -> String {
+    if !message.ends_with(['.', '!', '?']) {
+        message.push('.');
+    }
+    message
 }
 
 /// Collects the findings of one object.

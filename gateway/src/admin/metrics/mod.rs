@@ -51,7 +51,7 @@ impl Collector for Scrape {
         process(&mut encoder, &self.runtime)?;
         let mut left_out = Vec::new();
         if let Some(snapshot) = &self.snapshot {
-            configuration(&mut encoder, snapshot)?;
+            configuration(&mut encoder, snapshot, self.runtime.failed().len())?;
             left_out.extend(services::encode(&mut encoder, snapshot)?);
         }
         if let Some(stats) = &self.http {
@@ -131,12 +131,14 @@ fn time(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, at: SystemT
     encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&seconds)
 }
 
-fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, failed: usize) -> fmt::Result {
     Family::gauge("config_generation", "Configurations this process has had.")
         .encode_one(encoder, snapshot.generation)?;
     let findings = [Severity::Info, Severity::Warning, Severity::Error].map(|severity| {
         let count = snapshot.findings.iter().filter(|finding| finding.severity == severity).count();
-        ([("severity", severity.as_str())], count as u64)
+        // A frontend that cannot be opened is an error that only the running process can find.
+        let failed = if severity == Severity::Error { failed } else { 0 };
+        ([("severity", severity.as_str())], (count + failed) as u64)
     });
     Family::gauge("findings", "What is wrong with the objects, by severity; /findings has the list.")
         .encode(encoder, findings)?;
