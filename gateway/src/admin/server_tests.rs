@@ -101,7 +101,7 @@ async fn the_configuration_as_json() {
     assert_eq!(view.listeners[0], http);
     assert_eq!(view.listeners.len(), 2);
     let answer = client::fetch(&admin.addr, "/findings").await.unwrap();
-    assert_eq!(serde_json::from_slice::<Vec<FindingView>>(&answer).unwrap(), view.findings);
+    assert_eq!(serde_json::from_slice::<Vec<super::super::view::FindingView>>(&answer).unwrap(), view.findings);
     assert!(view.findings.iter().any(|finding| finding.reason == "MissingService" && finding.line > 0));
 }
 
