@@ -1,7 +1,7 @@
 //! The path table of one host: Exact and Prefix by element, longest first (Ingress v1).
 //!
 //! Two hash maps, probed from the longest prefix to the shortest, instead of a radix tree: it allocates nothing, needs no
-//! escaping of `{` and `}`, and is as fast with 10,000 paths as with ten. `benches/route.rs` measures both beside each other;
+//! escaping of `{` and `}`, and hardly grows with the number of paths. `benches/benches/route.rs` measures both beside each other;
 //! the figures are in `benches/RESULTS.md`.
 
 use std::{fmt, sync::Arc};
