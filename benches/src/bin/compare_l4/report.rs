@@ -70,8 +70,9 @@ impl Figures {
         let _ = writeln!(
             out,
             "Written by `cargo run --release -p tidegate-benches --bin compare_l4` at {now}: {tidegate}, {haproxy}, {nginx}; one worker each, \
-             Linux {kernel}, {place}; load average {load_before} before and {} after. Medians of {} rounds in shuffled order; ratios are medians \
+             Linux {kernel} on {}, {place}; load average {load_before} before and {} after. Medians of {} rounds in shuffled order; ratios are medians \
              of the ratios within a round. Memory: {} idle connections, {} new processes each.\n",
+            process::processor(),
             process::load_average(),
             self.of[0].gbit_per_second.len(),
             self.connections,
