@@ -29,6 +29,10 @@ pub(super) async fn answer(
     connection.pod.requests.fetch_add(1, Ordering::Relaxed);
     let count = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let (head, body) = request.into_parts();
+    let asked = Asked {
+        target: HeaderValue::from_str(&head.uri.to_string()).ok(),
+        host: head.headers.get(header::HOST).cloned(),
+    };
     let (instructions, reply) = match Instructions::parse(head.uri.query().unwrap_or_default()) {
         Ok(instructions) if instructions.abort => {
             tokio::time::sleep(instructions.delay).await;
@@ -49,7 +53,7 @@ pub(super) async fn answer(
         Err(refusal) => refusal.response(),
     };
     let headers = response.headers_mut();
-    describe(headers, &connection, count);
+    describe(headers, &connection, asked, count);
     for (name, _) in &instructions.headers {
         headers.remove(name);
     }
@@ -177,8 +181,16 @@ fn report(connection: &Connection, head: &Parts, count: u64) -> serde_json::Valu
     })
 }
 
-/// The headers that tell who answered, and on what connection.
-fn describe(headers: &mut HeaderMap, connection: &Connection, count: u64) {
+/// What was asked for, as it arrived: a proxy in front may have changed it.
+struct Asked {
+    target: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+}
+
+/// The headers that tell who answered, to what, and on what connection.
+fn describe(headers: &mut HeaderMap, connection: &Connection, asked: Asked, count: u64) {
+    headers.extend(asked.target.map(|target| (HeaderName::from_static("x-target"), target)));
+    headers.extend(asked.host.map(|host| (HeaderName::from_static("x-host"), host)));
     let peer = HeaderValue::from_str(&connection.peer.to_string()).expect("an address is plain ASCII");
     let reused = HeaderValue::from_static(if count > 1 { "true" } else { "false" });
     headers.insert(HeaderName::from_static("x-pod"), connection.pod.name_header.clone());
