@@ -209,9 +209,9 @@ fn start_control(
     mut planes: AppPlanes,
 ) -> io::Result<mpsc::Sender<Change>> {
     let (changes, inbox) = mpsc::channel();
-    let (names_tx, names) = watch::channel(NameRequest::default());
+    let (names_tx, names) = mpsc::channel::<NameRequest>();
     let (ranges, resolver) = (settings.service_cidrs.clone(), changes.clone());
-    thread::Builder::new().name("names".to_owned()).spawn(move || control::watch_names(names, &ranges, &resolver))?;
+    thread::Builder::new().name("names".to_owned()).spawn(move || control::watch_names(&names, &ranges, &resolver))?;
     let state = match &source {
         Source::Files(paths) if remember => StateFile::for_manifests(paths),
         Source::Files(_) | Source::Given(_) => None,

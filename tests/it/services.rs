@@ -188,6 +188,57 @@ async fn external_ips_are_off_unless_asked_for() {
     }
 }
 
+/// loadBalancerClass of another is left to it; allocateLoadBalancerNodePorts: false gives an IP and no node port.
+#[tokio::test(flavor = "multi_thread")]
+async fn load_balancers_of_another_class_and_without_node_ports() {
+    let net = Net::next();
+    let (_pods, manifests) = three(net).await;
+    let services = service_manifest("theirs", "web", "type: LoadBalancer, loadBalancerClass: example.com/lb, ")
+        + &service_manifest("ours", "web", "type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer, ")
+        + &service_manifest("bare", "web", "type: LoadBalancer, allocateLoadBalancerNodePorts: false, ");
+    let bed = Bed::start(net, &(manifests + &services)).await;
+    let snapshot = bed.snapshot();
+    let row = |name: &str| snapshot.services.iter().find(|row| &*row.name == name).unwrap().clone();
+    assert!(row("theirs").external.is_empty());
+    hit(SocketAddr::new(net.ip(1), row("theirs").ports[0].node_port.unwrap())).await.unwrap();
+    hit(bed.load_balancer_addr("ours")).await.unwrap();
+    assert_eq!(row("bare").ports[0].node_port, None);
+    hit(bed.load_balancer_addr("bare")).await.unwrap();
+}
+
+/// "should serve endpoints on same port and different protocol for internal traffic on Type LoadBalancer".
+#[tokio::test(flavor = "multi_thread")]
+async fn one_load_balancer_carries_both_protocols() {
+    let net = Net::next();
+    let addr = SocketAddr::new(net.ip(2), 8080);
+    let _pod = start_pod("a", [Listen::Http(addr), Listen::Udp(addr)]).await;
+    let ports = "ports: [{name: t, port: 80, targetPort: 8080}, {name: u, port: 80, targetPort: 8080, protocol: UDP}]";
+    let service = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{type: LoadBalancer, selector: {{app: web}}, {ports}}}\n"
+    );
+    let bed = Bed::start(net, &(pod_manifest("a", "web", net.ip(2)) + &service)).await;
+    assert_eq!(hit(bed.load_balancer_addr("web")).await.unwrap(), "a");
+    assert_eq!(datagram(bed.load_balancer_addr("web"), b"hi").await.unwrap(), b"You've hit a\n");
+}
+
+/// "should work after the service has been recreated": the same name comes back and answers at the same address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_recreated_answers_again() {
+    let net = Net::next();
+    let (_pods, manifests) = three(net).await;
+    let bed = Bed::start(net, &manifests).await;
+    let mut addresses = Vec::new();
+    for _ in 0..3 {
+        bed.apply("s.yaml", &service_manifest("web", "web", "")).await;
+        addresses.push(bed.cluster_addr("web"));
+        assert_eq!(hits(bed.cluster_addr("web"), MANY).await, ["a", "b", "c"]);
+        bed.remove("s.yaml").await;
+        assert!(refused(addresses[0]).await);
+    }
+    addresses.dedup();
+    assert_eq!(addresses.len(), 1);
+}
+
 // --- which endpoints ---
 
 #[tokio::test(flavor = "multi_thread")]
@@ -296,6 +347,33 @@ async fn hints_narrow_the_choice_to_the_zone_and_the_node() {
     assert_eq!(hits(bed.cluster_addr("zones"), MANY).await, ["a", "c"]);
     assert_eq!(hits(bed.cluster_addr("missing"), MANY).await, ["a", "b"]);
     assert_eq!(hits(bed.cluster_addr("nodes"), MANY).await, ["a"]);
+}
+
+/// trafficDistribution: without a cluster, the hints are made from where the Pods run.
+#[tokio::test(flavor = "multi_thread")]
+async fn traffic_distribution_prefers_the_same_zone_and_the_same_node() {
+    let net = Net::next();
+    let (_pods, manifests) = three(net).await;
+    let node = |name: &str, zone: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Node\nmetadata: {{name: {name}, labels: {{topology.kubernetes.io/zone: {zone}}}}}\n"
+        )
+    };
+    // a runs here, b on another node of the same zone, c in another zone.
+    let moved = |name: &str, last: u8, node: &str| {
+        let pod = pod_manifest(name, "web", net.ip(last));
+        (pod.clone(), pod.replace("nodeName: here", &format!("nodeName: {node}")))
+    };
+    let (b, c) = (moved("b", 3, "near"), moved("c", 4, "far"));
+    let manifests = manifests.replace(&b.0, &b.1).replace(&c.0, &c.1);
+    let nodes = node("here", "z1") + &node("near", "z1") + &node("far", "z2");
+    let services = ["PreferClose", "PreferSameZone", "PreferSameNode"]
+        .map(|how| service_manifest(&how.to_lowercase(), "web", &format!("trafficDistribution: {how}, ")))
+        .concat();
+    let bed = Bed::start(net, &(nodes + &manifests + &services)).await;
+    assert_eq!(hits(bed.cluster_addr("preferclose"), MANY).await, ["a", "b"]);
+    assert_eq!(hits(bed.cluster_addr("prefersamezone"), MANY).await, ["a", "b"]);
+    assert_eq!(hits(bed.cluster_addr("prefersamenode"), MANY).await, ["a"]);
 }
 
 /// "should implement service.kubernetes.io/service-proxy-name" and ".../headless", both ways.
@@ -475,6 +553,35 @@ async fn client_ip_affinity_holds_over_all_addresses_of_a_port() {
     pods.sort_unstable();
     pods.dedup();
     assert_eq!(pods, ["a", "b", "c"]);
+}
+
+/// The scope of affinity is one port: a client may have one pod on one port of a Service and another on the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn client_ip_affinity_is_each_ports_own() {
+    let net = Net::next();
+    let mut pods = Vec::new();
+    let mut manifests = String::new();
+    for (last, name) in (2..).zip(["a", "b", "c"]) {
+        pods.push(start_pod(name, [8080, 8081].map(|port| Listen::Http(SocketAddr::new(net.ip(last), port)))).await);
+        manifests += &pod_manifest(name, "web", net.ip(last));
+    }
+    let ports = "ports: [{name: p, port: 80, targetPort: 8080}, {name: q, port: 81, targetPort: 8081}]";
+    let service = format!(
+        "---\napiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{sessionAffinity: ClientIP, selector: {{app: web}}, {ports}}}\n"
+    );
+    let bed = Bed::start(net, &(manifests + &service)).await;
+    let ip = bed.cluster_addr("web").ip();
+    let mut apart = 0;
+    for last in 10..40 {
+        let mut seen = Vec::new();
+        for port in [80, 81, 80, 81] {
+            let mut client = Client::from([127, 200, 2, last].into(), SocketAddr::new(ip, port)).await.unwrap();
+            seen.push(client.get("x", "/").await.pod().unwrap());
+        }
+        assert_eq!(seen[..2], seen[2..], "each port is sticky");
+        apart += usize::from(seen[0] != seen[1]);
+    }
+    assert!(apart > 0, "30 clients, and every one of them on one pod for both ports");
 }
 
 /// "should have session affinity timeout work for service with type clusterIP": after an idle timeout another pod may be hit.

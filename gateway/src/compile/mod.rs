@@ -9,7 +9,8 @@
 //! | everything that was said | [`objects`] |
 //! | addresses and ports nobody chose | [`allocate`] |
 //! | Pods → EndpointSlices → endpoints | `slices` |
-//! | Services → service ports, DNS, rows | `services`, `service_annotations` |
+//! | Services → service ports | `services`, `service_port`, `service_annotations` |
+//! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress`, `class`, `annotations` |
 //! | verdicts | [`finding`] |
@@ -17,6 +18,7 @@
 pub mod allocate;
 mod annotations;
 mod class;
+mod dns_records;
 pub mod finding;
 pub mod health_check;
 mod ingress;
@@ -24,6 +26,7 @@ pub mod objects;
 pub mod rows;
 mod service_annotations;
 mod service_port;
+mod service_row;
 mod service_type;
 mod services;
 pub mod settings;

@@ -14,17 +14,18 @@ use tidegate_l4::model::{
 
 use super::{
     allocate::Addresses,
+    dns_records,
     finding::{Finding, Report},
     health_check::HealthCheck,
     objects::{Name, Objects, ServiceSlices, Stored},
-    rows::{PortRow, ServiceRow},
+    rows::ServiceRow,
     service_annotations::ServiceOptions,
-    service_port,
+    service_port, service_row,
     service_type::ServiceType,
     settings::Settings,
     slices::{self, FromPods, PodIndex},
 };
-use crate::dns::{DnsEndpoint, DnsPort, DnsProtocol, DnsService, DnsServiceKind};
+use crate::dns::DnsService;
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where none is given (API default: three hours).
 const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
@@ -81,6 +82,18 @@ impl Inputs {
             && self.addresses == other.addresses
             && self.external == other.external
     }
+
+    fn row(
+        &self,
+        name: &Name,
+        spec: &ServiceSpec,
+        kind: ServiceType,
+        affinity: Affinity,
+        settings: &Settings,
+    ) -> ServiceRow {
+        let created = self.service.object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
+        service_row::row(name, spec, kind, &self.addresses, affinity, settings, created)
+    }
 }
 
 /// Compiles Services; holds what all of them share.
@@ -124,7 +137,8 @@ impl ServiceCompiler<'_> {
                 format!("there is no Service type {written:?}."),
                 "Write ClusterIP, NodePort, LoadBalancer or ExternalName.",
             );
-            let row = Arc::new(one.row(spec, ServiceType::ClusterIp, Affinity::None));
+            let row = inputs.row(name, spec, ServiceType::ClusterIp, Affinity::None, self.settings);
+            let row = Arc::new(row);
             let findings = one.report.into_findings();
             return Arc::new(CompiledService {
                 inputs,
@@ -141,8 +155,10 @@ impl ServiceCompiler<'_> {
         let held = |port: &ServicePort| previous?.ports.iter().find(|held| held.name == port.name);
         let ports: Vec<_> = ports.into_iter().map(|port| keep(held(&port), port)).collect();
         let health_check = one.health_check(kind, &ports);
-        let dns = one.dns(spec, kind, &slices).map(|dns| keep(previous.and_then(|p| p.dns.as_ref()), dns));
-        let row = keep(previous.map(|p| &p.row), one.row(spec, kind, affinity));
+        one.require_external_name(spec, kind);
+        let dns = dns_records::of_service(name, spec, kind, &inputs.addresses, &slices);
+        let dns = dns.map(|dns| keep(previous.and_then(|p| p.dns.as_ref()), dns));
+        let row = keep(previous.map(|p| &p.row), inputs.row(name, spec, kind, affinity, self.settings));
         let findings = one.report.into_findings();
         Arc::new(CompiledService { inputs, ports, dns, row, health_check, findings })
     }
@@ -417,6 +433,17 @@ impl One<'_> {
         written.iter().filter_map(|ip| ip.parse().ok()).collect()
     }
 
+    fn require_external_name(&mut self, spec: &ServiceSpec, kind: ServiceType) {
+        if kind == ServiceType::ExternalName && spec.external_name.as_ref().is_none_or(String::is_empty) {
+            self.report.error(
+                "NoExternalName",
+                "spec.externalName",
+                "an ExternalName Service must say of what name it is the alias.",
+                "Write spec.externalName.",
+            );
+        }
+    }
+
     /// The addresses an ExternalName resolved to, as endpoints for an Ingress.
     fn resolved(&self, port: u16) -> Vec<Endpoint> {
         let ips = self.inputs.external.iter().flat_map(|(_, ips)| ips.iter());
@@ -431,81 +458,6 @@ impl One<'_> {
         };
         ips.map(endpoint).collect()
     }
-
-    fn dns(
-        &mut self,
-        spec: &ServiceSpec,
-        kind: ServiceType,
-        slices: &[Arc<Stored<EndpointSlice>>],
-    ) -> Option<DnsService> {
-        let kind = match kind {
-            ServiceType::ExternalName => match spec.external_name.as_deref().filter(|target| !target.is_empty()) {
-                Some(target) => DnsServiceKind::ExternalName { target: target.into() },
-                None => {
-                    self.report.error(
-                        "NoExternalName",
-                        "spec.externalName",
-                        "an ExternalName Service must say of what name it is the alias.",
-                        "Write spec.externalName.",
-                    );
-                    return None;
-                }
-            },
-            ServiceType::Headless => DnsServiceKind::Headless { endpoints: dns_endpoints(slices) },
-            ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
-                let ports = spec.ports.iter().flatten().filter_map(|port| {
-                    Some(dns_port(port.name.as_deref(), port.protocol.as_deref(), u16::try_from(port.port).ok()?))
-                });
-                DnsServiceKind::ClusterIp { ips: self.inputs.addresses.cluster_ips.clone(), ports: ports.collect() }
-            }
-        };
-        Some(DnsService { namespace: self.name.namespace.clone(), name: self.name.name.clone(), kind })
-    }
-
-    fn row(&self, spec: &ServiceSpec, kind: ServiceType, affinity: Affinity) -> ServiceRow {
-        let addresses = &self.inputs.addresses;
-        let external = match kind {
-            ServiceType::ExternalName => spec.external_name.iter().cloned().collect(),
-            _ => addresses
-                .load_balancer_ips
-                .iter()
-                .map(IpAddr::to_string)
-                .chain(spec.external_ips.iter().flatten().filter(|_| self.settings.allow_external_ips).cloned())
-                .collect(),
-        };
-        let ports = spec.ports.iter().flatten().enumerate().map(|(index, port)| PortRow {
-            name: port.name.as_deref().unwrap_or_default().into(),
-            port: u16::try_from(port.port).unwrap_or(0),
-            node_port: addresses.node_ports.get(index).copied().flatten(),
-            protocol: match port.protocol.as_deref() {
-                Some("UDP") => "UDP",
-                Some("SCTP") => "SCTP",
-                _ => "TCP",
-            },
-            target: match &port.target_port {
-                None => port.port.to_string(),
-                Some(IntOrString::Int(number)) => number.to_string(),
-                Some(IntOrString::String(name)) => name.clone(),
-            },
-        });
-        let created = self.inputs.service.object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
-        ServiceRow {
-            namespace: self.name.namespace.clone(),
-            name: self.name.name.clone(),
-            kind: kind.as_str(),
-            cluster_ips: addresses.cluster_ips.clone(),
-            external,
-            pending: addresses.pending,
-            ports: ports.collect(),
-            health_check_port: addresses.health_check_port,
-            selector: spec.selector.clone().unwrap_or_default(),
-            affinity_seconds: match affinity {
-                Affinity::None => None,
-                Affinity::ClientIp { timeout } => Some(timeout.as_secs()),
-            },
-            created,
-        }
-    }
 }
 
 /// What all ports of a Service have in common.
@@ -517,41 +469,4 @@ struct Shared {
     external_ips: Vec<IpAddr>,
     affinity: Affinity,
     options: ServiceOptions,
-}
-
-/// The endpoints a headless Service shows in DNS: the ready ones.
-fn dns_endpoints(slices: &[Arc<Stored<EndpointSlice>>]) -> Vec<DnsEndpoint> {
-    let mut out: Vec<DnsEndpoint> = Vec::new();
-    for slice in slices {
-        let ports: Vec<DnsPort> = slice
-            .object
-            .ports
-            .iter()
-            .flatten()
-            .filter_map(|port| {
-                Some(dns_port(port.name.as_deref(), port.protocol.as_deref(), u16::try_from(port.port?).ok()?))
-            })
-            .collect();
-        for endpoint in slice.object.endpoints.iter().filter(|endpoint| slices::conditions(endpoint).ready) {
-            let Some(ip) = slices::address(endpoint) else { continue };
-            match out.iter_mut().find(|held| held.ip == ip) {
-                Some(held) => held.ports.extend(ports.iter().cloned()),
-                None => out.push(DnsEndpoint {
-                    ip,
-                    hostname: endpoint.hostname.as_deref().map(Arc::from),
-                    ports: ports.clone(),
-                }),
-            }
-        }
-    }
-    out
-}
-
-fn dns_port(name: Option<&str>, protocol: Option<&str>, port: u16) -> DnsPort {
-    let protocol = match protocol {
-        Some("UDP") => DnsProtocol::Udp,
-        Some("SCTP") => DnsProtocol::Sctp,
-        _ => DnsProtocol::Tcp,
-    };
-    DnsPort { name: name.unwrap_or_default().into(), protocol, port }
 }

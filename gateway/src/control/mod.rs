@@ -76,15 +76,17 @@ pub struct Control {
     held: Allocations,
     state: Option<StateFile>,
     state_failed: bool,
-    names: tokio::sync::watch::Sender<NameRequest>,
+    names: mpsc::Sender<NameRequest>,
+    /// Whether names were wanted of late.
+    asked: bool,
 }
 
 impl Control {
     /// A loop that has heard nothing yet.
-    pub fn new(settings: Settings, state: Option<StateFile>, names: tokio::sync::watch::Sender<NameRequest>) -> Self {
+    pub fn new(settings: Settings, state: Option<StateFile>, names: mpsc::Sender<NameRequest>) -> Self {
         let held = state.as_ref().map(StateFile::load).unwrap_or_default();
         let (objects, problems) = (Objects::default(), Vec::new());
-        Self { settings, objects, problems, compiled: None, held, state, state_failed: false, names }
+        Self { settings, objects, problems, compiled: None, held, state, state_failed: false, names, asked: false }
     }
 
     /// Runs until told to stop, or until no source is left.
@@ -154,11 +156,12 @@ impl Control {
             self.save(compiled.allocations());
         }
         let request = NameRequest { names: external_names(&self.objects), zone: Some(snapshot.zone.clone()) };
-        self.names.send_if_modified(|held| {
-            let changed = held.names != request.names;
-            *held = request;
-            changed
-        });
+        // Whoever never asked for a name needs no zone to look for it in.
+        let asks = !request.names.is_empty();
+        if asks || self.asked {
+            drop(self.names.send(request));
+            self.asked = asks;
+        }
         self.compiled = Some(compiled);
     }
 
@@ -187,26 +190,32 @@ fn log_new_findings(before: Option<&[Finding]>, now: &[Finding]) {
     }
 }
 
-/// Looks names up for ever, and again at once when other names are wanted. Ends when nobody listens.
+/// Looks names up for ever, and again at once when other names are wanted; sleeps while none are. Ends when nobody listens.
 pub fn watch_names(
-    mut requests: tokio::sync::watch::Receiver<NameRequest>,
+    requests: &mpsc::Receiver<NameRequest>,
     own_ranges: &[ipnet::IpNet],
     changes: &mpsc::Sender<Change>,
 ) {
     let mut last = BTreeMap::new();
-    let mut waited = Duration::ZERO;
+    let mut request = NameRequest::default();
+    let mut due = Instant::now();
     loop {
-        match requests.has_changed() {
-            Err(_) => return,
-            Ok(false) if waited < names::LOOKUP_INTERVAL => {
-                let step = Duration::from_millis(50);
-                std::thread::sleep(step);
-                waited += step;
+        let next = if request.names.is_empty() {
+            requests.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+        } else {
+            requests.recv_timeout(due.saturating_duration_since(Instant::now()))
+        };
+        match next {
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            // Only the zone is another: it serves the next look-up.
+            Ok(newer) if newer.names == request.names => {
+                request = newer;
                 continue;
             }
-            Ok(_) => waited = Duration::ZERO,
+            Ok(newer) => request = newer,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
         }
-        let request = requests.borrow_and_update().clone();
+        due = Instant::now() + names::LOOKUP_INTERVAL;
         let resolved = names::look_up(&request.names, request.zone.as_deref(), own_ranges, &last);
         if resolved != last {
             last.clone_from(&resolved);
@@ -238,7 +247,7 @@ mod tests {
     fn start() -> (mpsc::Sender<Change>, Notes, Instant) {
         let (changes, inbox) = mpsc::channel();
         let (notes, begun) = (Notes::default(), Instant::now());
-        let control = Control::new(Settings::default(), None, tokio::sync::watch::Sender::default());
+        let control = Control::new(Settings::default(), None, mpsc::channel().0);
         let mut planes = notes.clone();
         std::thread::spawn(move || control.run(&inbox, &mut planes));
         changes.send(Change::Files(Batch::default())).unwrap();
