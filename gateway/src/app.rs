@@ -277,8 +277,8 @@ impl Planes for AppPlanes {
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         // The snapshot first: a socket opened now finds its frontend, and one closed now has nobody left to serve.
         self.workers.tell_all(|| Command::Publish(snapshot.clone()));
-        self.snapshot = snapshot.clone();
-        self.reconcile();
+        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
+        self.reconcile(!snapshot.table.same_frontends(&before.table));
         self.zones.send_replace(Some(snapshot.zone.clone()));
         let announcement = Arc::new(Announcement { snapshots: self.snapshots.clone(), snapshot: snapshot.clone() });
         self.workers.tell_all(|| Command::Live(announcement.clone()));
@@ -286,22 +286,28 @@ impl Planes for AppPlanes {
 
     fn retry(&mut self) {
         if !self.failed.is_empty() {
-            self.reconcile();
+            self.reconcile(false);
         }
     }
 }
 
 impl AppPlanes {
-    fn reconcile(&mut self) {
-        let mut failed = self.reconcile_frontends();
-        failed.extend(self.reconcile_health_checks());
-        self.report(failed);
+    /// Opens and closes what the snapshot asks for. `renamed`: frontends may belong to others than before.
+    fn reconcile(&mut self, renamed: bool) {
+        let (mut failed, frontends_moved) = self.reconcile_frontends();
+        let (failed_checks, checks_moved) = self.reconcile_health_checks();
+        failed.extend(failed_checks);
+        // In a large cluster this is thousands of lines, and most changes are of endpoints alone.
+        if renamed || frontends_moved || checks_moved || !failed.is_empty() || !self.failed.is_empty() {
+            self.report(failed);
+        }
     }
 
-    /// The frontends of Services are the workers' to serve.
-    fn reconcile_frontends(&mut self) -> Vec<BindFailure> {
+    /// The frontends of Services are the workers' to serve. What could not be opened, and whether anything opened or closed.
+    fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
         let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend);
         let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
+        let moved = !opened.is_empty() || !closed.is_empty();
         for frontend in closed {
             self.workers.tell_all(|| Command::CloseFrontend(frontend));
         }
@@ -309,17 +315,18 @@ impl AppPlanes {
             let frontend = opened.frontend;
             self.workers.tell_each(opened.sockets.into_iter().map(|socket| Command::OpenFrontend(frontend, socket)));
         }
-        failed
+        (failed, moved)
     }
 
     /// Health checks are asked for seldom: one socket each, and the control side answers.
-    fn reconcile_health_checks(&mut self) -> Vec<BindFailure> {
+    fn reconcile_health_checks(&mut self) -> (Vec<BindFailure>, bool) {
         let addresses = self.snapshot.table.node_addresses();
         let wanted =
             self.snapshot.health_checks.iter().flat_map(|check| {
                 addresses.iter().map(|&ip| Frontend { ip, port: check.port, protocol: Protocol::Tcp })
             });
         let Changes { opened, closed, failed } = self.health_sockets.reconcile(wanted);
+        let moved = !opened.is_empty() || !closed.is_empty();
         let closed = closed.into_iter().map(health_check::Command::Close);
         let opened = opened.into_iter().flat_map(|opened| {
             opened.sockets.into_iter().map(move |socket| health_check::Command::Open(opened.frontend, socket))
@@ -328,7 +335,7 @@ impl AppPlanes {
             // A server that is gone has been told to stop.
             drop(self.health_checks.send(command));
         }
-        failed
+        (failed, moved)
     }
 
     /// Says what is open and what is not; a failure goes to the log once.

@@ -232,6 +232,11 @@ impl ServiceTable {
         self.ports.get(position).filter(same).or_else(|| self.port(&config.name))
     }
 
+    /// Whether the two have the very same frontends, so that only endpoints can differ.
+    pub fn same_frontends(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.index, &other.index)
+    }
+
     /// What answers on `frontend`.
     pub fn find(&self, frontend: &Frontend) -> Option<&Target> {
         self.index.frontends.get(frontend).map(|&at| &self.targets[at])

@@ -83,6 +83,11 @@ impl Compiled {
     pub fn allocations(&self) -> &Allocations {
         &self.allocated.allocations
     }
+
+    /// Whether the same addresses are held as before.
+    pub fn holds_the_same(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.allocated, &before.allocated) || self.allocations() == before.allocations()
+    }
 }
 
 /// Compiles `objects`. `problems` are what the sources could not read; `held` are the addresses of an earlier process, used

@@ -15,16 +15,11 @@ use std::{
 use notify::{Event, RecursiveMode, Watcher};
 use tidegate_crd::{Document, ObjectRef, yaml};
 
+use super::walk::{Found, is_manifest};
 use crate::compile::finding::{Finding, Severity};
 
 /// A manifest larger than this is not read: no hand and no tool writes one, and it would have to fit in memory several times.
 pub const MAX_FILE_BYTES: u64 = 64 << 20;
-
-/// Files that are looked at, at most; a directory with more is a mistake (a home directory, say).
-pub const MAX_FILES: usize = 100_000;
-
-/// Directories within directories, at most; a deeper tree is no collection of manifests.
-const MAX_DEPTH: usize = 32;
 
 /// How long nothing must change before a batch is made of what did: an editor writes a file in several steps.
 const QUIET: Duration = Duration::from_millis(5);
@@ -38,7 +33,7 @@ const RESCAN: Duration = Duration::from_secs(10);
 /// What a source has to say.
 #[derive(Debug, Default)]
 pub struct Batch {
-    /// Objects that are new or may have changed.
+    /// Objects that are new or may have changed, by name.
     pub apply: Vec<Document>,
     /// Objects that are gone.
     pub delete: Vec<ObjectRef>,
@@ -53,7 +48,10 @@ pub struct Batch {
 pub struct Files {
     roots: Vec<PathBuf>,
     files: BTreeMap<PathBuf, FileState>,
-    owners: BTreeMap<ObjectRef, PathBuf>,
+    /// The files each object stands in; the first is the one that counts.
+    holders: BTreeMap<ObjectRef, BTreeSet<Arc<Path>>>,
+    /// Objects that stand in several files.
+    contested: BTreeSet<ObjectRef>,
     /// What is wrong with the roots and directories themselves.
     problems: Vec<Finding>,
 }
@@ -63,7 +61,33 @@ struct FileState {
     /// `None` if it could not be read: it is tried again the next time, without having to change.
     stamp: Option<Stamp>,
     documents: Vec<Document>,
+    /// Where in `documents` each object stands; of two of one name the first counts.
+    positions: BTreeMap<ObjectRef, usize>,
     problems: Vec<Finding>,
+}
+
+impl FileState {
+    fn new(path: &Path, stamp: Option<Stamp>, documents: Vec<Document>, problems: Vec<Finding>) -> Self {
+        let mut state = Self { stamp, documents: Vec::new(), positions: BTreeMap::new(), problems };
+        for document in documents {
+            state.add(path, document);
+        }
+        state
+    }
+
+    fn add(&mut self, path: &Path, document: Document) {
+        let object = document.object.object_ref();
+        if self.positions.contains_key(&object) {
+            self.problems.push(duplicate(&object, &document, path));
+        } else {
+            self.positions.insert(object, self.documents.len());
+            self.documents.push(document);
+        }
+    }
+
+    fn objects(&self) -> Vec<ObjectRef> {
+        self.positions.keys().cloned().collect()
+    }
 }
 
 /// What tells one state of a file from another. Time and size alone do not: package stores give every file the same time, and
@@ -95,7 +119,13 @@ impl Files {
     /// The files under `roots`, none of them read yet.
     pub fn new(roots: impl IntoIterator<Item = PathBuf>) -> Self {
         let roots = roots.into_iter().collect();
-        Self { roots, files: BTreeMap::new(), owners: BTreeMap::new(), problems: Vec::new() }
+        Self {
+            roots,
+            files: BTreeMap::new(),
+            holders: BTreeMap::new(),
+            contested: BTreeSet::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// Looks at everything and reads what has changed.
@@ -117,63 +147,127 @@ impl Files {
         let lost = |path: &&PathBuf| found.lost.iter().any(|directory| path.starts_with(directory));
         let gone: Vec<PathBuf> =
             self.files.keys().filter(|path| !found.files.contains(*path) && !lost(path)).cloned().collect();
-        for path in &gone {
-            self.files.remove(path);
+        let mut changed = BTreeMap::new();
+        for path in gone {
+            let held = self.files.remove(&path).map(|state| state.objects()).unwrap_or_default();
+            changed.insert(path, held);
         }
-        let changed = found.files.into_iter().filter(|path| self.read(path, told.contains(path))).collect();
+        for path in found.files {
+            if let Some(held) = self.read(&path, told.contains(&path)) {
+                changed.insert(path, held);
+            }
+        }
         self.batch(&changed)
     }
 
-    /// Looks at these files only; what is not a known file asks for a whole scan.
+    /// Looks at these files only, unless one of them asks for a whole scan.
     fn scan_only(&mut self, paths: &BTreeSet<PathBuf>) -> Batch {
-        if !paths.iter().all(|path| self.files.contains_key(path) && path.is_file()) {
+        let known = |path: &Path| self.files.contains_key(path) && path.is_file();
+        if paths.iter().any(|path| !known(path) && self.may_matter(path)) {
             return self.scan_told(paths);
         }
-        let changed = paths.iter().filter(|path| self.read(path, true)).cloned().collect();
+        let known: Vec<PathBuf> = paths.iter().filter(|path| known(path)).cloned().collect();
+        let mut changed = BTreeMap::new();
+        for path in known {
+            if let Some(held) = self.read(&path, true) {
+                changed.insert(path, held);
+            }
+        }
         self.batch(&changed)
     }
 
-    /// Reads a file if it has changed, and says whether it had. `told`: somebody says so, whatever time and size say: two writes
-    /// within one tick of the file system's clock look the same.
-    fn read(&mut self, path: &Path, told: bool) -> bool {
-        let stamp = Stamp::of(path).ok();
-        let held = self.files.remove(path);
-        if let Some(held) = held {
-            if !told && held.stamp == stamp && stamp.is_some() {
-                self.files.insert(path.to_owned(), held);
-                return false;
-            }
-            let mut state = load(path, stamp);
-            keep_last_good(path, held.documents, &mut state);
-            self.files.insert(path.to_owned(), state);
-        } else {
-            self.files.insert(path.to_owned(), load(path, stamp));
-        }
-        true
+    /// Whether something that happened at a path that is no known file can concern one: not the drafts and swap files that
+    /// editors leave beside it.
+    fn may_matter(&self, path: &Path) -> bool {
+        let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        // `..data` is how a mounted ConfigMap changes all its files at once.
+        let hidden = name.starts_with('.') && !name.starts_with("..");
+        let above_known = || self.files.range(path.to_owned()..).next().is_some_and(|(file, _)| file.starts_with(path));
+        path.is_dir() || above_known() || (!hidden && (name.starts_with("..") || is_manifest(path)))
     }
 
-    fn batch(&mut self, changed: &BTreeSet<PathBuf>) -> Batch {
-        let mut batch = Batch { files: self.files.len(), problems: self.problems.clone(), ..Batch::default() };
-        let mut owners: BTreeMap<ObjectRef, PathBuf> = BTreeMap::new();
-        for (path, state) in &self.files {
-            batch.problems.extend(state.problems.iter().cloned());
-            for document in &state.documents {
-                let object = document.object.object_ref();
-                match owners.get(&object) {
-                    Some(owner) => batch.problems.push(duplicate(&object, document, owner)),
-                    None => {
-                        let moved = self.owners.get(&object) != Some(path);
-                        owners.insert(object, path.clone());
-                        if moved || changed.contains(path) {
-                            batch.apply.push(document.clone());
-                        }
-                    }
-                }
+    /// Reads a file if it has changed, and then says what it held before. `told`: somebody says that it has, whatever time and size
+    /// say: two writes within one tick of the file system's clock look the same.
+    fn read(&mut self, path: &Path, told: bool) -> Option<Vec<ObjectRef>> {
+        let stamp = Stamp::of(path).ok();
+        let Some(held) = self.files.remove(path) else {
+            self.files.insert(path.to_owned(), load(path, stamp));
+            return Some(Vec::new());
+        };
+        if !told && held.stamp == stamp && stamp.is_some() {
+            self.files.insert(path.to_owned(), held);
+            return None;
+        }
+        let before = held.objects();
+        let mut state = load(path, stamp);
+        keep_last_good(path, held.documents, &mut state);
+        self.files.insert(path.to_owned(), state);
+        Some(before)
+    }
+
+    /// What it means for objects that files changed or went; `changed` says what each held before. It costs what these files hold,
+    /// not what all of them do.
+    fn batch(&mut self, changed: &BTreeMap<PathBuf, Vec<ObjectRef>>) -> Batch {
+        let mut affected: BTreeMap<ObjectRef, Option<Arc<Path>>> = BTreeMap::new();
+        for (path, before) in changed {
+            let now = self.files.get(path).map(FileState::objects).unwrap_or_default();
+            for object in before.iter().chain(&now) {
+                let owner = || self.holders.get(object).and_then(BTreeSet::first).cloned();
+                affected.entry(object.clone()).or_insert_with(owner);
             }
         }
-        batch.delete = self.owners.keys().filter(|object| !owners.contains_key(object)).cloned().collect();
-        self.owners = owners;
+        for (path, before) in changed {
+            let now = self.files.get(path).map(FileState::objects).unwrap_or_default();
+            let path: Arc<Path> = Arc::from(path.as_path());
+            for object in before {
+                if let Some(holders) = self.holders.get_mut(object) {
+                    holders.remove(&path);
+                }
+            }
+            for object in now {
+                self.holders.entry(object).or_default().insert(path.clone());
+            }
+        }
+        let mut batch = Batch { files: self.files.len(), ..Batch::default() };
+        for (object, owner_before) in &affected {
+            let holders = self.holders.get(object).map_or(0, BTreeSet::len);
+            if holders > 1 {
+                self.contested.insert(object.clone());
+            } else {
+                self.contested.remove(object);
+            }
+            let Some(owner) = self.holders.get(object).and_then(BTreeSet::first).cloned() else {
+                self.holders.remove(object);
+                if owner_before.is_some() {
+                    batch.delete.push(object.clone());
+                }
+                continue;
+            };
+            if changed.contains_key(&*owner) || owner_before.as_ref() != Some(&owner) {
+                batch.apply.extend(self.document(&owner, object).cloned());
+            }
+        }
+        batch.problems = self.problems();
         batch
+    }
+
+    /// All that is wrong with the files as they are.
+    fn problems(&self) -> Vec<Finding> {
+        let mut problems = self.problems.clone();
+        problems.extend(self.files.values().flat_map(|state| state.problems.iter().cloned()));
+        for object in &self.contested {
+            let mut holders = self.holders.get(object).into_iter().flatten();
+            let Some(owner) = holders.next() else { continue };
+            let documents = holders.filter_map(|path| self.document(path, object));
+            problems.extend(documents.map(|document| duplicate(object, document, owner)));
+        }
+        problems
+    }
+
+    /// An object as a file has it.
+    fn document(&self, path: &Path, object: &ObjectRef) -> Option<&Document> {
+        let state = self.files.get(path)?;
+        state.positions.get(object).and_then(|&position| state.documents.get(position))
     }
 
     /// Watches the files for ever, and sends a batch whenever something has changed. Ends when nobody listens.
@@ -256,11 +350,7 @@ fn load(path: &Path, stamp: Option<Stamp>) -> FileState {
     match text {
         Ok(text) => {
             let parsed = yaml::parse(path, &text);
-            FileState {
-                stamp,
-                documents: parsed.documents,
-                problems: parsed.problems.into_iter().map(Finding::from).collect(),
-            }
+            FileState::new(path, stamp, parsed.documents, parsed.problems.into_iter().map(Finding::from).collect())
         }
         Err(error) => {
             let problem = finding(
@@ -270,7 +360,7 @@ fn load(path: &Path, stamp: Option<Stamp>) -> FileState {
                 format!("the file cannot be read: {error}."),
                 "Check that it exists, may be read, and is a manifest.",
             );
-            FileState { stamp, documents: Vec::new(), problems: vec![problem] }
+            FileState::new(path, stamp, Vec::new(), vec![problem])
         }
     }
 }
@@ -292,11 +382,11 @@ fn keep_last_good(path: &Path, before: Vec<Document>, state: &mut FileState) {
     if broken.is_empty() {
         return;
     }
-    let present: BTreeSet<ObjectRef> = state.documents.iter().map(|document| document.object.object_ref()).collect();
     for document in before {
         let object = document.object.object_ref();
         // An error that names another object says nothing about this one: it was removed on purpose.
-        if present.contains(&object) || !broken.iter().any(|named| named.as_ref().is_none_or(|named| *named == object))
+        if state.positions.contains_key(&object)
+            || !broken.iter().any(|named| named.as_ref().is_none_or(|named| *named == object))
         {
             continue;
         }
@@ -305,7 +395,7 @@ fn keep_last_good(path: &Path, before: Vec<Document>, state: &mut FileState) {
             object: Some(object),
             ..finding(Severity::Warning, "LastGoodState", path, message, "Mend the errors of this file.")
         });
-        state.documents.push(document);
+        state.add(path, document);
     }
 }
 
@@ -317,7 +407,7 @@ fn duplicate(object: &ObjectRef, document: &Document, owner: &Path) -> Finding {
     Finding { object: Some(object.clone()), line: origin.line(), ..base }
 }
 
-fn finding(severity: Severity, reason: &'static str, path: &Path, message: String, fix: &str) -> Finding {
+pub(super) fn finding(severity: Severity, reason: &'static str, path: &Path, message: String, fix: &str) -> Finding {
     Finding {
         severity,
         reason,
@@ -328,72 +418,6 @@ fn finding(severity: Severity, reason: &'static str, path: &Path, message: Strin
         message,
         fix: fix.to_owned(),
     }
-}
-
-#[derive(Default)]
-struct Found {
-    files: BTreeSet<PathBuf>,
-    /// Directories looked at, by their true names: a link may lead in a circle.
-    seen: BTreeSet<PathBuf>,
-    /// Directories that are there, or should be, and cannot be read.
-    lost: Vec<PathBuf>,
-    problems: Vec<Finding>,
-}
-
-impl Found {
-    /// `named`: the user named this very path, so it is read whatever it is called.
-    fn visit(&mut self, path: &Path, depth: usize, named: bool) {
-        if self.files.len() >= MAX_FILES || depth > MAX_DEPTH {
-            let message =
-                format!("there are more than {MAX_FILES} files or {MAX_DEPTH} levels here; the rest is not read.");
-            if !self.problems.iter().any(|problem| problem.reason == "TooManyFiles") {
-                self.problems.push(finding(
-                    Severity::Error,
-                    "TooManyFiles",
-                    path,
-                    message,
-                    "Name the directory that holds the manifests.",
-                ));
-            }
-            return;
-        }
-        if !path.is_dir() {
-            // A pipe that nobody writes to would be waited for; the user may still name one.
-            let special = || fs::metadata(path).is_ok_and(|meta| !meta.is_file());
-            if named || (is_manifest(path) && !special()) {
-                self.files.insert(path.to_owned());
-            } else if is_manifest(path) {
-                let (message, fix) = ("it is a device or a pipe and not a file.", "Remove it, or name it itself.");
-                self.problems.push(finding(Severity::Error, "UnreadableFile", path, message.to_owned(), fix));
-            }
-            return;
-        }
-        if !self.seen.insert(fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())) {
-            return;
-        }
-        let read = fs::read_dir(path).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
-        let mut paths: Vec<PathBuf> = match read {
-            Ok(paths) => paths,
-            Err(error) => return self.lose(path, &error),
-        };
-        paths.retain(|path| path.file_name().is_none_or(|name| !name.to_string_lossy().starts_with('.')));
-        paths.sort_unstable();
-        for path in paths {
-            self.visit(&path, depth + 1, false);
-        }
-    }
-
-    /// A directory that cannot be read, for want of file descriptors say, has not lost its files.
-    fn lose(&mut self, directory: &Path, error: &io::Error) {
-        let message = format!("the directory cannot be read: {error}; what was read before is served on.");
-        let fix = "Check that it exists and may be read.";
-        self.problems.push(finding(Severity::Error, "UnreadableDirectory", directory, message, fix));
-        self.lost.push(directory.to_owned());
-    }
-}
-
-fn is_manifest(path: &Path) -> bool {
-    matches!(path.extension().and_then(|extension| extension.to_str()), Some("yaml" | "yml" | "json"))
 }
 
 #[cfg(test)]

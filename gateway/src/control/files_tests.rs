@@ -51,7 +51,7 @@ fn reads_manifests_in_directories_and_only_what_changed_the_next_time() {
     dir.write(".hidden.yaml", "nor: this");
     let mut files = Files::new([dir.0.clone()]);
     let first = files.scan();
-    assert_eq!((names(&first.apply), first.files), (vec!["a".into(), "c".into(), "b".into()], 3));
+    assert_eq!((names(&first.apply), first.files), (vec!["a".into(), "b".into(), "c".into()], 3));
     assert_eq!(reasons(&first), [""; 0]);
     let second = files.scan();
     assert!(second.apply.is_empty() && second.delete.is_empty());
@@ -239,4 +239,58 @@ fn a_root_that_is_a_link_is_watched() {
     assert_eq!(next(Duration::from_secs(30)), ["a"]);
     dir.write("real/a.yaml", &service("b", 80));
     assert_eq!(next(RESCAN / 2), ["b"]);
+}
+
+/// What batches add up to, whatever happens to files: the same as reading everything at once.
+#[test]
+fn batch_after_batch_adds_up_to_what_reading_at_once_gives() {
+    let dir = Dir::new();
+    let mut files = Files::new([dir.0.clone()]);
+    let mut held: BTreeMap<ObjectRef, Document> = BTreeMap::new();
+    let mut dice = fastrand::Rng::with_seed(11);
+    for _ in 0..400 {
+        let path = dir.0.join(format!("{}.yaml", dice.usize(..4)));
+        // Objects move between files, stand in several, or twice in one; a file breaks, or goes.
+        let text: String =
+            (0..dice.usize(..4)).map(|_| service(["a", "b", "c"][dice.usize(..3)], dice.u16(1..9))).collect();
+        match dice.usize(..8) {
+            0 => drop(fs::remove_file(&path)),
+            _ => fs::write(&path, text).unwrap(),
+        }
+        let batch = if dice.bool() {
+            files.scan_only(&BTreeSet::from([path]))
+        } else {
+            files.scan_told(&BTreeSet::from([path]))
+        };
+        for object in batch.delete {
+            held.remove(&object).expect("what is deleted was there");
+        }
+        held.extend(batch.apply.into_iter().map(|document| (document.object.object_ref(), document)));
+        let fresh = read_all(std::slice::from_ref(&dir.0));
+        let at_once: BTreeMap<_, _> =
+            fresh.apply.into_iter().map(|document| (document.object.object_ref(), document)).collect();
+        assert_eq!(held.keys().collect::<Vec<_>>(), at_once.keys().collect::<Vec<_>>());
+        assert!(held.iter().zip(&at_once).all(|(a, b)| a.1.object == b.1.object && a.1.origin == b.1.origin));
+        assert_eq!(batch.problems, fresh.problems);
+    }
+}
+
+#[test]
+fn what_editors_leave_beside_a_file_is_no_reason_to_look_at_everything() {
+    let dir = Dir::new();
+    dir.write("sub/a.yaml", &service("a", 80));
+    let mut files = Files::new([dir.0.clone()]);
+    files.scan();
+    dir.write("sub/.a.yaml.swp", "x");
+    dir.write("sub/a.yaml~", "x");
+    for (name, matters) in [
+        ("sub/.a.yaml.swp", false),
+        ("sub/a.yaml~", false),
+        ("sub/4913", false),
+        ("sub/new.yaml", true),
+        ("sub", true),
+        ("..data", true),
+    ] {
+        assert_eq!(files.may_matter(&dir.0.join(name)), matters, "{name}");
+    }
 }

@@ -6,6 +6,7 @@
 pub mod files;
 pub mod names;
 pub mod state;
+mod walk;
 
 use std::{
     collections::BTreeMap,
@@ -152,7 +153,7 @@ impl Control {
             "configuration is live"
         );
         log_new_findings(self.compiled.as_ref().map(|before| &*before.snapshot.findings), &snapshot.findings);
-        if self.compiled.as_ref().map(Compiled::allocations) != Some(compiled.allocations()) {
+        if !self.compiled.as_ref().is_some_and(|before| compiled.holds_the_same(before)) {
             self.save(compiled.allocations());
         }
         let request = NameRequest { names: external_names(&self.objects), zone: Some(snapshot.zone.clone()) };
