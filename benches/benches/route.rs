@@ -30,6 +30,8 @@ fn table(hosts: usize, paths: usize) -> RouteTable {
                 host: host.as_str().into(),
                 path: Some(matcher.clone()),
                 backend: Backend::Missing { service: "default/web:80".into(), reason: "a bench".into() },
+                split: None,
+                policy: Arc::default(),
                 issues_cookie: false,
                 stats: Arc::default(),
             };

@@ -22,4 +22,5 @@ pub mod pod;
 pub mod route;
 mod small_server;
 pub mod snapshot;
+pub mod tls;
 pub mod worker;

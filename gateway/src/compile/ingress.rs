@@ -276,6 +276,8 @@ impl Builder<'_> {
             host: "*".into(),
             path: None,
             backend,
+            split: None,
+            policy: Arc::default(),
             issues_cookie: false,
             stats,
         }));
@@ -286,7 +288,16 @@ impl Builder<'_> {
         let key = (owner, Arc::from(host.to_string()), path);
         let stats = self.stats.get(&key).cloned().unwrap_or_default();
         let (owner, host, path) = key;
-        Arc::new(Rule { owner, host, path, backend, issues_cookie: one.options.affinity, stats })
+        Arc::new(Rule {
+            owner,
+            host,
+            path,
+            backend,
+            split: None,
+            policy: Arc::default(),
+            issues_cookie: one.options.affinity,
+            stats,
+        })
     }
 
     /// Where a backend leads; `None` if it is none that can be served at all.

@@ -138,6 +138,8 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
             host: route.host.to_string().into(),
             path: Some(route.path.clone()),
             backend,
+            split: None,
+            policy: Arc::default(),
             issues_cookie: route.cookie.is_some(),
             stats: Arc::default(),
         });

@@ -37,6 +37,8 @@ pub struct Host {
     pub paths: Paths<Arc<Rule>>,
     /// For paths that no rule takes.
     pub default: Option<Arc<Rule>>,
+    /// Whether an Ingress gives it a TLS section, be its certificate good or not: then plain requests are sent to `https`.
+    pub tls: bool,
 }
 
 /// All hosts. Immutable once built.
@@ -133,6 +135,8 @@ mod tests {
                 host: name.to_string().into(),
                 path: Some(path.clone()),
                 backend: Backend::Missing { service: "default/x:80".into(), reason: "a test".into() },
+                split: None,
+                policy: Arc::default(),
                 issues_cookie: false,
                 stats: Arc::default(),
             });

@@ -4,10 +4,14 @@
 //! A rule does not hold its endpoints but the number of its [`Upstream`](crate::snapshot::Upstream) in the snapshot: endpoints change
 //! every second in a large cluster, rules do not, and so the table of rules is taken over whole.
 //!
-//! `hosts` finds the host, `paths` the rule, `sticky` is the data of cookie affinity, `stats` the counters of a rule.
+//! `hosts` finds the host, `paths` the rule; [`policy`] and [`filter`] are what is done with its requests, [`split`] sends
+//! some of them elsewhere; `sticky` is the data of cookie affinity, `stats` the counters of a rule.
 
+pub mod filter;
 mod hosts;
 mod paths;
+pub mod policy;
+pub mod split;
 pub mod stats;
 pub mod sticky;
 
@@ -31,6 +35,10 @@ pub struct Rule {
     pub path: Option<PathMatch>,
     /// Where requests go.
     pub backend: Backend,
+    /// Which of them go elsewhere.
+    pub split: Option<Box<split::Split>>,
+    /// What else is done with them.
+    pub policy: Arc<policy::Policy>,
     /// Whether a request on this rule may be given a cookie: only where the rule's own Ingress asks for affinity. A cookie
     /// that is already there is honoured on every rule of the same upstream.
     pub issues_cookie: bool,
