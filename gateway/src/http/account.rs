@@ -28,6 +28,12 @@ impl Account {
         self.stats.count_failure(kind);
     }
 
+    /// Bytes that were carried outside any message, once the protocol has changed.
+    pub(crate) fn carried(&self, sent: u64, received: u64) {
+        self.stats.bytes_in.add(sent);
+        self.stats.bytes_out.add(received);
+    }
+
     /// The request is answered with an error of ours.
     pub(crate) fn fail(&mut self, kind: Kind) {
         self.status = kind.status();

@@ -46,11 +46,15 @@ impl<'a> Attempts<'a> {
             (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned)),
             (_, None) => Order::Listed(endpoints.balanced()),
         };
-        let left = if may_move { trip.client.worker.limits.connect_tries } else { 1 };
+        let left = match trip.rule.policy.retry.tries {
+            _ if !may_move => 1,
+            0 => endpoints.len(),
+            tries => tries as usize,
+        };
         Self { trip, order, failed: Vec::new(), left }
     }
 
-    /// The next pod for the request with these fields; `failed` are those that could not be reached.
+    /// The next pod for the request with these fields; `failed` are those that gave no answer.
     pub(crate) fn next(&mut self, headers: &HeaderMap) -> Option<Attempt> {
         self.left = self.left.checked_sub(1)?;
         let cookie = match &mut self.order {
@@ -76,7 +80,12 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// This pod could not be reached.
+    /// Whether there is another pod that may be tried.
+    pub(crate) fn has_more(&self) -> bool {
+        self.left > 0 && self.failed.len() + 1 < self.trip.upstream.endpoints.len()
+    }
+
+    /// This pod gave no answer.
     pub(crate) fn failed(&mut self, endpoint: EndpointIndex) {
         self.failed.push(endpoint.0);
     }

@@ -6,6 +6,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,34 +16,50 @@ use tokio::time::Instant;
 
 use super::{
     account::Account,
-    connection::Client,
+    client::{Client, UnderWay},
     failure::Kind,
-    upload::Progress,
-    upstream::{PodAddress, PodConnection},
+    pod::{Broken, Exchange, PodAddress, PoolKey, Stream, Watchdog},
+    upload::Upload,
 };
+use crate::route::Rule;
 
-/// The content of any answer.
+/// The content of any answer. When it is dropped, the request is over.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     content: Content,
     account: Account,
+    _under_way: UnderWay,
 }
 
 #[derive(Debug)]
-enum Content {
-    /// Our own words.
-    Text(Option<Bytes>),
-    /// A pod's.
+pub(crate) enum Content {
+    /// All of it is here: our own words, or a pod's in few.
+    Whole(Bytes),
+    /// A pod's, as it comes.
     Pod(Box<PodBody>),
 }
 
 impl AnswerBody {
-    pub(crate) fn text(text: Bytes, account: Account) -> Self {
-        Self { content: Content::Text(Some(text)), account }
+    pub(crate) fn new(content: Content, account: Account, under_way: UnderWay) -> Self {
+        Self { content, account, _under_way: under_way }
+    }
+}
+
+impl Content {
+    /// Whether its length is known from the start.
+    pub(crate) fn has_length(&self) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Pod(body) => body.size_hint().exact().is_some(),
+        }
     }
 
-    pub(crate) fn pod(body: PodBody, account: Account) -> Self {
-        Self { content: Content::Pod(Box::new(body)), account }
+    /// The client is told the end of the content by the end of the connection.
+    pub(crate) fn end_with_close(&mut self) {
+        match self {
+            Self::Whole(_) => {}
+            Self::Pod(body) => body.ends_with_close = true,
+        }
     }
 }
 
@@ -50,70 +67,43 @@ impl AnswerBody {
 /// when anything else happens, that connection is closed.
 #[derive(Debug)]
 pub(crate) struct PodBody {
-    incoming: Incoming,
-    connection: Option<PodConnection>,
-    pod: PodAddress,
-    upload: Option<Rc<Progress>>,
+    source: Source,
+    pub(crate) pod: PodAddress,
     client: Rc<Client>,
     /// When the last byte came.
     last: Instant,
+    /// The longest silence.
+    gap: Duration,
     /// Whether the client can tell a truncated answer from a complete one only by a reset.
     ends_with_close: bool,
-    is_complete: bool,
     _carried: InFlight,
 }
 
+/// Where an answer comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    Http1 { exchange: Option<Exchange>, key: PoolKey, rule: std::sync::Arc<Rule> },
+    Http2 { incoming: Incoming, upload: Upload, watchdog: Watchdog, _stream: Stream },
+}
+
 impl PodBody {
-    pub(crate) fn new(
-        incoming: Incoming,
-        connection: PodConnection,
-        pod: PodAddress,
-        upload: Option<Rc<Progress>>,
-        client: Rc<Client>,
-        carried: InFlight,
-    ) -> Self {
-        Self {
-            is_complete: incoming.is_end_stream(),
-            incoming,
-            connection: Some(connection),
-            pod,
-            upload,
-            client,
-            last: Instant::now(),
-            ends_with_close: false,
-            _carried: carried,
-        }
-    }
-
-    /// Whether its length is known from the start.
-    pub(crate) fn has_length(&self) -> bool {
-        self.incoming.size_hint().exact().is_some()
-    }
-
-    /// The client is told the end of the content by the end of the connection.
-    pub(crate) fn end_with_close(&mut self) {
-        self.ends_with_close = true;
+    pub(crate) fn new(source: Source, pod: PodAddress, client: Rc<Client>, gap: Duration, carried: InFlight) -> Self {
+        Self { source, pod, client, last: Instant::now(), gap, ends_with_close: false, _carried: carried }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
-        match Pin::new(&mut self.incoming).poll_frame(cx) {
+        match self.poll_source(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.last = Instant::now();
-                self.is_complete = frame.is_trailers() || self.incoming.is_end_stream();
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(None) => {
-                self.is_complete = true;
-                Poll::Ready(None)
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.pod.warn(&self.client.worker, &format_args!("broke off its answer: {error}"));
+            Poll::Ready(None) => Poll::Ready(None),
+            Poll::Ready(Some(Err(did))) => {
+                self.pod.warn(&self.client.worker, &did);
                 Poll::Ready(Some(Err(self.abort(Aborted::Truncated))))
             }
             Poll::Pending => {
-                let last = self.upload.as_ref().map_or(self.last, |upload| upload.at().max(self.last));
-                let Some(connection) = &mut self.connection else { return Poll::Pending };
-                if connection.poll_silence(cx, last).is_pending() {
+                if self.poll_silence(cx).is_pending() {
                     return Poll::Pending;
                 }
                 self.pod.warn(&self.client.worker, &"fell silent in the middle of its answer");
@@ -122,20 +112,72 @@ impl PodBody {
         }
     }
 
+    /// The next piece, or what the pod did instead.
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, String>>> {
+        match &mut self.source {
+            Source::Http1 { exchange: None, .. } => Poll::Ready(None),
+            Source::Http1 { exchange: Some(exchange), .. } => exchange.poll_content(cx).map(|piece| {
+                Some(piece?.map_err(|error| match error {
+                    Broken::Closed(Some(error)) => format!("broke off its answer: {error}"),
+                    Broken::Closed(None) => "broke off its answer".to_owned(),
+                    Broken::Invalid(did) => did.to_owned(),
+                    Broken::Client => "was not sent the rest of its request".to_owned(),
+                }))
+            }),
+            Source::Http2 { incoming, .. } => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| Some(frame?.map_err(|error| format!("broke off its answer: {error}")))),
+        }
+    }
+
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let last = |upload: &Upload| upload.moved_at().map_or(self.last, |moved| moved.max(self.last));
+        match &mut self.source {
+            Source::Http1 { exchange: None, .. } => Poll::Pending,
+            Source::Http1 { exchange: Some(exchange), .. } => {
+                let deadline = last(exchange.upload()) + self.gap;
+                exchange.poll_deadline(cx, deadline)
+            }
+            Source::Http2 { upload, watchdog, .. } => watchdog.poll(cx, last(upload) + self.gap),
+        }
+    }
+
     fn abort(&mut self, why: Aborted) -> Aborted {
-        self.connection = None;
+        if let Source::Http1 { exchange, .. } = &mut self.source {
+            *exchange = None;
+        }
         self.client.reset.set(self.ends_with_close);
         why
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.source {
+            Source::Http1 { exchange, .. } => exchange.as_ref().is_none_or(Exchange::is_over),
+            Source::Http2 { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.source {
+            Source::Http1 { exchange, .. } => {
+                let left = exchange.as_ref().map_or(Some(0), Exchange::left);
+                left.map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Source::Http2 { incoming, .. } => incoming.size_hint(),
+        }
     }
 }
 
 impl Drop for PodBody {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        if self.is_complete && connection.is_idle() {
-            self.client.worker.pool.put(self.pod.addr, connection);
-        } else if let Some(upload) = &self.upload {
-            upload.cut();
+        match &mut self.source {
+            Source::Http1 { exchange, key, rule } => {
+                if let Some(connection) = exchange.take().and_then(Exchange::finish) {
+                    self.client.worker.pool.put(key.clone(), connection, &rule.policy.transport);
+                }
+            }
+            // What is still uploaded to a pod that has answered, nobody reads.
+            Source::Http2 { upload, .. } => upload.cut(),
         }
     }
 }
@@ -144,12 +186,10 @@ impl Body for AnswerBody {
     type Data = Bytes;
     type Error = Aborted;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let body = match &mut self.content {
-            Content::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            Content::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Content::Pod(body) => body,
         };
         let polled = body.poll(cx);
@@ -161,15 +201,15 @@ impl Body for AnswerBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.content {
-            Content::Text(text) => text.is_none(),
-            Content::Pod(body) => body.incoming.is_end_stream(),
+            Content::Whole(bytes) => bytes.is_empty(),
+            Content::Pod(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
-            Content::Text(text) => SizeHint::with_exact(text.as_ref().map_or(0, |text| text.len() as u64)),
-            Content::Pod(body) => body.incoming.size_hint(),
+            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Content::Pod(body) => body.size_hint(),
         }
     }
 }

@@ -1,108 +1,271 @@
 //! One client's connection, from accept to close.
+//!
+//! Between requests an HTTP/1 connection is *parked*: a socket and a slot, without buffers or HTTP state. hyper's connection is
+//! built when bytes arrive and taken apart again when nothing has been under way for a while.
 
-use std::{cell::Cell, future::poll_fn, net::SocketAddr, pin::Pin, rc::Rc, task::Poll};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use http::HeaderValue;
+use bytes::BytesMut;
 use hyper::{
-    server::conn::http1::{self, Connection},
-    service::service_fn,
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::{HttpService, service_fn},
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    task::yield_now,
     time::timeout,
 };
 
 use super::{
-    client_io::ClientIo,
+    body::{Aborted, AnswerBody},
+    client::Client,
+    client_io::{ClientIo, ClientStream},
     handle::handle,
     limits::HttpLimits,
-    worker::{Phase, Shared},
+    local::LocalExec,
+    preface::{self, Spoken},
+    slots::Slot,
+    worker::Phase,
 };
+
+/// The buffer of a worker for the first bytes of requests; they are copied out at once.
+const BUFFER_BYTES: usize = 16 << 10;
 
 /// What reading on after an early answer uses for a buffer.
 const LINGER_BUFFER_BYTES: usize = 16 << 10;
 
-/// A client, as its requests see it.
-#[derive(Debug)]
-pub(crate) struct Client {
-    pub(crate) worker: Rc<Shared>,
-    /// Its address, ready to be sent to pods.
-    pub(crate) ip: HeaderValue,
-    /// The port it connected to.
-    pub(crate) port: HeaderValue,
-    /// A request was not read to its end.
-    pub(crate) unread: Cell<bool>,
-    /// The connection must end with a reset, because its proper end would look like the end of an answer.
-    pub(crate) reset: Cell<bool>,
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
-/// Serves a client until it or we have had enough.
-pub(crate) async fn serve(worker: Rc<Shared>, stream: TcpStream, peer: SocketAddr, port: HeaderValue) {
-    let ip = HeaderValue::try_from(peer.ip().to_canonical().to_string()).expect("an IP address is a valid value");
-    let client = Rc::new(Client { worker, ip, port, unread: Cell::new(false), reset: Cell::new(false) });
-    let worker = &client.worker;
-    let mut phase = worker.phase.subscribe();
-    let io = TokioIo::new(ClientIo::new(stream, worker.stats.clone(), worker.limits.client_stall));
-    let service = service_fn(|request| handle(client.clone(), request));
-    let mut builder = builder(&worker.limits);
-    // Taken from the queue while draining: its first request, probably here already, is also its last.
-    builder.keep_alive(*phase.borrow_and_update() == Phase::Serving);
-    let mut connection = builder.serve_connection(io, service);
-    let result = loop {
-        tokio::select! {
-            biased;
-            result = &mut connection => break result,
-            changed = phase.changed() => match *phase.borrow() {
-                Phase::Serving if changed.is_ok() => {}
-                Phase::Draining if changed.is_ok() => {
-                    // A request that has arrived is served before an idle connection is closed.
-                    tokio::task::yield_now().await;
-                    if let Some(result) = poll_once(&mut connection).await {
-                        break result;
-                    }
-                    Pin::new(&mut connection).graceful_shutdown();
-                }
-                Phase::Serving | Phase::Draining | Phase::Cut => return,
+/// Serves a client until it or we have had enough. `h2`: TLS has agreed on HTTP/2.
+pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStream, h2: bool) {
+    if h2 {
+        return Box::pin(serve_http2(client, slot, stream, BytesMut::new())).await;
+    }
+    let mut is_new = true;
+    loop {
+        let Some(mut read) = parked(&client, &slot, &mut stream).await else { return };
+        if is_new {
+            match first_bytes(&slot, &client, &mut stream, &mut read).await {
+                Some(Spoken::Http1) => {}
+                Some(Spoken::Http2) => return Box::pin(serve_http2(client, slot, stream, read)).await,
+                Some(Spoken::Nothing) | None => return,
             }
+            is_new = false;
         }
-    };
-    let stream = connection.into_parts().io.into_inner().into_inner();
-    if client.reset.get() {
-        drop(stream.set_zero_linger());
-    } else if client.unread.get() || result.is_err_and(|error| error.is_parse()) {
-        let limits = &client.worker.limits;
-        drop(timeout(limits.linger, linger(stream, limits.linger_bytes)).await);
+        match Box::pin(serve_http1(&client, &slot, stream, read)).await {
+            Some(idle) => stream = idle,
+            None => return,
+        }
     }
 }
 
-fn builder(limits: &HttpLimits) -> http1::Builder {
-    let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.request_head)
-        .max_header_size(limits.request_head_bytes)
-        .half_close(false);
-    builder
-}
-
-/// What a connection has come to with what is there already.
-async fn poll_once<S>(connection: &mut Connection<TokioIo<ClientIo>, S>) -> Option<hyper::Result<()>>
-where
-    Connection<TokioIo<ClientIo>, S>: Future<Output = hyper::Result<()>> + Unpin,
-    S: hyper::service::HttpService<hyper::body::Incoming>,
-{
-    poll_fn(|cx| match Pin::new(&mut *connection).poll(cx) {
-        Poll::Ready(result) => Poll::Ready(Some(result)),
-        Poll::Pending => Poll::Ready(None),
+/// Waits for a request to begin: gives what has come of it. `None` if the connection is over.
+async fn parked(client: &Client, slot: &Slot, stream: &mut ClientStream) -> Option<BytesMut> {
+    slot.set(client.worker.limits.request_head);
+    if client.worker.phase() == Phase::Draining {
+        // A request that has arrived is served before an idle connection is closed.
+        yield_now().await;
+    }
+    let mut told = false;
+    poll_fn(|cx| {
+        slot.register(cx);
+        if let Poll::Ready(read) = poll_read(client, stream, cx) {
+            return Poll::Ready(read);
+        }
+        match client.worker.phase() {
+            Phase::Serving if slot.is_over() => Poll::Ready(None),
+            Phase::Serving => Poll::Pending,
+            Phase::Draining if !told => {
+                told = true;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Phase::Draining | Phase::Cut => Poll::Ready(None),
+        }
     })
     .await
 }
 
+/// Reads what is there; `None` at the end.
+fn poll_read(client: &Client, stream: &mut ClientStream, cx: &mut Context<'_>) -> Poll<Option<BytesMut>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut read = ReadBuf::new(buffer);
+        let result = ready!(Pin::new(stream).poll_read(cx, &mut read));
+        client.worker.stats.bytes_in.add(read.filled().len() as u64);
+        Poll::Ready((result.is_ok() && !read.filled().is_empty()).then(|| BytesMut::from(read.filled())))
+    })
+}
+
+/// What a new connection speaks. Mostly its first bytes tell; a slow client may send them one by one.
+async fn first_bytes(slot: &Slot, client: &Client, stream: &mut ClientStream, read: &mut BytesMut) -> Option<Spoken> {
+    loop {
+        if let Some(spoken) = preface::spoken(read) {
+            return Some(spoken);
+        }
+        let more = poll_fn(|cx| {
+            slot.register(cx);
+            if slot.is_over() || client.worker.phase() == Phase::Cut {
+                return Poll::Ready(None);
+            }
+            poll_read(client, stream, cx)
+        });
+        read.unsplit(more.await?);
+    }
+}
+
+/// How a time with HTTP/1 ends.
+enum End {
+    Over(hyper::Result<()>),
+    /// Nothing is under way, and nothing has been for a while; whether anything was before.
+    Quiet {
+        served: bool,
+    },
+    Cut,
+}
+
+/// Serves requests until none has come for a while: then the stream comes back. `None` when the connection is over.
+async fn serve_http1(
+    client: &Rc<Client>,
+    slot: &Slot,
+    mut stream: ClientStream,
+    mut read: BytesMut,
+) -> Option<ClientStream> {
+    let limits = &client.worker.limits;
+    let mut waited = Duration::ZERO;
+    loop {
+        let mut builder = http1_builder(limits);
+        // Taken from the queue while draining: its first request, probably here already, is also its last.
+        builder.keep_alive(client.worker.phase() == Phase::Serving);
+        let service = service_fn(|request| handle(client.clone(), request));
+        let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
+        let mut connection = builder.serve_connection(io, service);
+        slot.set(limits.park_after);
+        let end = drive_http1(client, slot, &mut connection).await;
+        let parts = connection.into_parts();
+        let (back, rest) = parts.io.into_inner().into_parts();
+        let mut sent = BytesMut::from(parts.read_buf);
+        sent.unsplit(rest);
+        match end {
+            End::Cut => return None,
+            End::Over(result) => {
+                finish(client, slot, back, sent, result).await;
+                return None;
+            }
+            End::Quiet { .. } if sent.is_empty() => return Some(back),
+            // The beginning of a request: it has a time of its own to be finished in.
+            End::Quiet { served } => waited = limits.park_after + if served { Duration::ZERO } else { waited },
+        }
+        if waited >= limits.request_head {
+            return None;
+        }
+        (stream, read) = (back, sent);
+    }
+}
+
+async fn drive_http1<S>(client: &Client, slot: &Slot, connection: &mut http1::Connection<TokioIo<ClientIo>, S>) -> End
+where
+    http1::Connection<TokioIo<ClientIo>, S>: Unpin,
+    S: HttpService<Incoming, ResBody = AnswerBody, Error = Aborted>,
+{
+    let (mut draining, mut served) = (Draining::default(), false);
+    poll_fn(|cx| {
+        slot.register(cx);
+        if client.worker.phase() == Phase::Cut {
+            return Poll::Ready(End::Cut);
+        }
+        let was_quiet = client.under_way() == 0;
+        if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
+            return Poll::Ready(End::Over(result));
+        }
+        if draining.is_due(client.worker.phase(), cx) {
+            Pin::new(&mut *connection).graceful_shutdown();
+            if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
+                return Poll::Ready(End::Over(result));
+            }
+        }
+        if client.under_way() > 0 {
+            slot.clear();
+        } else if client.take_ended() {
+            served = true;
+            slot.set(client.worker.limits.park_after);
+        } else if was_quiet && client.flushed.get() && slot.is_over() {
+            // hyper has begun nothing, has nothing to write, and waits for the next head.
+            return Poll::Ready(End::Quiet { served });
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn http1_builder(limits: &HttpLimits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder.max_header_size(limits.request_head_bytes).half_close(false);
+    builder
+}
+
+/// Draining begins at the second look: a request that has arrived is served before an idle connection is closed.
+#[derive(Default)]
+enum Draining {
+    #[default]
+    No,
+    Announced,
+    Begun,
+}
+
+impl Draining {
+    /// Whether to begin now.
+    fn is_due(&mut self, phase: Phase, cx: &Context<'_>) -> bool {
+        match self {
+            Self::No if phase == Phase::Draining => {
+                *self = Self::Announced;
+                cx.waker().wake_by_ref();
+                false
+            }
+            Self::Announced => {
+                *self = Self::Begun;
+                true
+            }
+            Self::No | Self::Begun => false,
+        }
+    }
+}
+
+/// Ends a connection that HTTP/1 is done with, or goes on with another protocol.
+async fn finish(client: &Client, slot: &Slot, stream: ClientStream, sent: BytesMut, result: hyper::Result<()>) {
+    let limits = &client.worker.limits;
+    let tunnel = client.tunnel.take();
+    if let Some(tunnel) = tunnel {
+        slot.clear();
+        let mut carried = Box::pin(tunnel.carry(stream, sent));
+        poll_fn(|cx| {
+            slot.register(cx);
+            if client.worker.phase() == Phase::Cut {
+                return Poll::Ready(());
+            }
+            carried.as_mut().poll(cx).map(drop)
+        })
+        .await;
+    } else if client.reset.get() {
+        drop(stream.tcp().set_zero_linger());
+    } else if client.unread.get() || result.is_err_and(|error| error.is_parse()) {
+        drop(timeout(limits.linger, linger(stream, limits.linger_bytes)).await);
+    }
+}
+
 /// Reads what the client still sends and throws it away. Closing a socket with unread bytes resets the connection, and
 /// a reset destroys the answer on its way (RFC 9112 9.6).
-async fn linger(mut stream: TcpStream, mut bytes: usize) {
+async fn linger(mut stream: ClientStream, mut bytes: usize) {
     if stream.shutdown().await.is_err() {
         return;
     }
@@ -113,4 +276,66 @@ async fn linger(mut stream: TcpStream, mut bytes: usize) {
             return;
         }
     }
+}
+
+/// Serves HTTP/2 until the connection is over.
+async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read: BytesMut) {
+    let limits = &client.worker.limits;
+    let service = {
+        let client = client.clone();
+        service_fn(move |request| handle(client.clone(), request))
+    };
+    let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
+    let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
+    slot.set(limits.request_head);
+    let (mut draining, mut leaving) = (Draining::default(), false);
+    poll_fn(|cx| {
+        slot.register(cx);
+        if client.worker.phase() == Phase::Cut {
+            return Poll::Ready(());
+        }
+        if connection.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if draining.is_due(client.worker.phase(), cx) {
+            connection.as_mut().graceful_shutdown();
+            if connection.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+        }
+        if client.under_way() > 0 {
+            slot.set(limits.client_stall);
+            client.take_ended();
+        } else if client.take_ended() {
+            slot.set(limits.request_head);
+        } else if slot.is_over() {
+            if leaving {
+                return Poll::Ready(());
+            }
+            // Idle: it is told so, and has some time to take note (RFC 9113 6.8).
+            leaving = true;
+            slot.set(limits.linger);
+            connection.as_mut().graceful_shutdown();
+            return connection.as_mut().poll(cx).map(drop);
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+fn http2_builder(limits: &HttpLimits) -> http2::Builder<LocalExec> {
+    let mut builder = http2::Builder::new(LocalExec);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.h2_streams)
+        .max_header_list_size(u32::try_from(limits.request_head_bytes).unwrap_or(u32::MAX))
+        .initial_stream_window_size(limits.h2_stream_window)
+        .initial_connection_window_size(limits.h2_connection_window)
+        .max_send_buf_size(limits.h2_send_buffer)
+        .max_pending_accept_reset_streams(limits.h2_reset_streams)
+        .max_local_error_reset_streams(limits.h2_reset_streams)
+        .keep_alive_interval(limits.h2_ping)
+        .keep_alive_timeout(limits.h2_ping)
+        .enable_connect_protocol();
+    builder
 }

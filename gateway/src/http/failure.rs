@@ -20,6 +20,8 @@ pub enum Kind {
     BadMethod,
     /// A transfer coding that is not understood.
     UnknownCoding,
+    /// The request's content is larger than its rule allows.
+    TooLarge,
     /// The client stopped sending in the middle of its request.
     ClientSlow,
     /// The client went away before it was answered.
@@ -36,12 +38,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::NoRule,
         Self::Unavailable,
         Self::BadRequest,
         Self::BadMethod,
         Self::UnknownCoding,
+        Self::TooLarge,
         Self::ClientSlow,
         Self::ClientGone,
         Self::Connect,
@@ -58,6 +61,7 @@ impl Kind {
             Self::BadRequest => 400,
             Self::BadMethod => 405,
             Self::UnknownCoding => 501,
+            Self::TooLarge => 413,
             Self::ClientSlow => 408,
             Self::ClientGone => 499,
             Self::Connect | Self::BadAnswer | Self::Truncated => 502,
@@ -73,6 +77,7 @@ impl Kind {
             Self::BadRequest => "bad_request",
             Self::BadMethod => "bad_method",
             Self::UnknownCoding => "unknown_coding",
+            Self::TooLarge => "too_large",
             Self::ClientSlow => "client_slow",
             Self::ClientGone => "client_gone",
             Self::Connect => "connect",
@@ -95,6 +100,9 @@ impl Failure {
     pub(crate) const NO_RULE: Self = Self::new(Kind::NoRule, "no rule for this host and path");
     pub(crate) const CLIENT_GONE: Self = Self::new(Kind::ClientGone, "the client is gone");
     pub(crate) const CLIENT_SLOW: Self = Self::new(Kind::ClientSlow, "the request was not sent to its end in time");
+    pub(crate) const BAD_HOST: Self = Self::new(Kind::BadRequest, "the request names its host in two ways, or badly");
+    pub(crate) const TOO_LARGE: Self =
+        Self::new(Kind::TooLarge, "the request's content is larger than is allowed here");
     pub(crate) const BAD_BODY: Self = Self::new(Kind::BadRequest, "the request's content is not properly framed");
 
     pub(crate) const fn new(kind: Kind, text: &'static str) -> Self {
@@ -123,7 +131,7 @@ impl Failure {
                 headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
             }
             // What the client believes to be its next request may be part of this one.
-            Kind::BadRequest | Kind::UnknownCoding | Kind::ClientSlow => {
+            Kind::BadRequest | Kind::UnknownCoding | Kind::TooLarge | Kind::ClientSlow => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
             }
             Kind::NoRule

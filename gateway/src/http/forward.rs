@@ -1,22 +1,28 @@
-//! Takes a request to a pod and brings back the head of its answer.
+//! Takes a request to a pod and brings back the head of its answer: which pods are tried, and when another is.
 
 use std::{fmt, rc::Rc, sync::Arc};
 
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
 use tidegate_l4::endpoints::EndpointIndex;
+use tokio::time::{Instant, timeout_at};
 
 use super::{
-    attempts::Attempts,
-    body::PodBody,
-    connection::Client,
+    attempts::{Attempt, Attempts},
+    body::Content,
+    client::Client,
     decision::Unavailable,
+    exchange,
     failure::{Failure, Kind},
+    headers::Told,
+    pod::{PodAddress, PodIo},
     upload::Upload,
-    upstream::{PodAddress, PodConnection, SendError},
 };
-use crate::{route::Rule, snapshot::Upstream};
+use crate::{
+    route::{Rule, policy::Retry},
+    snapshot::Upstream,
+};
 
-/// From whom a request comes, and where it may go.
+/// A request, from whom it comes, and where it may go.
 #[derive(Debug)]
 pub(crate) struct Trip<'a> {
     pub(crate) client: &'a Rc<Client>,
@@ -24,118 +30,121 @@ pub(crate) struct Trip<'a> {
     pub(crate) upstream: &'a Arc<Upstream>,
     /// The pod that its session cookie names.
     pub(crate) pinned: Option<EndpointIndex>,
+    /// The request, as the filters left it.
+    pub(crate) parts: &'a Parts,
+    pub(crate) upload: &'a Upload,
+    pub(crate) told: Told<'a>,
+    /// The protocol that the client wants to change to.
+    pub(crate) upgrade: Option<&'a HeaderValue>,
 }
 
 /// A pod's answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
-    pub(crate) response: Response<PodBody>,
+    pub(crate) response: Response<Said>,
     pub(crate) endpoint: EndpointIndex,
     /// The `Set-Cookie` of a session that begins.
     pub(crate) cookie: Option<HeaderValue>,
 }
 
-/// Sends `request` to the first pod that can be reached.
+/// What comes after the head of an answer.
+#[derive(Debug)]
+pub(crate) enum Said {
+    Content(Content),
+    /// Another protocol.
+    Upgraded(Box<Switched>),
+}
+
+/// The pod's side of a connection that has changed its protocol.
+#[derive(Debug)]
+pub(crate) struct Switched {
+    pub(crate) io: PodIo,
+    pub(crate) said: bytes::BytesMut,
+    pub(crate) carried: tidegate_l4::endpoints::InFlight,
+}
+
+/// Why one pod gave no answer.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) failure: Failure,
+    pub(crate) cause: Cause,
+    /// Whether the pod may have seen some of the request.
+    pub(crate) sent: bool,
+}
+
+/// What a retry depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// No connection, or one that broke.
+    Error,
+    /// It took too long.
+    Timeout,
+    /// What came is no answer.
+    Invalid,
+    /// The client's own.
+    Client,
+}
+
+/// Sends the request to the first pod that answers it.
 ///
-/// Another pod is tried only while not one byte was sent. A request on a connection that was kept, and that the pod
-/// closed at that moment, goes to the same pod again on a new one: if nothing was sent, or if it is one that may be
-/// repeated (RFC 9112 9.3.1).
-pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Result<Answered, Failure> {
-    let worker = &trip.client.worker;
+/// Another pod is tried as the rule's [`Retry`] says: always while not one byte was sent; afterwards only a request that may
+/// be repeated (RFC 9110 9.2.2), whose content is still remembered, and within the budget.
+pub(crate) async fn forward(trip: &Trip<'_>) -> Result<Answered, Failure> {
+    match trip.rule.policy.timeouts.request {
+        None => try_pods(trip).await,
+        Some(within) => timeout_at(Instant::now() + within, try_pods(trip)).await.unwrap_or_else(|_| {
+            Err(Failure::pod(Kind::Timeout, trip.rule.backend.service(), "did not answer within the time for requests"))
+        }),
+    }
+}
+
+async fn try_pods(trip: &Trip<'_>) -> Result<Answered, Failure> {
+    let retry = &trip.rule.policy.retry;
     let mut attempts = Attempts::new(trip);
     let mut last_failure = None;
-    while let Some(attempt) = attempts.next(request.headers()) {
-        let endpoint = attempt.endpoint;
-        let addr = trip.upstream.endpoints.endpoint(endpoint).addr;
-        let mut kept = worker.pool.take(addr);
-        loop {
-            let is_kept = kept.is_some();
-            let connection = match kept.take() {
-                Some(connection) => Ok(connection),
-                None => PodConnection::open(addr, &worker.limits).await,
-            };
-            let connection = match connection {
-                Ok(connection) => connection,
-                Err(error) => {
-                    trip.upstream.endpoints.state(endpoint).count_connect_failure();
-                    let did = format_args!("could not be reached: {error}");
-                    last_failure = Some(trip.failed(endpoint, Kind::Connect, &did));
-                    break;
+    // Only a request that may be tried again in time needs to know when it began.
+    let latest = retry.within.map(|within| Instant::now() + within);
+    while let Some(Attempt { endpoint, cookie }) = attempts.next(&trip.parts.headers) {
+        let may_wait = latest.is_none_or(|latest| Instant::now() < latest) || last_failure.is_none();
+        if !may_wait {
+            break;
+        }
+        match exchange::ask(trip, endpoint).await {
+            Ok(response) => {
+                let again = retry.on_status.binary_search(&response.status()).is_ok()
+                    && attempts.has_more()
+                    && trip.may_repeat(retry, true);
+                if !again {
+                    return Ok(Answered { response, endpoint, cookie });
                 }
-            };
-            (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
-            match exchange(trip, endpoint, connection, request, is_kept).await {
-                Ok(response) => return Ok(Answered { response, endpoint, cookie: attempt.cookie }),
-                Err(Unanswered::Failed(failure)) => return Err(failure),
-                Err(Unanswered::NotSent(back)) => request = *back,
+                trip.note_status(endpoint, response.status());
             }
-            if !is_kept {
-                last_failure = Some(trip.failed(endpoint, Kind::Connect, &"closed the connection at once"));
-                break;
+            Err(Unanswered { failure, cause, sent }) => {
+                let wanted = match cause {
+                    Cause::Error => retry.on_error,
+                    Cause::Timeout => retry.on_timeout,
+                    Cause::Invalid => retry.on_invalid,
+                    Cause::Client => false,
+                };
+                if !wanted || !attempts.has_more() || !trip.may_repeat(retry, sent) {
+                    return Err(failure);
+                }
+                last_failure = Some(failure);
             }
-            worker.stats.upstream_resent.add(1);
         }
         attempts.failed(endpoint);
+        trip.client.worker.stats.upstream_retried.add(1);
     }
     Err(last_failure.unwrap_or_else(|| Failure::unavailable(trip.rule.backend.service(), Unavailable::NoEndpoint)))
 }
 
-enum Unanswered {
-    /// The request can be sent again, elsewhere too.
-    NotSent(Box<Request<Upload>>),
-    Failed(Failure),
-}
-
-/// One request on one connection.
-async fn exchange(
-    trip: &Trip<'_>,
-    endpoint: EndpointIndex,
-    mut connection: PodConnection,
-    request: Request<Upload>,
-    is_kept: bool,
-) -> Result<Response<PodBody>, Unanswered> {
-    let carried = trip.upstream.endpoints.state(endpoint).carry();
-    let upload = request.body().progress();
-    let again = (is_kept && may_repeat(&request)).then(|| copy(&request));
-    let error = match connection.send(request, upload.as_deref()).await {
-        Ok(response) => {
-            return Ok(response.map(|incoming| {
-                PodBody::new(incoming, connection, trip.pod(endpoint), upload, trip.client.clone(), carried)
-            }));
-        }
-        Err(error) => error,
-    };
-    let client_failed = upload.as_ref().and_then(|upload| upload.failure());
-    Err(Unanswered::Failed(match (error, again) {
-        (SendError::NotSent(request), _) => return Err(Unanswered::NotSent(request)),
-        (SendError::Broken(error), Some(again)) if !error.is_parse() => {
-            return Err(Unanswered::NotSent(Box::new(again)));
-        }
-        (SendError::Broken(error), _) => {
-            client_failed.unwrap_or_else(|| trip.failed(endpoint, Kind::BadAnswer, &BrokenAnswer(&error)))
-        }
-        (SendError::Silent, _) if upload.is_some_and(|upload| upload.waits_for_client()) => Failure::CLIENT_SLOW,
-        (SendError::Silent, _) => trip.failed(endpoint, Kind::Timeout, &"did not answer in time"),
-    }))
-}
-
-/// Whether sending it twice does what sending it once does (RFC 9110 9.2.2), and it can be sent twice: content is gone
-/// once it is read.
-fn may_repeat(request: &Request<Upload>) -> bool {
-    let idempotent = [Method::GET, Method::HEAD, Method::OPTIONS, Method::PUT, Method::DELETE];
-    !request.body().is_some() && idempotent.contains(request.method())
-}
-
-fn copy(request: &Request<Upload>) -> Request<Upload> {
-    let mut copy = Request::new(Upload::none());
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    copy
+/// Whether sending it twice does what sending it once does (RFC 9110 9.2.2).
+pub(crate) fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE)
 }
 
 impl Trip<'_> {
-    fn pod(&self, endpoint: EndpointIndex) -> PodAddress {
+    pub(crate) fn pod(&self, endpoint: EndpointIndex) -> PodAddress {
         let service = self.rule.backend.service().clone();
         let endpoint = self.upstream.endpoints.endpoint(endpoint);
         PodAddress { addr: endpoint.addr, pod: endpoint.pod.clone(), service }
@@ -151,19 +160,15 @@ impl Trip<'_> {
         };
         Failure::pod(kind, self.rule.backend.service(), what)
     }
-}
 
-/// What went wrong with an answer, as the end of a sentence.
-struct BrokenAnswer<'a>(&'a hyper::Error);
+    fn note_status(&self, endpoint: EndpointIndex, status: StatusCode) {
+        let did = format_args!("answered {}, and another is tried", status.as_u16());
+        self.pod(endpoint).warn(&self.client.worker, &did);
+    }
 
-impl fmt::Display for BrokenAnswer<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what =
-            if self.0.is_parse() { "answered what is not HTTP" } else { "closed the connection without an answer" };
-        write!(f, "{what}: {}", self.0)?;
-        match std::error::Error::source(self.0) {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
-        }
+    /// Whether the request can go to another pod. If the one before may have seen it, that takes from the budget.
+    fn may_repeat(&self, retry: &Retry, sent: bool) -> bool {
+        let harmless = !sent || is_idempotent(&self.parts.method) || retry.non_idempotent;
+        harmless && self.upload.rewind() && (!sent || self.client.worker.budgets.take(self.rule))
     }
 }

@@ -11,6 +11,9 @@ pub struct HttpLimits {
     /// is closed, and so is one that sends its head byte by byte. Longer than the 60 s for which load balancers in
     /// front keep idle connections, so that they close first; nginx's `keepalive_timeout` is the same.
     pub request_head: Duration,
+    /// After so long without a request, a connection is parked: it gives back its buffers. Long enough that a busy connection
+    /// never pays for it, short enough that a wave of connections gives its memory back at once.
+    pub park_after: Duration,
     /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
     pub request_head_bytes: usize,
     /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`).
@@ -19,14 +22,6 @@ pub struct HttpLimits {
     pub linger: Duration,
     /// Bytes read meanwhile: enough for what is under way on any usual path.
     pub linger_bytes: usize,
-    /// Until a pod has accepted a connection (ingress-nginx's `proxy-connect-timeout`).
-    pub connect: Duration,
-    /// Pods tried when connects fail; with `connect` it bounds what the client waits (ingress-nginx's
-    /// `proxy-next-upstream-tries`).
-    pub connect_tries: usize,
-    /// The longest silence within an exchange: no byte of the upload, then none of the answer (ingress-nginx's
-    /// `proxy-read-timeout` and `proxy-send-timeout`).
-    pub gap: Duration,
     /// How long `Expect: 100-continue` waits for a pod that ignores it; clients wait about as long (RFC 9110 10.1.1).
     pub expect: Duration,
     /// Bytes of an answer's head: more than any honest pod sends, little enough to hold for each connection.
@@ -35,6 +30,22 @@ pub struct HttpLimits {
     pub idle_upstream_per_endpoint: usize,
     /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
     pub idle_upstream: Duration,
+    /// Requests that one HTTP/2 connection may have under way (ingress-nginx's `http2-max-concurrent-streams`).
+    pub h2_streams: u32,
+    /// What a client may send on one HTTP/2 stream before it is passed on: a window that fills most paths, and what one stream
+    /// can make us hold.
+    pub h2_stream_window: u32,
+    /// The same for all streams of a connection together.
+    pub h2_connection_window: u32,
+    /// What is held of an answer that an HTTP/2 client does not take.
+    pub h2_send_buffer: usize,
+    /// Streams that a client may have reset before we have looked at them, and that we have reset for its errors: beyond
+    /// that, it is attacking ("rapid reset", CVE-2023-44487) and its connection is closed.
+    pub h2_reset_streams: usize,
+    /// An HTTP/2 peer that has said nothing for so long is asked whether it is there; it has as long to answer.
+    pub h2_ping: Duration,
+    /// Requests under way on one HTTP/2 connection to a pod, before another one is opened: what servers commonly allow.
+    pub h2_streams_per_upstream: u32,
     /// Pause after the process ran out of file descriptors, for others to close theirs.
     pub accept_backoff: Duration,
     /// Warnings a second; the rest is only counted, so that a broken pod cannot fill the disk.
@@ -46,17 +57,22 @@ impl Default for HttpLimits {
         Self {
             connections: 65_536,
             request_head: Duration::from_secs(75),
+            park_after: Duration::from_secs(1),
             request_head_bytes: 32 << 10,
             client_stall: Duration::from_secs(60),
             linger: Duration::from_secs(2),
             linger_bytes: 4 << 20,
-            connect: Duration::from_secs(5),
-            connect_tries: 3,
-            gap: Duration::from_secs(60),
             expect: Duration::from_secs(1),
             answer_head_bytes: 64 << 10,
             idle_upstream_per_endpoint: 256,
             idle_upstream: Duration::from_secs(60),
+            h2_streams: 128,
+            h2_stream_window: 256 << 10,
+            h2_connection_window: 1 << 20,
+            h2_send_buffer: 128 << 10,
+            h2_reset_streams: 32,
+            h2_ping: Duration::from_secs(30),
+            h2_streams_per_upstream: 100,
             accept_backoff: Duration::from_millis(100),
             warnings_per_second: 10,
         }

@@ -5,27 +5,35 @@
 //! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
 //! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `target` and
-//! `headers` what is refused, removed and added; `forward` tries pods, `upstream` is a connection to one, `pool` keeps
-//! them; `body` streams both ways; `failure` maps what went wrong to a status; `connection` is a client's connection;
-//! `worker` listens and drains; [`limits`] holds every limit.
+//! `headers` what is refused, removed and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
+//! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. A
+//! client's `connection` knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
+//! something else (`upgrade`, and `connect` for HTTP/2); `worker` listens and drains; [`limits`] holds every limit.
 
 mod account;
 mod attempts;
 mod body;
+mod budget;
+mod client;
 mod client_io;
+mod connect;
 mod connection;
 pub mod cookie_affinity;
 pub mod decision;
+mod exchange;
 mod failure;
 mod forward;
 mod handle;
 mod headers;
 pub mod limits;
-mod pool;
+mod local;
+mod pod;
+mod preface;
+mod slots;
 pub mod stats;
 mod target;
+mod upgrade;
 mod upload;
-mod upstream;
 mod warn;
 mod worker;
 

@@ -26,6 +26,10 @@ pub struct HttpStats {
     pub upstream_reused: Counter,
     /// Requests sent again because the pod had just closed the connection that was kept.
     pub upstream_resent: Counter,
+    /// Requests sent to another pod because the one before gave no answer, or one that the rule does not accept.
+    pub upstream_retried: Counter,
+    /// Connections whose protocol has changed.
+    pub upgraded: Counter,
     /// Bytes from clients, heads included.
     pub bytes_in: Counter,
     /// Bytes to clients, heads included.

@@ -20,7 +20,7 @@ pub(crate) fn check(request: &mut Request<()>) -> Result<(), Failure> {
     check_method(request.method())?;
     check_coding(request.headers())?;
     check_host(request)?;
-    if request.uri().authority().is_some() {
+    if request.uri().authority().is_some() && request.version() != Version::HTTP_2 {
         to_origin_form(request)?;
     }
     match request.uri().path() {

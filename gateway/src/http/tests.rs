@@ -35,6 +35,7 @@ use crate::{
     dns::Zone,
     route::{
         Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId,
+        policy::{Policy, Timeouts},
         sticky::{AffinityMode, CookieAffinity, StickyMap},
     },
     snapshot::{CookieUpstream, Snapshot, Upstream},
@@ -56,13 +57,21 @@ struct Route<'a> {
     path: PathMatch,
     pods: Option<Vec<SocketAddr>>,
     cookie: Option<CookieAffinity>,
+    policy: Policy,
     name: &'a str,
 }
 
 impl<'a> Route<'a> {
     fn to(name: &'a str, pods: impl IntoIterator<Item = SocketAddr>) -> Self {
         let pods = Some(pods.into_iter().collect());
-        Self { host: HostName::Any, path: PathMatch::Prefix("/".into()), pods, cookie: None, name }
+        Self {
+            host: HostName::Any,
+            path: PathMatch::Prefix("/".into()),
+            pods,
+            cookie: None,
+            policy: Policy::default(),
+            name,
+        }
     }
 
     fn host(mut self, host: &str) -> Self {
@@ -72,6 +81,11 @@ impl<'a> Route<'a> {
 
     fn path(mut self, path: &str) -> Self {
         self.path = PathMatch::Prefix(path.into());
+        self
+    }
+
+    fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
         self
     }
 
@@ -139,7 +153,7 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
             path: Some(route.path.clone()),
             backend,
             split: None,
-            policy: Arc::default(),
+            policy: Arc::new(route.policy.clone()),
             issues_cookie: route.cookie.is_some(),
             stats: Arc::default(),
         });

@@ -1,79 +1,50 @@
 //! The content of a request on its way to a pod.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     error::Error,
     fmt, io,
     pin::Pin,
     rc::Rc,
-    sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{Request, Version, header};
+use http::{HeaderMap, Request, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{connection::Client, failure::Failure};
+use super::{client::Client, failure::Failure};
 
-/// The content of a request; nothing of it is read before a pod is there to take it.
+/// Content that is remembered so that the request can be sent to another pod: forms and API calls fit. It is not copied;
+/// what the client sent is only let go of later.
+const REPLAY_BYTES: usize = 64 << 10;
+
+/// The content of a request; nothing of it is read before a pod is there to take it. Clones are the same content.
+#[derive(Clone, Debug)]
+pub(crate) struct Upload(Option<Rc<RefCell<Content>>>);
+
+/// The next part of some content.
 #[derive(Debug)]
-pub(crate) struct Upload(Option<Content>);
+pub(crate) enum Piece {
+    Data(Bytes),
+    /// The trailer section, which is also the end.
+    Trailers(HeaderMap),
+    End,
+}
 
 #[derive(Debug)]
 struct Content {
     incoming: Incoming,
-    progress: Rc<Progress>,
+    /// Bytes that may still come.
+    left: Option<u64>,
     hold: Option<Hold>,
+    replay: Replay,
+    at: Instant,
+    stage: Stage,
+    waker: Option<Waker>,
     client: Rc<Client>,
-}
-
-impl Upload {
-    /// Parts a request from its content.
-    pub(crate) fn take(request: Request<Incoming>, client: &Rc<Client>) -> (Request<()>, Self) {
-        let (head, incoming) = request.into_parts();
-        let mut request = Request::from_parts(head, ());
-        if incoming.is_end_stream() {
-            return (request, Self(None));
-        }
-        let expects = request.version() == Version::HTTP_11
-            && request
-                .headers()
-                .get(header::EXPECT)
-                .is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-        let hold = expects.then(|| Hold::on(&mut request, client.worker.limits.expect));
-        let progress = Rc::new(Progress::new());
-        (request, Self(Some(Content { incoming, progress, hold, client: client.clone() })))
-    }
-
-    /// No content.
-    pub(crate) fn none() -> Self {
-        Self(None)
-    }
-
-    /// Whether there is content at all.
-    pub(crate) fn is_some(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Whether its length is not known from the start.
-    pub(crate) fn is_chunked(&self) -> bool {
-        self.0.as_ref().is_some_and(|content| content.incoming.size_hint().exact().is_none())
-    }
-
-    /// How far it has come; `None` without content.
-    pub(crate) fn progress(&self) -> Option<Rc<Progress>> {
-        self.0.as_ref().map(|content| content.progress.clone())
-    }
-}
-
-/// How far an upload has come. The answer's side keeps an eye on it, because the one may explain the other.
-#[derive(Debug)]
-pub(crate) struct Progress {
-    at: Cell<Instant>,
-    stage: Cell<Stage>,
-    waker: RefCell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,97 +59,237 @@ enum Stage {
     Gone,
     /// The client sent what is not HTTP.
     Malformed,
+    /// The client sends more than is allowed.
+    TooLarge,
     /// Nobody wants the rest.
     Cut,
 }
 
-impl Progress {
-    fn new() -> Self {
-        Self { at: Cell::new(Instant::now()), stage: Cell::new(Stage::Passing), waker: RefCell::default() }
+impl Upload {
+    /// Parts a request from its content.
+    pub(crate) fn take(request: Request<Incoming>, client: &Rc<Client>) -> (http::request::Parts, Self) {
+        let (parts, incoming) = request.into_parts();
+        if incoming.is_end_stream() {
+            return (parts, Self(None));
+        }
+        let expects = parts.version >= Version::HTTP_11
+            && parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let hold = expects.then(|| Hold::new(client.worker.limits.expect));
+        let content = Content {
+            incoming,
+            left: None,
+            hold,
+            replay: Replay::default(),
+            at: Instant::now(),
+            stage: Stage::Passing,
+            waker: None,
+            client: client.clone(),
+        };
+        (parts, Self(Some(Rc::new(RefCell::new(content)))))
     }
 
-    /// When something was passed on last.
-    pub(crate) fn at(&self) -> Instant {
-        self.at.get()
+    /// Whether there is content at all.
+    pub(crate) fn is_some(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// Its length, if that is known from the start.
+    pub(crate) fn length(&self) -> Option<u64> {
+        self.0.as_ref().map_or(Some(0), |content| content.borrow().incoming.size_hint().exact())
+    }
+
+    /// Refuses more content than this.
+    pub(crate) fn limit(&self, bytes: u64) {
+        if let Some(content) = &self.0 {
+            content.borrow_mut().left = Some(bytes);
+        }
+    }
+
+    /// Takes the next piece.
+    pub(crate) fn poll(&self, cx: &mut Context<'_>) -> Poll<Result<Piece, UploadError>> {
+        match &self.0 {
+            Some(content) => content.borrow_mut().poll(cx),
+            None => Poll::Ready(Ok(Piece::End)),
+        }
+    }
+
+    /// The pod wants the content (RFC 9110 15.2.1).
+    pub(crate) fn go_on(&self) {
+        if let Some(content) = &self.0 {
+            let mut content = content.borrow_mut();
+            content.hold = None;
+            content.wake();
+        }
+    }
+
+    /// Goes back to the beginning, for another pod; says whether that can be done.
+    pub(crate) fn rewind(&self) -> bool {
+        let Some(content) = &self.0 else { return true };
+        let mut content = content.borrow_mut();
+        let still_comes = matches!(content.stage, Stage::Waiting | Stage::Passing | Stage::Complete);
+        let can = still_comes && !content.replay.overflown;
+        if can {
+            content.replay.next = 0;
+            content.stage = Stage::Passing;
+        }
+        can
+    }
+
+    /// When something was passed on last, if the content is still under way.
+    pub(crate) fn moved_at(&self) -> Option<Instant> {
+        let content = self.0.as_ref()?.borrow();
+        (content.stage != Stage::Complete).then_some(content.at)
     }
 
     /// If it is the client's fault that the exchange does not go on: which.
     pub(crate) fn failure(&self) -> Option<Failure> {
-        match self.stage.get() {
+        match self.0.as_ref()?.borrow().stage {
             Stage::Gone => Some(Failure::CLIENT_GONE),
             Stage::Malformed => Some(Failure::BAD_BODY),
+            Stage::TooLarge => Some(Failure::TOO_LARGE),
             Stage::Waiting | Stage::Passing | Stage::Complete | Stage::Cut => None,
         }
     }
 
     /// Whether the client has to do the next step.
     pub(crate) fn waits_for_client(&self) -> bool {
-        self.stage.get() == Stage::Waiting
+        self.0.as_ref().is_some_and(|content| content.borrow().stage == Stage::Waiting)
     }
 
-    /// Whether the client has to be told that the rest of its request is not read.
+    /// Whether there is a rest that was not read.
     pub(crate) fn is_unfinished(&self) -> bool {
-        self.stage.get() != Stage::Complete
+        self.0.as_ref().is_some_and(|content| !content.borrow().incoming.is_end_stream())
     }
 
     /// The answer is complete: whoever still uploads need not.
     pub(crate) fn cut(&self) {
-        if matches!(self.stage.get(), Stage::Waiting | Stage::Passing) {
-            self.stage.set(Stage::Cut);
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
+        if let Some(content) = &self.0 {
+            let mut content = content.borrow_mut();
+            if matches!(content.stage, Stage::Waiting | Stage::Passing) {
+                content.stage = Stage::Cut;
+                content.wake();
             }
         }
-    }
-
-    fn step(&self, stage: Stage) {
-        self.at.set(Instant::now());
-        self.stage.set(stage);
     }
 }
 
 impl Content {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
-        if self.progress.stage.get() == Stage::Cut {
-            return Poll::Ready(Some(Err(UploadError)));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<Piece, UploadError>> {
+        if let Stage::Cut | Stage::Gone | Stage::Malformed | Stage::TooLarge = self.stage {
+            return Poll::Ready(Err(UploadError));
         }
-        if self.hold.as_mut().is_some_and(|hold| hold.poll_open(cx).is_pending()) {
+        if let Some(piece) = self.replay.next() {
+            return Poll::Ready(Ok(self.pass(piece)));
+        }
+        if self.hold.as_mut().is_some_and(|hold| hold.patience.as_mut().poll(cx).is_pending()) {
             self.remember(cx);
             return Poll::Pending;
         }
         self.hold = None;
-        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
-        match &polled {
-            Poll::Pending => {
-                self.progress.stage.set(Stage::Waiting);
-                self.remember(cx);
-            }
-            Poll::Ready(Some(Ok(frame))) => {
-                let is_last = frame.is_trailers() || self.incoming.is_end_stream();
-                self.progress.step(if is_last { Stage::Complete } else { Stage::Passing });
-            }
-            Poll::Ready(Some(Err(error))) => {
-                self.progress.step(if is_malformed(error) { Stage::Malformed } else { Stage::Gone });
-            }
-            Poll::Ready(None) => self.progress.step(Stage::Complete),
-        }
-        polled.map_err(|_| UploadError)
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            self.stage = Stage::Waiting;
+            self.remember(cx);
+            return Poll::Pending;
+        };
+        let piece = match frame {
+            None => Piece::End,
+            Some(Err(error)) => return self.fail(if is_malformed(&error) { Stage::Malformed } else { Stage::Gone }),
+            Some(Ok(frame)) => match frame.into_data() {
+                Ok(data) => {
+                    if let Some(left) = &mut self.left {
+                        match left.checked_sub(data.len() as u64) {
+                            Some(rest) => *left = rest,
+                            None => return self.fail(Stage::TooLarge),
+                        }
+                    }
+                    Piece::Data(data)
+                }
+                Err(frame) => frame.into_trailers().map_or(Piece::End, Piece::Trailers),
+            },
+        };
+        self.replay.remember(&piece);
+        Poll::Ready(Ok(self.pass(piece)))
     }
 
-    fn remember(&self, cx: &Context<'_>) {
-        let mut waker = self.progress.waker.borrow_mut();
-        if !waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            *waker = Some(cx.waker().clone());
+    fn pass(&mut self, piece: Piece) -> Piece {
+        let is_last = !matches!(piece, Piece::Data(_)) || (self.incoming.is_end_stream() && self.replay.is_at_end());
+        self.stage = if is_last { Stage::Complete } else { Stage::Passing };
+        self.at = Instant::now();
+        piece
+    }
+
+    fn fail(&mut self, stage: Stage) -> Poll<Result<Piece, UploadError>> {
+        self.stage = stage;
+        Poll::Ready(Err(UploadError))
+    }
+
+    fn remember(&mut self, cx: &Context<'_>) {
+        if !self.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 }
 
 impl Drop for Content {
     fn drop(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.progress.stage.set(Stage::Complete);
-        } else if self.progress.stage.get() != Stage::Complete {
+        if !self.incoming.is_end_stream() && self.stage != Stage::Complete {
             self.client.unread.set(true);
+        }
+    }
+}
+
+/// The beginning of the content, for another pod.
+#[derive(Debug, Default)]
+struct Replay {
+    pieces: Vec<Bytes>,
+    end: Option<Option<HeaderMap>>,
+    bytes: usize,
+    next: usize,
+    /// Too much came to remember it all.
+    overflown: bool,
+}
+
+impl Replay {
+    fn remember(&mut self, piece: &Piece) {
+        if self.overflown {
+            return;
+        }
+        match piece {
+            Piece::Data(data) if self.bytes + data.len() > REPLAY_BYTES => {
+                *self = Self { overflown: true, ..Self::default() };
+            }
+            Piece::Data(data) => {
+                self.bytes += data.len();
+                self.pieces.push(data.clone());
+                self.next = self.pieces.len();
+            }
+            Piece::Trailers(trailers) => self.end = Some(Some(trailers.clone())),
+            Piece::End => self.end = Some(None),
+        }
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.next == self.pieces.len()
+    }
+
+    /// The next piece that was there before.
+    fn next(&mut self) -> Option<Piece> {
+        match self.pieces.get(self.next) {
+            Some(data) => {
+                self.next += 1;
+                Some(Piece::Data(data.clone()))
+            }
+            None => match &self.end {
+                Some(Some(trailers)) => Some(Piece::Trailers(trailers.clone())),
+                Some(None) => Some(Piece::End),
+                None => None,
+            },
         }
     }
 }
@@ -195,31 +306,31 @@ fn is_malformed(error: &hyper::Error) -> bool {
     false
 }
 
+/// For pods that are spoken to by hyper.
 impl Body for Upload {
     type Data = Bytes;
     type Error = UploadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        match &mut self.0 {
-            Some(content) => content.poll(cx),
-            None => Poll::Ready(None),
-        }
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+        Poll::Ready(match ready!(self.poll(cx)) {
+            Ok(Piece::Data(data)) => Some(Ok(Frame::data(data))),
+            Ok(Piece::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+            Ok(Piece::End) => None,
+            Err(error) => Some(Err(error)),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_ref().is_none_or(|content| content.incoming.is_end_stream())
+        self.0.as_ref().is_none_or(|content| content.borrow().stage == Stage::Complete)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.as_ref().map_or_else(|| SizeHint::with_exact(0), |content| content.incoming.size_hint())
+        self.length().map_or_else(SizeHint::default, SizeHint::with_exact)
     }
 }
 
-/// The rest of an upload will not come; [`Progress`] knows why.
-#[derive(Debug)]
+/// The rest of an upload will not come; [`Upload::failure`] knows why.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct UploadError;
 
 impl fmt::Display for UploadError {
@@ -234,49 +345,11 @@ impl Error for UploadError {}
 /// and not ours (RFC 9110 10.1.1). hyper tells the client to go on when the content is first asked for.
 #[derive(Debug)]
 struct Hold {
-    gate: Arc<Gate>,
     patience: Pin<Box<Sleep>>,
 }
 
-/// Opened from a callback that hyper wants to be `Send`, though here it never leaves the thread.
-#[derive(Debug, Default)]
-struct Gate(Mutex<GateState>);
-
-#[derive(Debug, Default)]
-struct GateState {
-    open: bool,
-    waker: Option<Waker>,
-}
-
 impl Hold {
-    fn on(request: &mut Request<()>, patience: std::time::Duration) -> Self {
-        let gate = Arc::<Gate>::default();
-        let opened = gate.clone();
-        hyper::ext::on_informational(request, move |response| {
-            if response.status() == http::StatusCode::CONTINUE {
-                opened.open();
-            }
-        });
-        Self { gate, patience: Box::pin(sleep(patience)) }
-    }
-
-    fn poll_open(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = self.gate.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.open {
-            return Poll::Ready(());
-        }
-        state.waker = Some(cx.waker().clone());
-        drop(state);
-        self.patience.as_mut().poll(cx)
-    }
-}
-
-impl Gate {
-    fn open(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.open = true;
-        if let Some(waker) = state.waker.take() {
-            waker.wake();
-        }
+    fn new(patience: Duration) -> Self {
+        Self { patience: Box::pin(sleep(patience)) }
     }
 }

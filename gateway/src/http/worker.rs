@@ -13,6 +13,7 @@ use std::{
 
 use ahash::AHashSet;
 use http::HeaderValue;
+use ipnet::IpNet;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
@@ -20,7 +21,17 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{connection, limits::HttpLimits, pool::Pool, stats::HttpStats, warn::WarnLimit};
+use super::{
+    budget::Budgets,
+    client::Client,
+    client_io::ClientStream,
+    connection,
+    limits::HttpLimits,
+    pod::Pool,
+    slots::{Slots, TICK},
+    stats::HttpStats,
+    warn::WarnLimit,
+};
 use crate::snapshot::{Snapshot, Upstream};
 
 /// How often idle connections to pods are looked through.
@@ -36,14 +47,48 @@ pub(crate) struct Shared {
     pub(crate) limits: HttpLimits,
     pub(crate) stats: Arc<HttpStats>,
     pub(crate) pool: Pool,
-    pub(crate) phase: watch::Sender<Phase>,
+    pub(crate) budgets: Budgets,
     pub(crate) warnings: WarnLimit,
+    pub(crate) slots: Rc<Slots>,
+    /// Whom to believe what they say about their clients.
+    pub(crate) trusted_proxies: Box<[IpNet]>,
+    /// For those who wait for it; the others look at `phase_now`.
+    phase: watch::Sender<Phase>,
+    phase_now: Cell<Phase>,
+    /// For the head of the next request.
+    buffer: RefCell<Vec<u8>>,
     snapshot: RefCell<Rc<Published>>,
     connections: Cell<usize>,
     listeners: Cell<usize>,
     is_sweeping: Cell<bool>,
     /// A connection or listener ended.
     ended: Notify,
+}
+
+/// Where clients connect to.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    /// Its port, ready to be sent to pods.
+    pub(crate) port: HeaderValue,
+    pub(crate) scheme: Scheme,
+}
+
+/// How requests come: with TLS or without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// In plain text.
+    Http,
+    /// With TLS.
+    Https,
+}
+
+impl Scheme {
+    pub(crate) fn to_value(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        })
+    }
 }
 
 /// The configuration as one thread counts it: a request that holds the `Rc` touches no counter of other threads.
@@ -78,7 +123,12 @@ impl HttpWorker {
             stats,
             pool,
             warnings,
+            budgets: Budgets::default(),
+            slots: Rc::default(),
+            trusted_proxies: Box::default(),
             phase: watch::Sender::new(Phase::Serving),
+            phase_now: Cell::new(Phase::Serving),
+            buffer: RefCell::default(),
             snapshot: RefCell::new(Rc::new(Published(snapshot))),
             connections: Cell::new(0),
             listeners: Cell::new(0),
@@ -99,18 +149,20 @@ impl HttpWorker {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let port = HeaderValue::from(listener.local_addr()?.port());
+        let this = Rc::new(Listener { port, scheme: Scheme::Http });
         if !self.0.is_sweeping.replace(true) {
             spawn_local(sweep(Rc::downgrade(&self.0)));
+            spawn_local(tick(Rc::downgrade(&self.0)));
         }
         self.0.listeners.set(self.0.listeners.get() + 1);
-        spawn_local(accept(self.0.clone(), listener, port));
+        spawn_local(accept(self.0.clone(), listener, this));
         Ok(())
     }
 
     /// Ends well: accepts what waits in the queue and then no more, closes idle connections, lets requests under way
     /// finish and tells their clients that the connection ends with them. What is left after `within` is cut.
     pub async fn drain(&self, within: Duration) {
-        self.0.phase.send_replace(Phase::Draining);
+        self.0.enter(Phase::Draining);
         if timeout(within, self.ended()).await.is_err() {
             self.cut();
             self.ended().await;
@@ -119,7 +171,7 @@ impl HttpWorker {
 
     /// Ends now: closes every connection.
     pub fn cut(&self) {
-        self.0.phase.send_replace(Phase::Cut);
+        self.0.enter(Phase::Cut);
     }
 
     /// Client connections open now.
@@ -140,6 +192,30 @@ impl Shared {
         self.snapshot.borrow().clone()
     }
 
+    pub(crate) fn phase(&self) -> Phase {
+        self.phase_now.get()
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase_now.set(phase);
+        self.phase.send_replace(phase);
+        self.slots.wake_all();
+    }
+
+    /// An empty buffer, mostly one that was used before.
+    pub(crate) fn take_buffer(&self) -> Vec<u8> {
+        let mut buffer = self.buffer.take();
+        buffer.clear();
+        buffer
+    }
+
+    /// Keeps a buffer for the next request.
+    pub(crate) fn give_buffer(&self, buffer: Vec<u8>) {
+        if buffer.capacity() <= self.limits.request_head_bytes * 2 {
+            self.buffer.replace(buffer);
+        }
+    }
+
     /// Waits until there is room for one more connection.
     async fn room(&self) {
         while self.connections.get() >= self.limits.connections {
@@ -147,20 +223,21 @@ impl Shared {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, port: HeaderValue) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, listener: &Rc<Listener>) {
         let open = Open::new(self.clone());
         // Without it only latency suffers.
         drop(stream.set_nodelay(true));
-        let worker = self.clone();
+        let client = Rc::new(Client::new(self.clone(), listener.clone(), peer.ip()));
+        let slot = self.slots.insert();
         spawn_local(async move {
-            connection::serve(worker, stream, peer, port).await;
+            connection::serve(client, slot, ClientStream::Tcp(stream), false).await;
             drop(open);
         });
     }
 }
 
 /// Accepts until the worker drains, then what is in the queue still.
-async fn accept(worker: Rc<Shared>, listener: TcpListener, port: HeaderValue) {
+async fn accept(worker: Rc<Shared>, listener: TcpListener, this: Rc<Listener>) {
     let mut phase = worker.phase.subscribe();
     loop {
         let accepted = tokio::select! {
@@ -169,7 +246,7 @@ async fn accept(worker: Rc<Shared>, listener: TcpListener, port: HeaderValue) {
             accepted = async { worker.room().await; listener.accept().await } => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => worker.serve(stream, peer, port.clone()),
+            Ok((stream, peer)) => worker.serve(stream, peer, &this),
             Err(error) => {
                 worker.stats.accept_errors.add(1);
                 tracing::warn!(%error, "cannot accept connections for a moment");
@@ -182,7 +259,7 @@ async fn accept(worker: Rc<Shared>, listener: TcpListener, port: HeaderValue) {
     while worker.connections.get() < worker.limits.connections && *worker.phase.borrow() == Phase::Draining {
         let accepted = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
         let Poll::Ready(Ok((stream, peer))) = accepted else { break };
-        worker.serve(stream, peer, port.clone());
+        worker.serve(stream, peer, &this);
     }
     worker.listeners.set(worker.listeners.get() - 1);
     worker.ended.notify_waiters();
@@ -194,6 +271,15 @@ async fn sweep(worker: Weak<Shared>) {
         sleep(SWEEP_INTERVAL).await;
         let Some(worker) = worker.upgrade() else { return };
         worker.pool.sweep();
+    }
+}
+
+/// The clock of all connections, for as long as the worker lives.
+async fn tick(worker: Weak<Shared>) {
+    loop {
+        sleep(TICK).await;
+        let Some(worker) = worker.upgrade() else { return };
+        worker.slots.tick();
     }
 }
 

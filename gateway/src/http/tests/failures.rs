@@ -5,8 +5,9 @@ use crate::http::Kind;
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
-fn impatient() -> HttpLimits {
-    HttpLimits { gap: Duration::from_millis(150), ..HttpLimits::default() }
+fn impatient() -> Policy {
+    let gap = Duration::from_millis(150);
+    Policy { timeouts: Timeouts { send: gap, read: gap, ..Timeouts::default() }, ..Policy::default() }
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn silence_is_504_but_slowness_is_not() {
             }
         })
         .await;
-        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr]).policy(impatient())]);
         for _ in 0..2 {
             assert!(gateway.ask(ASK).await.ends_with("abababab"));
         }
@@ -86,7 +87,7 @@ fn a_broken_off_answer_does_not_end_properly_for_the_client() {
                     sleep(if silent { PATIENCE } else { Duration::from_millis(30) }).await;
                 })
                 .await;
-                let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+                let gateway = Gateway::start(&[Route::to("kubia", [pod.addr]).policy(impatient())]);
                 let mut client = gateway.connect().await;
                 client.send(&format!("GET / {version}\r\nHost: a\r\n\r\n")).await;
                 let head = client.head().await;
@@ -151,7 +152,7 @@ fn a_client_that_sends_nonsense_or_stops_sending_is_to_blame() {
             let (_, _) = pod.wire.rest().await;
         })
         .await;
-        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], impatient());
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr]).policy(impatient())]);
         for (content, status) in [("xyz\r\n", "400"), ("5\r\nabc", "408")] {
             let answer = gateway
                 .ask(&format!("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{content}"))

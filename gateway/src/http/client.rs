@@ -1,0 +1,113 @@
+//! A client, as its requests see it.
+
+use std::{
+    borrow::Cow,
+    cell::{Cell, RefCell},
+    net::IpAddr,
+    rc::Rc,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{
+    upgrade::Tunnel,
+    worker::{Listener, Shared},
+};
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// One client connection, from its requests' side.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) worker: Rc<Shared>,
+    /// Where it connected to.
+    pub(crate) listener: Rc<Listener>,
+    /// Its address …
+    pub(crate) addr: IpAddr,
+    /// … ready to be sent to pods.
+    pub(crate) ip: HeaderValue,
+    /// A request was not read to its end.
+    pub(crate) unread: Cell<bool>,
+    /// The connection must end with a reset, because its proper end would look like the end of an answer.
+    pub(crate) reset: Cell<bool>,
+    /// What its connection becomes once 101 is sent.
+    pub(crate) tunnel: RefCell<Option<Tunnel>>,
+    /// Requests under way: begun, and not answered to the last byte.
+    under_way: Cell<u32>,
+    /// A request has ended since the connection looked last.
+    ended: Cell<bool>,
+    /// hyper has nothing left to write: it has flushed since it wrote last.
+    pub(crate) flushed: Cell<bool>,
+}
+
+impl Client {
+    pub(crate) fn new(worker: Rc<Shared>, listener: Rc<Listener>, addr: IpAddr) -> Self {
+        let addr = addr.to_canonical();
+        let ip = HeaderValue::try_from(addr.to_string()).expect("an IP address is a valid value");
+        Self {
+            worker,
+            listener,
+            addr,
+            ip,
+            unread: Cell::new(false),
+            reset: Cell::new(false),
+            tunnel: RefCell::default(),
+            under_way: Cell::new(0),
+            ended: Cell::new(false),
+            flushed: Cell::new(true),
+        }
+    }
+
+    /// The address of whoever asks: this client's, or the one that it speaks for if it is a trusted proxy. That is the last
+    /// address in `X-Forwarded-For` that is no trusted proxy's own.
+    pub(crate) fn asked_by(&self, headers: &HeaderMap) -> Cow<'_, HeaderValue> {
+        let trusted = &self.worker.trusted_proxies;
+        let is_trusted = |ip: &IpAddr| trusted.iter().any(|range| range.contains(ip));
+        if trusted.is_empty() || !is_trusted(&self.addr) || !headers.contains_key(FORWARDED_FOR) {
+            return Cow::Borrowed(&self.ip);
+        }
+        let mut asked = None;
+        let values: Vec<&HeaderValue> = headers.get_all(FORWARDED_FOR).iter().collect();
+        for text in values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b',')) {
+            // What is no address, and all before it, is nobody's word.
+            let Some(ip) = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<IpAddr>().ok()) else {
+                break;
+            };
+            asked = Some(ip.to_canonical());
+            if !is_trusted(&ip.to_canonical()) {
+                break;
+            }
+        }
+        let asked = asked.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
+        asked.map_or(Cow::Borrowed(&self.ip), Cow::Owned)
+    }
+
+    /// Requests under way.
+    pub(crate) fn under_way(&self) -> u32 {
+        self.under_way.get()
+    }
+
+    /// Whether a request has ended since this was asked last.
+    pub(crate) fn take_ended(&self) -> bool {
+        self.ended.replace(false)
+    }
+
+    /// A request begins; it is under way for as long as the receipt lives.
+    pub(crate) fn begin(self: &Rc<Self>) -> UnderWay {
+        self.under_way.set(self.under_way.get() + 1);
+        UnderWay(self.clone())
+    }
+}
+
+/// Receipt for one request under way.
+#[derive(Debug)]
+pub(crate) struct UnderWay(Rc<Client>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        // Its last bytes are at best in a buffer.
+        self.0.flushed.set(false);
+        self.0.ended.set(true);
+        self.0.under_way.set(self.0.under_way.get() - 1);
+    }
+}

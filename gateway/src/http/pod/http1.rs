@@ -1,0 +1,270 @@
+//! HTTP/1.1 with a pod: one connection, one exchange at a time.
+//!
+//! A small codec of our own rather than hyper's client: it writes heads straight from the client's fields, polls the upload
+//! and the answer in the task of the request, and gives back the connection without a task of its own. What a pod may say is
+//! read strictly by `head` and `framing`.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, StatusCode, header};
+use hyper::body::Frame;
+use tokio_util::io::poll_read_buf;
+
+use super::{
+    framing::{Framing, Taken},
+    head::{AnswerHead, HeadReader},
+    io::PodIo,
+    sending::{Coding, Sending, Unsent},
+    watchdog::Watchdog,
+};
+use crate::http::upload::Upload;
+
+/// Informational answers to one request before the pod is taken for broken: none sends more than a few.
+const INFORMATIONAL: u32 = 16;
+
+/// First read of an answer: most heads and small answers fit.
+const FIRST_READ: usize = 4 << 10;
+
+/// Largest read: enough to keep the calls few where much is coming, little enough to hold for each connection.
+const LARGEST_READ: usize = 128 << 10;
+
+/// What an idle connection may keep of its buffer.
+const IDLE_BUFFER: usize = 8 << 10;
+
+/// Taken off the time that a pod says it keeps idle connections, so that no request meets its end.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
+/// A connection between exchanges.
+#[derive(Debug)]
+pub(crate) struct Http1Connection {
+    io: PodIo,
+    buffer: BytesMut,
+    watchdog: Watchdog,
+    /// How long the pod says it keeps it (`Keep-Alive: timeout=…`, as Node.js sends it).
+    pub(crate) kept_for: Option<Duration>,
+}
+
+impl Http1Connection {
+    pub(crate) fn new(io: PodIo) -> Self {
+        Self { io, buffer: BytesMut::new(), watchdog: Watchdog::default(), kept_for: None }
+    }
+
+    /// Whether a request may be sent on it: the pod has neither closed it nor said anything unasked.
+    pub(crate) fn is_usable(&self) -> bool {
+        self.buffer.is_empty() && self.io.is_quiet()
+    }
+}
+
+/// Why an exchange failed.
+#[derive(Debug)]
+pub(crate) enum Broken {
+    /// The connection was closed, or broke, before the answer's end.
+    Closed(Option<io::Error>),
+    /// What the pod said is no answer; the text ends the sentence "the pod …".
+    Invalid(&'static str),
+    /// The client did not send its request to the end.
+    Client,
+}
+
+/// A request and its answer.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    connection: Http1Connection,
+    sending: Sending,
+    /// The pod takes no more of the request.
+    send_error: Option<io::Error>,
+    head: HeadReader,
+    head_limit: usize,
+    method: Method,
+    framing: Framing,
+    keep_alive: bool,
+    informational: u32,
+    /// Whether the pod has said anything.
+    answered: bool,
+}
+
+impl Exchange {
+    /// An exchange that begins with these bytes, the head, and the content that follows.
+    pub(crate) fn new(
+        connection: Http1Connection,
+        method: Method,
+        head: Vec<u8>,
+        coding: Coding,
+        upload: Upload,
+        head_limit: usize,
+    ) -> Self {
+        Self {
+            connection,
+            sending: Sending::new(head, coding, upload),
+            send_error: None,
+            head: HeadReader::default(),
+            head_limit,
+            method,
+            framing: Framing::Length(0),
+            keep_alive: false,
+            informational: 0,
+            answered: false,
+        }
+    }
+
+    /// Sends the request and reads the head of its answer; at most one of the two can be waited for in vain.
+    pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Broken>> {
+        loop {
+            self.poll_send(cx)?;
+            match self.head.take(&mut self.connection.buffer, self.head_limit).map_err(Broken::Invalid)? {
+                Some(head) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
+                    self.informational += 1;
+                    if self.informational > INFORMATIONAL {
+                        return Poll::Ready(Err(Broken::Invalid("answered with too many informational answers")));
+                    }
+                    if head.status == StatusCode::CONTINUE {
+                        self.sending.upload().go_on();
+                    }
+                    continue;
+                }
+                Some(head) => {
+                    self.framing = head.framing(&self.method);
+                    self.keep_alive = head.keep_alive && self.framing != Framing::UntilClose;
+                    self.connection.kept_for = kept_for(&head.headers);
+                    return Poll::Ready(Ok(head));
+                }
+                None => {}
+            }
+            match ready!(self.poll_fill(cx, FIRST_READ)) {
+                Ok(0) => return Poll::Ready(Err(Broken::Closed(self.send_error.take()))),
+                Ok(_) => self.answered = true,
+                Err(error) => return Poll::Ready(Err(Broken::Closed(Some(error)))),
+            }
+        }
+    }
+
+    /// The next piece of the answer's content; the rest of the request is sent meanwhile.
+    pub(crate) fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        if let Err(error) = self.poll_send(cx) {
+            return Poll::Ready(Some(Err(error)));
+        }
+        loop {
+            match self.framing.take(&mut self.connection.buffer) {
+                Ok(Taken::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
+                Ok(Taken::Trailers(trailers)) => return Poll::Ready(trailer_frame(trailers).map(Ok)),
+                Ok(Taken::End) => return Poll::Ready(None),
+                Ok(Taken::Nothing) => {}
+                Err(_) => return Poll::Ready(Some(Err(Broken::Invalid("sent chunks that are none")))),
+            }
+            let wanted =
+                self.framing.wanted().map_or(FIRST_READ, |wanted| usize::try_from(wanted).unwrap_or(usize::MAX));
+            match ready!(self.poll_fill(cx, wanted.clamp(FIRST_READ, LARGEST_READ))) {
+                Ok(0) if self.framing == Framing::UntilClose => {
+                    self.framing = Framing::Length(0);
+                    return Poll::Ready(None);
+                }
+                Ok(0) => return Poll::Ready(Some(Err(Broken::Closed(None)))),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(Broken::Closed(Some(error))))),
+            }
+        }
+    }
+
+    /// Whether all of the answer's content was taken.
+    pub(crate) fn is_over(&self) -> bool {
+        self.framing.is_over()
+    }
+
+    /// How much content is left, if that is known.
+    pub(crate) fn left(&self) -> Option<u64> {
+        match &self.framing {
+            Framing::Length(left) => Some(*left),
+            Framing::Chunked(_) | Framing::UntilClose => None,
+        }
+    }
+
+    /// The whole content, if it has arrived together with the head.
+    pub(crate) fn take_whole(&mut self) -> Option<Bytes> {
+        let Framing::Length(left) = &mut self.framing else { return None };
+        let length = usize::try_from(*left).ok().filter(|length| *length <= self.connection.buffer.len())?;
+        *left = 0;
+        Some(self.connection.buffer.split_to(length).freeze())
+    }
+
+    /// Whether the pod may have seen some of the request.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.sending.has_begun()
+    }
+
+    /// Whether the pod has said anything.
+    pub(crate) fn is_answered(&self) -> bool {
+        self.answered
+    }
+
+    /// The request's content.
+    pub(crate) fn upload(&self) -> &Upload {
+        self.sending.upload()
+    }
+
+    /// Ready when `deadline` has passed.
+    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>, deadline: tokio::time::Instant) -> Poll<()> {
+        self.connection.watchdog.poll(cx, deadline)
+    }
+
+    /// The buffer of the head, for the next request.
+    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
+        if self.sending.is_done() { self.sending.take_buffer() } else { Vec::new() }
+    }
+
+    /// The connection, if another exchange can follow on it.
+    pub(crate) fn finish(self) -> Option<Http1Connection> {
+        let mut connection = self.connection;
+        let clean = self.framing.is_over() && self.sending.is_done() && connection.buffer.is_empty();
+        if connection.buffer.capacity() > IDLE_BUFFER {
+            connection.buffer = BytesMut::new();
+        }
+        (clean && self.keep_alive).then_some(connection)
+    }
+
+    /// The socket and what has been read of the new protocol, after 101.
+    pub(crate) fn into_upgraded(self) -> (PodIo, BytesMut) {
+        (self.connection.io, self.connection.buffer)
+    }
+
+    /// Sends on, if there is anything to send. That the pod takes no more is no error yet: it may have answered early.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Result<(), Broken> {
+        if self.sending.is_done() || self.send_error.is_some() {
+            return Ok(());
+        }
+        match self.sending.poll(&mut self.connection.io, cx) {
+            Poll::Ready(Err(Unsent::Pod(error))) => self.send_error = Some(error),
+            Poll::Ready(Err(Unsent::Client)) => return Err(Broken::Client),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
+        }
+        Ok(())
+    }
+
+    fn poll_fill(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
+        let Http1Connection { io, buffer, .. } = &mut self.connection;
+        if buffer.capacity() - buffer.len() < FIRST_READ / 2 || buffer.is_empty() {
+            buffer.reserve(size);
+        }
+        poll_read_buf(Pin::new(io), cx, buffer)
+    }
+}
+
+/// Trailers that may be passed on: none that would change how the message is read (RFC 9110 6.5.1).
+fn trailer_frame(mut trailers: HeaderMap) -> Option<Frame<Bytes>> {
+    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::TRAILER] {
+        trailers.remove(name);
+    }
+    (!trailers.is_empty()).then(|| Frame::trailers(trailers))
+}
+
+/// The time that a pod says it keeps an idle connection, less a margin.
+fn kept_for(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse().ok()?;
+    Some(Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
+}

@@ -1,0 +1,126 @@
+//! HTTP/2 with a pod: one connection carries many requests. hyper speaks it; here is who uses which connection.
+
+use std::{
+    cell::{Cell, RefCell},
+    error::Error,
+    io,
+    rc::Rc,
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::sync::Mutex;
+
+use super::io::PodIo;
+use crate::http::{limits::HttpLimits, local::LocalExec, upload::Upload};
+
+/// The connections to one endpoint.
+#[derive(Debug, Default)]
+pub(crate) struct Http2Pool {
+    connections: RefCell<Vec<Http2Connection>>,
+    /// Whoever needs a new one waits here for the one that is being opened, so that a burst opens one and not hundreds.
+    pub(crate) opening: Mutex<()>,
+}
+
+impl Http2Pool {
+    /// The connection with the fewest streams, if one has room.
+    pub(crate) fn take(&self, most: u32) -> Option<Http2Connection> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| !connection.sender.is_closed());
+        let least = connections.iter().min_by_key(|connection| connection.streams.get())?;
+        (least.streams.get() < most).then(|| least.clone())
+    }
+
+    pub(crate) fn put(&self, connection: Http2Connection) {
+        self.connections.borrow_mut().push(connection);
+    }
+
+    /// Lets go of connections that are closed, or that nobody uses; says whether any is left.
+    pub(crate) fn sweep(&self) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| {
+            let idle_before = connection.idle.replace(connection.streams.get() == 0);
+            !connection.sender.is_closed() && !(idle_before && connection.streams.get() == 0)
+        });
+        !connections.is_empty()
+    }
+}
+
+/// A connection that carries many requests. Clones are the same connection; it closes when the last of them is gone.
+#[derive(Clone, Debug)]
+pub(crate) struct Http2Connection {
+    sender: SendRequest<Upload>,
+    streams: Rc<Cell<u32>>,
+    /// Nobody has used it since the last sweep.
+    idle: Rc<Cell<bool>>,
+}
+
+impl Http2Connection {
+    /// Opens a connection on a stream; what drives it is a task of its own, which ends with it.
+    pub(crate) async fn open(io: PodIo, limits: &HttpLimits) -> io::Result<Self> {
+        let mut builder = Builder::new(LocalExec);
+        builder
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(limits.h2_stream_window)
+            .initial_connection_window_size(limits.h2_connection_window)
+            .max_header_list_size(u32::try_from(limits.answer_head_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(limits.h2_ping)
+            .keep_alive_timeout(limits.h2_ping);
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
+        // Its errors reach whoever waits for an answer; without one, they concern nobody.
+        tokio::task::spawn_local(async { drop(connection.await) });
+        Ok(Self { sender, streams: Rc::default(), idle: Rc::default() })
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&mut self, request: Request<Upload>) -> Result<(Response<Incoming>, Stream), StreamError> {
+        self.streams.set(self.streams.get() + 1);
+        self.idle.set(false);
+        let stream = Stream(self.streams.clone());
+        if let Err(error) = self.sender.ready().await {
+            return Err(StreamError { error, sent: false });
+        }
+        match self.sender.try_send_request(request).await {
+            Ok(response) => Ok((response, stream)),
+            Err(mut error) => {
+                let sent = error.take_message().is_none();
+                let error = error.into_error();
+                Err(StreamError { sent: sent && !is_refused(&error), error })
+            }
+        }
+    }
+}
+
+/// A stream in the books of its connection.
+#[derive(Debug)]
+pub(crate) struct Stream(Rc<Cell<u32>>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub(crate) struct StreamError {
+    pub(crate) error: hyper::Error,
+    /// Whether the pod may have done something with the request.
+    pub(crate) sent: bool,
+}
+
+/// Whether the pod says that it has not looked at the request (RFC 9113 8.7).
+fn is_refused(error: &hyper::Error) -> bool {
+    let mut source = error.source();
+    while let Some(error) = source {
+        if let Some(error) = error.downcast_ref::<h2::Error>() {
+            return error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        }
+        source = error.source();
+    }
+    false
+}
