@@ -34,7 +34,7 @@ use super::{
     local::LocalExec,
     preface::{self, Spoken},
     slots::Slot,
-    worker::Phase,
+    worker::{Phase, Shared},
 };
 
 /// The buffer of a worker for the first bytes of requests; they are copied out at once.
@@ -73,6 +73,7 @@ pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStre
 /// Waits for a request to begin: gives what has come of it. `None` if the connection is over.
 async fn parked(client: &Client, slot: &Slot, stream: &mut ClientStream) -> Option<BytesMut> {
     slot.set(client.worker.limits.request_head);
+    let _parked = Parked::new(&client.worker);
     if client.worker.phase() == Phase::Draining {
         // A request that has arrived is served before an idle connection is closed.
         yield_now().await;
@@ -95,6 +96,22 @@ async fn parked(client: &Client, slot: &Slot, stream: &mut ClientStream) -> Opti
         }
     })
     .await
+}
+
+/// A parked connection in the books.
+struct Parked<'a>(&'a Shared);
+
+impl<'a> Parked<'a> {
+    fn new(worker: &'a Shared) -> Self {
+        worker.parked.set(worker.parked.get() + 1);
+        Self(worker)
+    }
+}
+
+impl Drop for Parked<'_> {
+    fn drop(&mut self) {
+        self.0.parked.set(self.0.parked.get() - 1);
+    }
 }
 
 /// Reads what is there; `None` at the end.

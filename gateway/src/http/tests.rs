@@ -3,10 +3,14 @@
 mod connections;
 mod cookies;
 mod failures;
+mod http2;
 mod life;
 mod messages;
+mod parking;
+mod retries;
 mod routing;
 mod streaming;
+mod upgrades;
 
 use std::{
     cell::{Cell, RefCell},

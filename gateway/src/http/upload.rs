@@ -37,6 +37,8 @@ pub(crate) enum Piece {
 #[derive(Debug)]
 struct Content {
     incoming: Incoming,
+    /// Its length, as it was announced.
+    length: Option<u64>,
     /// Bytes that may still come.
     left: Option<u64>,
     hold: Option<Hold>,
@@ -76,6 +78,7 @@ impl Upload {
             && parts.headers.get(header::EXPECT).is_some_and(|e| e.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let hold = expects.then(|| Hold::new(client.worker.limits.expect));
         let content = Content {
+            length: incoming.size_hint().exact(),
             incoming,
             left: None,
             hold,
@@ -95,7 +98,7 @@ impl Upload {
 
     /// Its length, if that is known from the start.
     pub(crate) fn length(&self) -> Option<u64> {
-        self.0.as_ref().map_or(Some(0), |content| content.borrow().incoming.size_hint().exact())
+        self.0.as_ref().map_or(Some(0), |content| content.borrow().length)
     }
 
     /// Refuses more content than this.

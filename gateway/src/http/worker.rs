@@ -59,6 +59,7 @@ pub(crate) struct Shared {
     buffer: RefCell<Vec<u8>>,
     snapshot: RefCell<Rc<Published>>,
     connections: Cell<usize>,
+    pub(crate) parked: Cell<usize>,
     listeners: Cell<usize>,
     is_sweeping: Cell<bool>,
     /// A connection or listener ended.
@@ -131,6 +132,7 @@ impl HttpWorker {
             buffer: RefCell::default(),
             snapshot: RefCell::new(Rc::new(Published(snapshot))),
             connections: Cell::new(0),
+            parked: Cell::new(0),
             listeners: Cell::new(0),
             is_sweeping: Cell::new(false),
             ended: Notify::new(),
@@ -177,6 +179,16 @@ impl HttpWorker {
     /// Client connections open now.
     pub fn connections(&self) -> usize {
         self.0.connections.get()
+    }
+
+    /// Whether the end has begun.
+    pub fn is_draining(&self) -> bool {
+        self.0.phase() != Phase::Serving
+    }
+
+    /// Client connections that wait without any HTTP state.
+    pub fn parked(&self) -> usize {
+        self.0.parked.get()
     }
 
     async fn ended(&self) {
