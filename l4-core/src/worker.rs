@@ -21,7 +21,7 @@ use crate::{
     affinity::UnixMillis,
     drain::Live,
     limits::{LOG_INTERVAL, Limits},
-    listen::Socket,
+    listen::{Opened, Socket},
     table::{Frontend, ServiceTable},
     tcp,
     udp::{self, Flows, UdpFrontend},
@@ -73,10 +73,10 @@ impl L4Worker {
 
     /// Handles to the sockets of every frontend, for another process to serve them too; those of one frontend in the
     /// order in which they were opened.
-    pub fn lend(&self) -> io::Result<Vec<(Frontend, Vec<Socket>)>> {
+    pub fn lend(&self) -> io::Result<Vec<Opened>> {
         let listeners = self.0.listeners.borrow();
         let lend = |(frontend, sockets): (&Frontend, &Vec<Listener>)| {
-            Ok((*frontend, sockets.iter().map(Listener::lend).collect::<io::Result<_>>()?))
+            Ok(Opened { frontend: *frontend, sockets: sockets.iter().map(Listener::lend).collect::<io::Result<_>>()? })
         };
         listeners.iter().map(lend).collect()
     }

@@ -49,6 +49,7 @@ impl Bed {
             workers: 2,
             drain_timeout: Duration::from_secs(1),
             remember: false,
+            upgrade_socket: None,
         };
         change(&mut options);
         let app = App::start(options).await.expect("Tidegate starts");

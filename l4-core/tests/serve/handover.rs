@@ -4,7 +4,7 @@ use std::{net::Ipv4Addr, time::Duration};
 
 use tidegate_l4::{
     limits::Limits,
-    listen::{Socket, Sockets},
+    listen::{Opened, Socket, Sockets},
     model::Protocol,
     table::Frontend,
     worker::L4Worker,
@@ -20,7 +20,7 @@ use crate::support::*;
 /// A second worker for what the first one serves, with its sockets.
 fn heir(proxy: &Proxy) -> L4Worker {
     let heir = L4Worker::new(Limits::default(), proxy.table());
-    for (frontend, sockets) in proxy.worker.lend().unwrap() {
+    for Opened { frontend, sockets } in proxy.worker.lend().unwrap() {
         sockets.into_iter().for_each(|socket| heir.open(frontend, socket).unwrap());
     }
     heir
@@ -70,7 +70,7 @@ fn flows_pass_with_the_socket_that_their_endpoint_knows() {
             client.send(b"!").await.unwrap();
         }
         let heir = L4Worker::new(Limits::default(), proxy.table());
-        for (frontend, sockets) in lent {
+        for Opened { frontend, sockets } in lent {
             sockets.into_iter().for_each(|socket| heir.open(frontend, socket).unwrap());
         }
         flows.into_iter().for_each(|flow| heir.take_flow(flow));
@@ -98,7 +98,7 @@ fn a_flow_whose_endpoint_left_in_the_meantime_begins_anew() {
         let flows = proxy.worker.give_flows();
         proxy.publish(|config| config.endpoints = vec![endpoint(b)]);
         let heir = L4Worker::new(Limits::default(), proxy.table());
-        lent.into_iter().for_each(|(frontend, mut sockets)| heir.open(frontend, sockets.remove(0)).unwrap());
+        lent.into_iter().for_each(|mut lent| heir.open(lent.frontend, lent.sockets.remove(0)).unwrap());
         flows.into_iter().for_each(|flow| heir.take_flow(flow));
         assert_eq!(heir.flows(), 0);
         assert_eq!(ask(&client, "2").await, "b2");
