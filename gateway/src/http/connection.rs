@@ -55,8 +55,9 @@ pub(crate) async fn serve(worker: Rc<Shared>, stream: TcpStream, peer: SocketAdd
             biased;
             result = &mut connection => break result,
             changed = phase.changed() => match *phase.borrow() {
-                Phase::Serving if changed.is_ok() => {}
-                Phase::Draining if changed.is_ok() => {
+                // While draining, each answer says that it is the last.
+                Phase::Serving | Phase::Draining if changed.is_ok() => {}
+                Phase::Closing if changed.is_ok() => {
                     // A request that has arrived is served before an idle connection is closed.
                     tokio::task::yield_now().await;
                     if let Some(result) = poll_once(&mut connection).await {
@@ -64,7 +65,7 @@ pub(crate) async fn serve(worker: Rc<Shared>, stream: TcpStream, peer: SocketAdd
                     }
                     Pin::new(&mut connection).graceful_shutdown();
                 }
-                Phase::Serving | Phase::Draining | Phase::Cut => return,
+                Phase::Serving | Phase::Draining | Phase::Closing | Phase::Cut => return,
             }
         }
     };

@@ -14,6 +14,7 @@ use super::{
     forward::{Trip, forward},
     headers, target,
     upload::Upload,
+    worker::Phase,
 };
 
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
@@ -22,12 +23,12 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
     let mut account = Account::open(client.worker.stats.clone());
     let (request, upload) = Upload::take(request, &client);
     let progress = upload.progress();
-    match answer(&client, request, upload, &mut account).await {
+    let mut response = match answer(&client, request, upload, &mut account).await {
         Ok(response) => {
             account.status = response.status().as_u16();
-            Ok(response.map(|body| AnswerBody::pod(body, account)))
+            response.map(|body| AnswerBody::pod(body, account))
         }
-        Err(failure) if failure.kind == Kind::ClientGone => Err(Aborted::ClientGone),
+        Err(failure) if failure.kind == Kind::ClientGone => return Err(Aborted::ClientGone),
         Err(failure) => {
             account.fail(failure.kind);
             let mut response = failure.response();
@@ -35,9 +36,13 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
                 // The rest of the request will not be read, so nothing can follow it.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|text| AnswerBody::text(text, account)))
+            response.map(|text| AnswerBody::text(text, account))
         }
+    };
+    if *client.worker.phase.borrow() != Phase::Serving {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(response)
 }
 
 async fn answer(

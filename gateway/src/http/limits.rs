@@ -35,6 +35,11 @@ pub struct HttpLimits {
     pub idle_upstream_per_endpoint: usize,
     /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
     pub idle_upstream: Duration,
+    /// While draining: how long an idle connection is left open, so that its next request is answered, with the word that
+    /// it was the last. To close it at once would lose the requests that are on their way at that moment (RFC 9112 9.5;
+    /// nginx's `keepalive_min_timeout` and HAProxy's `idle-close-on-response` are there for it). Clients under load send
+    /// again within this; who pauses for longer has a request on its way at the very end of it only by rare chance.
+    pub drain_idle: Duration,
     /// Pause after the process ran out of file descriptors, for others to close theirs.
     pub accept_backoff: Duration,
     /// Warnings a second; the rest is only counted, so that a broken pod cannot fill the disk.
@@ -57,6 +62,7 @@ impl Default for HttpLimits {
             answer_head_bytes: 64 << 10,
             idle_upstream_per_endpoint: 256,
             idle_upstream: Duration::from_secs(60),
+            drain_idle: Duration::from_secs(5),
             accept_backoff: Duration::from_millis(100),
             warnings_per_second: 10,
         }

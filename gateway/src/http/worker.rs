@@ -62,8 +62,10 @@ impl Deref for Published {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Serving,
-    /// No new connections; those that are there finish what they are doing.
+    /// No new connections; those that are there have one more answer each.
     Draining,
+    /// Those that idle are closed; the others finish what they are doing.
+    Closing,
     /// Everything ends now.
     Cut,
 }
@@ -107,11 +109,17 @@ impl HttpWorker {
         Ok(())
     }
 
-    /// Ends well: accepts what waits in the queue and then no more, closes idle connections, lets requests under way
-    /// finish and tells their clients that the connection ends with them. What is left after `within` is cut.
+    /// Ends well: accepts what waits in the queue and then no more, lets requests under way finish and tells their clients
+    /// that the connection ends with them. Idle connections may send one more request for a moment, and are closed then.
+    /// What is left after `within` is cut.
     pub async fn drain(&self, within: Duration) {
         self.0.phase.send_replace(Phase::Draining);
-        if timeout(within, self.ended()).await.is_err() {
+        let idle = self.0.limits.drain_idle.min(within);
+        if timeout(idle, self.ended()).await.is_ok() {
+            return;
+        }
+        self.0.phase.send_replace(Phase::Closing);
+        if timeout(within - idle, self.ended()).await.is_err() {
             self.cut();
             self.ended().await;
         }
