@@ -2,7 +2,10 @@
 //! clients that speak plain bytes.
 
 pub mod client;
+pub mod echo;
+pub mod load;
 pub mod net;
+pub mod process;
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
