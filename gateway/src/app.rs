@@ -285,13 +285,15 @@ impl App {
 
     /// Stops accepting, waits for what is under way, then cuts.
     pub async fn drain(&self, timeout: Duration) {
-        self.status.set_draining();
-        drop(self.control.send(Change::Stop));
-        self.close_door();
-        // Who asks on these addresses means the newer process, if there is one.
         if *self.superseded.borrow() {
+            // Who asks on these addresses means the newer process, and is not told that this one is about to end. Sockets
+            // are not touched any more, but what is under way follows changes of the endpoints still.
             self.stop_servers.send_replace(true);
+        } else {
+            self.status.set_draining();
+            drop(self.control.send(Change::Stop));
         }
+        self.close_door();
         self.workers.drain(timeout).await;
     }
 
