@@ -6,6 +6,7 @@ mod examples;
 mod explain;
 mod ingress_conformance;
 mod never_drop;
+mod robust;
 mod services;
 mod soak;
 mod tidy;

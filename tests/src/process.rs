@@ -70,6 +70,11 @@ impl Process {
         (Self { child, log }, lines)
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends SIGTERM.
     ///
     /// # Panics
