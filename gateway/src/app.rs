@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -13,16 +13,27 @@ use std::{
 use anyhow::Context;
 use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
-    listen::{BindFailure, Changes, Sockets, bind_tcp},
+    listen::{BindFailure, Changes, Sockets},
     model::Protocol,
     table::{Frontend, FrontendKind},
     worker::now,
 };
-use tokio::sync::{mpsc as channel, watch};
+use tokio::{
+    sync::{mpsc as channel, oneshot, watch},
+    task::AbortHandle,
+};
 
 use crate::{
     admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
-    compile::{allocate::Allocations, compile, health_check::HealthCheck, objects::Objects, settings::Settings},
+    bind::{Addresses, Bound},
+    compile::{
+        allocate::Allocations,
+        compile,
+        finding::{Finding, Severity},
+        health_check::HealthCheck,
+        objects::Objects,
+        settings::Settings,
+    },
     control::{
         self, Change, Control, NameRequest, Planes,
         files::{Batch, Files},
@@ -33,6 +44,10 @@ use crate::{
     health_check::{self, Health},
     http::HttpStats,
     snapshot::Snapshot,
+    takeover::{
+        self, Estate, Freeze, Inherited, Predecessor, Purpose,
+        server::{Door, wait_for_successor},
+    },
     worker::{Announcement, Command, Workers},
 };
 
@@ -66,6 +81,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Whether addresses handed out are remembered over a restart.
     pub remember: bool,
+    /// Where a newer process asks this one for its sockets, and this one an older one.
+    pub upgrade_socket: Option<PathBuf>,
 }
 
 /// A running Tidegate.
@@ -79,65 +96,146 @@ pub struct App {
     http: SocketAddr,
     admin: SocketAddr,
     dns: Option<SocketAddr>,
+    /// What a successor gets.
+    estate: Estate,
+    superseded: watch::Sender<bool>,
+    /// Waits for a successor.
+    door: Option<AbortHandle>,
 }
 
 impl App {
-    /// Binds what the operator asked for, starts everything, and returns when the first configuration is live.
+    /// Binds what the operator asked for, starts everything, and returns when the first configuration is live. With an
+    /// upgrade socket at which an older process answers, it takes over that one's sockets, and the older one leaves.
     ///
     /// # Errors
     /// If an address given on the command line cannot be bound, or a thread cannot be started. What a manifest asks for
-    /// never stops anything: it becomes a finding.
+    /// never stops anything: it becomes a finding. Only an older process is not replaced by one that cannot read all
+    /// manifests: that is an error, and the older one goes on.
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         raise_file_limit();
-        let http =
-            bind_tcp(options.http, options.workers.max(1)).with_context(|| cannot_listen("--http", options.http))?;
-        let http_addr = http.first().context("no worker")?.local_addr()?;
-        let admin_listener = tokio::net::TcpListener::bind(options.admin)
-            .await
-            .with_context(|| cannot_listen("--admin", options.admin))?;
-        let admin = admin_listener.local_addr()?;
-        let dns = match options.dns {
-            Some(addr) => Some(DnsServer::bind(addr).await.with_context(|| cannot_listen("--dns", addr))?),
-            None => None,
-        };
+        let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
+        let at = Addresses { http: options.http, admin: options.admin, dns: options.dns };
+        let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
         let stats = Arc::new(HttpStats::default());
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
         let workers = Workers::start(options.workers, &empty, &stats)?;
-        let (snapshot_tx, mut snapshots) = watch::channel(None);
+        if predecessor.is_some() {
+            workers.tell_all(|| Command::HoldDatagrams);
+        }
+        let (snapshot_tx, snapshots) = watch::channel(None);
         let (zone_tx, zones) = watch::channel(None);
         let status = Arc::new(RuntimeStatus::default());
-        status.set_http(http_addr);
+        status.set_http(bound.http_addr);
         let (health_checks, health_commands) = channel::unbounded_channel();
+        let estate = Estate::new(workers.clone(), health_checks.clone());
+        if options.upgrade_socket.is_some() {
+            bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
+        }
         let planes = AppPlanes {
-            sockets: Sockets::new(workers.count()).beside(http_addr),
+            sockets: Sockets::new(workers.count())
+                .beside(bound.http_addr)
+                .inheriting(inherited.frontends(Purpose::Frontend)),
             workers: workers.clone(),
-            health_sockets: Sockets::new(1).beside(http_addr),
+            health_sockets: Sockets::new(1)
+                .beside(bound.http_addr)
+                .inheriting(inherited.frontends(Purpose::HealthCheck)),
             health_checks,
             snapshots: snapshot_tx,
             zones: zone_tx,
             status: status.clone(),
             snapshot: empty,
             failed: BTreeMap::new(),
+            freeze: estate.freeze.clone(),
+            postponed: false,
         };
-        let control = start_control(options.source, options.settings, options.remember, planes)?;
-        let (stop_servers, stopped) = watch::channel(false);
-        let state = Arc::new(AdminState {
-            snapshot: snapshots.clone(),
-            runtime: status.clone(),
-            http: Some(stats),
-            explain: answer,
-        });
-        tokio::spawn(admin::serve(admin_listener, state, stop(stopped.clone())));
-        let health = Health { snapshot: snapshots.clone(), runtime: status.clone() };
-        tokio::spawn(health_check::serve(health_commands, health, stop(stopped.clone())));
-        let dns_addr = dns.as_ref().map(DnsServer::local_addr);
-        if let Some(dns) = dns {
-            tokio::spawn(dns.run(zones, options.dns_forward, stop(stopped)));
+        let (refuse, refused) = oneshot::channel();
+        let refuse = predecessor.is_some().then_some(refuse);
+        let control = start_control(options.source, options.settings, options.remember, planes, refuse)?;
+        let (http, admin, dns) = (bound.http_addr, bound.admin.local_addr()?, bound.dns.as_ref());
+        let mut app = Self {
+            workers,
+            control,
+            snapshots,
+            status,
+            stop_servers: watch::channel(false).0,
+            http,
+            admin,
+            dns: dns.map(DnsServer::local_addr),
+            estate,
+            superseded: watch::channel(false).0,
+            door: None,
+        };
+        let servers = Servers { stats, zones, health_commands, forward: options.dns_forward };
+        let is_successor = predecessor.is_some();
+        app.serve(bound, servers, refused, predecessor, options.drain_timeout).await?;
+        match app.open_door(options.upgrade_socket.as_deref()) {
+            // There is no way back any more.
+            Err(error) if is_successor => tracing::error!("no newer process will be able to take over: {error:#}"),
+            opened => opened?,
         }
-        snapshots.wait_for(Option::is_some).await.context("the control thread ended")?;
-        // Only now: before the first configuration every request would be answered 404.
-        workers.tell_each(http.into_iter().map(Command::OpenHttp));
-        Ok(Self { workers, control, snapshots, status, stop_servers, http: http_addr, admin, dns: dns_addr })
+        Ok(app)
+    }
+
+    /// Serves on the sockets of the command line, once the first configuration is live; and then lets the process before
+    /// this one go.
+    async fn serve(
+        &self,
+        bound: Bound,
+        servers: Servers,
+        refused: oneshot::Receiver<Finding>,
+        predecessor: Option<Predecessor>,
+        drain_timeout: Duration,
+    ) -> anyhow::Result<()> {
+        let stopped = || stop(self.stop_servers.subscribe());
+        let (snapshots, runtime) = (self.snapshots.clone(), self.status.clone());
+        let state = AdminState { snapshot: snapshots.clone(), runtime, http: Some(servers.stats), explain: answer };
+        let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
+        // It says that there is no configuration yet, unless somebody else answers there who has one.
+        if predecessor.is_none() {
+            admin.take().map(tokio::spawn);
+        }
+        let mut first = snapshots.clone();
+        tokio::select! {
+            Ok(problem) = refused => anyhow::bail!("the running process goes on, as this one cannot read all: {problem}"),
+            live = first.wait_for(Option::is_some) => drop(live.context("the control thread ended")?),
+        }
+        // Only now: before the first configuration every request would be answered 404, every name be unknown and every
+        // health check fail.
+        admin.take().map(tokio::spawn);
+        let health = Health { snapshot: snapshots, runtime: self.status.clone() };
+        tokio::spawn(health_check::serve(servers.health_commands, health, stopped()));
+        if let Some(dns) = bound.dns {
+            tokio::spawn(dns.run(servers.zones, servers.forward, stopped()));
+        }
+        self.workers.tell_each(bound.http.into_iter().map(Command::OpenHttp));
+        let Some(predecessor) = predecessor else { return Ok(()) };
+        match tokio::task::spawn_blocking(|| predecessor.leave()).await? {
+            Ok(flows) => self.workers.take_flows(flows),
+            Err(error) => {
+                // What this process has accepted meanwhile is served to its end.
+                self.drain(drain_timeout).await;
+                return Err(error.into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets a successor in, if there is to be one.
+    fn open_door(&mut self, path: Option<&Path>) -> anyhow::Result<()> {
+        let Some(path) = path else { return Ok(()) };
+        let door = Door::open(path).with_context(|| format!("cannot use --upgrade-socket {}", path.display()))?;
+        let (estate, superseded) = (self.estate.clone(), self.superseded.clone());
+        let wait = async move {
+            wait_for_successor(door, estate).await;
+            superseded.send_replace(true);
+        };
+        self.door = Some(tokio::spawn(wait).abort_handle());
+        Ok(())
+    }
+
+    /// Completes when a newer process has taken over: it is time to drain.
+    pub async fn superseded(&self) {
+        drop(self.superseded.subscribe().wait_for(|superseded| *superseded).await);
     }
 
     /// Where HTTP is served.
@@ -187,9 +285,22 @@ impl App {
 
     /// Stops accepting, waits for what is under way, then cuts.
     pub async fn drain(&self, timeout: Duration) {
-        self.status.set_draining();
-        drop(self.control.send(Change::Stop));
+        if *self.superseded.borrow() {
+            // Who asks on these addresses means the newer process, and is not told that this one is about to end. Sockets
+            // are not touched any more, but what is under way follows changes of the endpoints still.
+            self.stop_servers.send_replace(true);
+        } else {
+            self.status.set_draining();
+            drop(self.control.send(Change::Stop));
+        }
+        self.close_door();
         self.workers.drain(timeout).await;
+    }
+
+    /// No successor from now on: none shall be given sockets that are about to be closed.
+    fn close_door(&self) {
+        self.door.iter().for_each(AbortHandle::abort);
+        self.estate.fixed.clear();
     }
 }
 
@@ -197,6 +308,7 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         drop(self.control.send(Change::Stop));
+        self.close_door();
         self.workers.tell_all(|| Command::Cut);
         self.stop_servers.send_replace(true);
     }
@@ -207,6 +319,7 @@ fn start_control(
     settings: Settings,
     remember: bool,
     mut planes: AppPlanes,
+    mut refuse: Option<oneshot::Sender<Finding>>,
 ) -> io::Result<mpsc::Sender<Change>> {
     let (changes, inbox) = mpsc::channel();
     let (names_tx, names) = mpsc::channel::<NameRequest>();
@@ -222,7 +335,16 @@ fn start_control(
         Source::Given(batch) => drop(changes.send(Change::Files(batch))),
         Source::Files(paths) => {
             let source = changes.clone();
-            let watch = move || Files::new(paths).watch(|batch| source.send(Change::Files(batch)).is_ok());
+            let watch = move || {
+                Files::new(paths).watch(|batch| {
+                    let broken = || batch.problems.iter().find(|problem| problem.severity == Severity::Error);
+                    match refuse.take().and_then(|refuse| Some((refuse, broken()?.clone()))) {
+                        // A process that had read it once still serves it.
+                        Some((refuse, problem)) => refuse.send(problem).is_err(),
+                        None => source.send(Change::Files(batch)).is_ok(),
+                    }
+                });
+            };
             thread::Builder::new().name("files".to_owned()).spawn(watch)?;
         }
     }
@@ -239,13 +361,24 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
     Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
 }
 
+/// What the servers besides the workers need.
+struct Servers {
+    stats: Arc<HttpStats>,
+    zones: watch::Receiver<Option<Arc<Zone>>>,
+    health_commands: channel::UnboundedReceiver<health_check::Command>,
+    forward: Vec<SocketAddr>,
+}
+
+/// The sockets of the process that answers at the upgrade socket, if there is one.
+async fn ask_predecessor(path: Option<&Path>) -> anyhow::Result<(Inherited, Option<Predecessor>)> {
+    let Some(path) = path.map(Path::to_owned) else { return Ok(Default::default()) };
+    let asked = tokio::task::spawn_blocking(move || takeover::client::inherit(&path)).await?;
+    Ok(asked?.map_or_else(Default::default, |(inherited, predecessor)| (inherited, Some(predecessor))))
+}
+
 /// Completes when told to stop.
 async fn stop(mut stopped: watch::Receiver<bool>) {
     drop(stopped.wait_for(|stop| *stop).await);
-}
-
-fn cannot_listen(flag: &str, addr: SocketAddr) -> String {
-    format!("cannot listen on {addr}: choose another address with {flag}")
 }
 
 /// Every connection takes two file descriptors and every frontend one for each worker, so the limit is raised as far as the system lets us.
@@ -271,6 +404,10 @@ struct AppPlanes {
     /// What is served.
     snapshot: Arc<Snapshot>,
     failed: BTreeMap<Frontend, String>,
+    /// Held while a successor has been told of the sockets there are.
+    freeze: Freeze,
+    /// Sockets have not been opened and closed as the snapshot asks for, because of that.
+    postponed: bool,
 }
 
 impl Planes for AppPlanes {
@@ -285,8 +422,8 @@ impl Planes for AppPlanes {
     }
 
     fn retry(&mut self) {
-        if !self.failed.is_empty() {
-            self.reconcile(false);
+        if !self.failed.is_empty() || self.postponed {
+            self.reconcile(self.postponed);
         }
     }
 }
@@ -294,9 +431,17 @@ impl Planes for AppPlanes {
 impl AppPlanes {
     /// Opens and closes what the snapshot asks for. `renamed`: frontends may belong to others than before.
     fn reconcile(&mut self, renamed: bool) {
+        let freeze = self.freeze.clone();
+        let Some(_changing) = freeze.change() else {
+            self.postponed = true;
+            return;
+        };
+        self.postponed = false;
         let (mut failed, frontends_moved) = self.reconcile_frontends();
         let (failed_checks, checks_moved) = self.reconcile_health_checks();
         failed.extend(failed_checks);
+        self.sockets.disinherit();
+        self.health_sockets.disinherit();
         // In a large cluster this is thousands of lines, and most changes are of endpoints alone.
         if renamed || frontends_moved || checks_moved || !failed.is_empty() || !self.failed.is_empty() {
             self.report(failed);

@@ -3,7 +3,9 @@
 //! Under `externalTrafficPolicy: Local` a node without any turns clients away, so a load balancer must leave it out. It asks
 //! on a port that belongs to the Service, any path; 200 is yes and 503 is no (KEP-1669 for pods that terminate).
 
-use std::{collections::BTreeMap, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap, future::Future, net::TcpListener as StdTcpListener, pin::pin, sync::Arc, time::Duration,
+};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
@@ -41,6 +43,8 @@ pub(crate) enum Command {
     Open(Frontend, Socket),
     /// Answer there no more.
     Close(Frontend),
+    /// Say which sockets there are, for another process to serve them too.
+    Lend(oneshot::Sender<Vec<(Frontend, StdTcpListener)>>),
 }
 
 /// What the answers are made of.
@@ -60,29 +64,43 @@ pub(crate) async fn serve(
 ) {
     let mut shutdown = pin!(shutdown);
     let mut servers = JoinSet::new();
-    let mut open: BTreeMap<Frontend, oneshot::Sender<()>> = BTreeMap::new();
+    let mut open: BTreeMap<Frontend, Open> = BTreeMap::new();
     loop {
         tokio::select! {
             () = &mut shutdown => return,
             Some(_) = servers.join_next() => {}
             Some(command) = commands.recv() => match command {
                 Command::Open(frontend, socket) => match listener(socket) {
-                    Ok(listener) => {
+                    Ok((listener, handle)) => {
                         let (stop, stopped) = oneshot::channel();
-                        open.insert(frontend, stop);
+                        open.insert(frontend, Open { handle, _stop: stop });
                         servers.spawn(serve_one(frontend, listener, health.clone(), stopped));
                     }
                     Err(error) => tracing::error!("the health check on {frontend} cannot use its socket: {error}"),
                 },
                 Command::Close(frontend) => drop(open.remove(&frontend)),
+                Command::Lend(answer) => {
+                    let lend = |(frontend, open): (&Frontend, &Open)| Some((*frontend, open.handle.try_clone().ok()?));
+                    drop(answer.send(open.iter().filter_map(lend).collect()));
+                }
             }
         }
     }
 }
 
-fn listener(socket: Socket) -> std::io::Result<TcpListener> {
+/// A port that is answered on, until this is dropped.
+struct Open {
+    /// A second handle to the socket.
+    handle: StdTcpListener,
+    _stop: oneshot::Sender<()>,
+}
+
+fn listener(socket: Socket) -> std::io::Result<(TcpListener, StdTcpListener)> {
     match socket {
-        Socket::Tcp(listener) => TcpListener::from_std(listener),
+        Socket::Tcp(listener) => {
+            let handle = listener.try_clone()?;
+            Ok((TcpListener::from_std(listener)?, handle))
+        }
         Socket::Udp(_) => Err(std::io::ErrorKind::Unsupported.into()),
     }
 }

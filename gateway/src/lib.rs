@@ -10,6 +10,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod bind;
 pub mod check;
 pub mod cli;
 pub mod compile;
@@ -22,5 +23,6 @@ pub mod pod;
 pub mod route;
 mod small_server;
 pub mod snapshot;
+pub mod takeover;
 pub mod tls;
 pub mod worker;

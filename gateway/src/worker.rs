@@ -5,7 +5,12 @@
 
 use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
 
-use tidegate_l4::{limits::Limits, listen::Socket, table::Frontend, worker::L4Worker};
+use tidegate_l4::{
+    limits::Limits,
+    listen::{Opened, Socket},
+    table::Frontend,
+    worker::{HandedFlow, L4Worker},
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     task::LocalSet,
@@ -29,6 +34,14 @@ pub enum Command {
     CloseFrontend(Frontend),
     /// Accept HTTP connections.
     OpenHttp(TcpListener),
+    /// Do not receive datagrams yet: the frontends that are opened wait for [`Command::TakeFlows`].
+    HoldDatagrams,
+    /// Continue these UDP flows of another process, and receive datagrams from now on.
+    TakeFlows(Vec<HandedFlow>),
+    /// Receive no more datagrams, and give away all UDP flows.
+    GiveFlows(oneshot::Sender<Vec<HandedFlow>>),
+    /// Say which sockets the frontends have.
+    Lend(oneshot::Sender<io::Result<Vec<Opened>>>),
     /// Stop accepting, wait for what is under way, then cut; answer when done.
     Drain(Duration, oneshot::Sender<()>),
     /// Cut everything now.
@@ -88,11 +101,59 @@ impl Workers {
         }
     }
 
-    /// Tells each worker something of its own.
+    /// Tells each worker something of its own; what is left over goes round again.
     pub fn tell_each(&self, commands: impl IntoIterator<Item = Command>) {
-        for (worker, command) in self.senders.iter().zip(commands) {
+        for (worker, command) in self.senders.iter().cycle().zip(commands) {
             drop(worker.send(command));
         }
+    }
+
+    /// Handles to the sockets of all frontends, each with its number among those of its frontend: as [`Self::tell_each`]
+    /// dealt them out. Blocks until all workers have answered.
+    ///
+    /// # Errors
+    /// If the system has no more file descriptors.
+    pub fn lend(&self) -> io::Result<Vec<(Frontend, usize, Socket)>> {
+        let mut all = Vec::new();
+        for (worker, lent) in self.ask(Command::Lend).into_iter().enumerate() {
+            for Opened { frontend, sockets } in lent.transpose()?.unwrap_or_default() {
+                let number = |nth| nth * self.count() + worker;
+                all.extend(sockets.into_iter().enumerate().map(|(nth, socket)| (frontend, number(nth), socket)));
+            }
+        }
+        Ok(all)
+    }
+
+    /// Every UDP flow, with the number of its socket as [`Self::lend`] has it; no worker receives datagrams afterwards.
+    /// Blocks until all have answered.
+    pub fn give_flows(&self) -> Vec<HandedFlow> {
+        let given = self.ask(Command::GiveFlows).into_iter().enumerate();
+        let numbered = given.flat_map(|(worker, flows)| {
+            let number = move |nth| nth * self.count() + worker;
+            flows.unwrap_or_default().into_iter().map(move |f| HandedFlow { number: number(f.number), ..f })
+        });
+        numbered.collect()
+    }
+
+    /// Continues flows of another process, each numbered as [`Self::lend`] does it, and lets datagrams be received.
+    pub fn take_flows(&self, flows: Vec<HandedFlow>) {
+        let mut shares: Vec<Vec<HandedFlow>> = self.senders.iter().map(|_| Vec::new()).collect();
+        for flow in flows {
+            let (worker, number) = (flow.number % self.count(), flow.number / self.count());
+            shares[worker].push(HandedFlow { number, ..flow });
+        }
+        self.tell_each(shares.into_iter().map(Command::TakeFlows));
+    }
+
+    /// Asks every worker; one that is gone answers nothing. Blocks.
+    fn ask<T>(&self, question: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<Option<T>> {
+        let ask = |worker: &mpsc::UnboundedSender<Command>| {
+            let (answer, answered) = oneshot::channel();
+            drop(worker.send(question(answer)));
+            answered
+        };
+        let answers: Vec<_> = self.senders.iter().map(ask).collect();
+        answers.into_iter().map(|answer| answer.blocking_recv().ok()).collect()
     }
 
     /// Drains all workers and waits for them.
@@ -113,6 +174,7 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::new(HttpLimits::default(), snapshot, stats);
     let mut draining = false;
+    let mut held = Held::default();
     while let Some(command) = commands.recv().await {
         let result = match command {
             // A configuration on its way when the end came: what it opened would have to be cut.
@@ -126,9 +188,27 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
                 drop(announcement);
                 Ok(())
             }
-            Command::OpenFrontend(frontend, socket) => l4.open(frontend, socket),
+            Command::OpenFrontend(frontend, socket) => held.open(&l4, frontend, socket),
             Command::CloseFrontend(frontend) => {
+                held.close(&frontend);
                 l4.close(&frontend);
+                Ok(())
+            }
+            Command::HoldDatagrams => {
+                held = Held(Some(Vec::new()));
+                Ok(())
+            }
+            Command::TakeFlows(flows) => {
+                let opened = held.release(&l4);
+                flows.into_iter().for_each(|flow| l4.take_flow(flow));
+                opened
+            }
+            Command::GiveFlows(answer) => {
+                drop(answer.send(l4.give_flows()));
+                Ok(())
+            }
+            Command::Lend(answer) => {
+                drop(answer.send(l4.lend()));
                 Ok(())
             }
             Command::OpenHttp(listener) => http.open(listener),
@@ -150,5 +230,29 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
         if let Err(error) = result {
             tracing::error!("a worker cannot use a socket it was given: {error}");
         }
+    }
+}
+
+/// The UDP frontends that do not receive yet, while there are any.
+#[derive(Default)]
+struct Held(Option<Vec<(Frontend, Socket)>>);
+
+impl Held {
+    fn open(&mut self, l4: &L4Worker, frontend: Frontend, socket: Socket) -> io::Result<()> {
+        match (&mut self.0, socket) {
+            (Some(held), socket @ Socket::Udp(_)) => {
+                held.push((frontend, socket));
+                Ok(())
+            }
+            (_, socket) => l4.open(frontend, socket),
+        }
+    }
+
+    fn close(&mut self, frontend: &Frontend) {
+        self.0.iter_mut().for_each(|held| held.retain(|(f, _)| f != frontend));
+    }
+
+    fn release(&mut self, l4: &L4Worker) -> io::Result<()> {
+        self.0.take().into_iter().flatten().try_for_each(|(frontend, socket)| l4.open(frontend, socket))
     }
 }

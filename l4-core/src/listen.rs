@@ -8,7 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
 };
 
-use ahash::AHashSet;
+use ahash::{AHashMap, AHashSet};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol as SocketProtocol, Socket as RawSocket, TcpKeepalive, Type};
 
@@ -25,12 +25,14 @@ pub struct Sockets {
     /// TCP ports that this process has on all addresses.
     wildcards: Vec<u16>,
     open: AHashSet<Frontend>,
+    /// Open already when this process began, and not in use yet.
+    inherited: AHashMap<Frontend, Vec<Socket>>,
 }
 
 impl Sockets {
     /// Nothing is open yet; each frontend will get one socket for each of `workers` (at least one).
     pub fn new(workers: usize) -> Self {
-        Self { workers: workers.max(1), wildcards: Vec::new(), open: AHashSet::new() }
+        Self { workers: workers.max(1), wildcards: Vec::new(), open: AHashSet::new(), inherited: AHashMap::new() }
     }
 
     /// This process listens at `addr` besides. If that is all addresses, a frontend may still have its port on one of them: the
@@ -41,6 +43,22 @@ impl Sockets {
             self.wildcards.push(addr.port());
         }
         self
+    }
+
+    /// These sockets are open already: the process before this one had them.
+    ///
+    /// All of a frontend's are used, whatever the number of workers: the kernel has spread clients over them, and those
+    /// that one of them holds are lost when it is closed. UDP gets no more than these either, because a socket more would
+    /// move every other flow to another worker, which does not know it.
+    #[must_use]
+    pub fn inheriting(mut self, inherited: impl IntoIterator<Item = (Frontend, Vec<Socket>)>) -> Self {
+        self.inherited.extend(inherited);
+        self
+    }
+
+    /// Closes what was inherited and nobody wants.
+    pub fn disinherit(&mut self) {
+        self.inherited = AHashMap::new();
     }
 
     /// Makes `wanted` the open frontends, as far as the machine allows, and says what changed.
@@ -56,7 +74,11 @@ impl Sockets {
         self.open.retain(|frontend| wanted.contains(frontend));
         let mut changes = Changes { closed, ..Changes::default() };
         for frontend in missing {
-            match bind(frontend, self.workers, self.wildcards.contains(&frontend.port)) {
+            let bound = match self.inherited.remove(&frontend) {
+                Some(sockets) => Ok(complete(frontend, self.workers, sockets)),
+                None => bind(frontend, self.workers, self.wildcards.contains(&frontend.port)),
+            };
+            match bound {
                 Ok(sockets) => {
                     self.open.insert(frontend);
                     changes.opened.push(Opened { frontend, sockets });
@@ -76,7 +98,7 @@ impl Sockets {
 /// What [`Sockets::reconcile`] did.
 #[derive(Debug, Default)]
 pub struct Changes {
-    /// Frontends that are open now: hand each worker one socket.
+    /// Frontends that are open now: hand each worker one socket, and begin again where there are more.
     pub opened: Vec<Opened>,
     /// Frontends no longer wanted: tell each worker to close its socket.
     pub closed: Vec<Frontend>,
@@ -89,7 +111,7 @@ pub struct Changes {
 pub struct Opened {
     /// Its address.
     pub frontend: Frontend,
-    /// One socket for each worker.
+    /// One socket for each worker; of inherited ones there may be more, and of inherited UDP sockets fewer.
     pub sockets: Vec<Socket>,
 }
 
@@ -154,6 +176,35 @@ pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>
         drop(listener(addr, false)?);
     }
     share_tcp(addr, workers)
+}
+
+/// Inherited listeners on `addr`, and more of them until there is one for each of `workers`.
+pub fn complete_tcp(addr: SocketAddr, workers: usize, mut inherited: Vec<TcpListener>) -> Vec<TcpListener> {
+    while inherited.len() < workers {
+        match listener(addr, true) {
+            Ok(listener) => inherited.push(listener),
+            Err(error) => {
+                tracing::warn!(%addr, %error, "not every worker gets a listener of its own");
+                break;
+            }
+        }
+    }
+    inherited
+}
+
+fn complete(frontend: Frontend, workers: usize, inherited: Vec<Socket>) -> Vec<Socket> {
+    let (mut listeners, mut datagrams) = (Vec::new(), Vec::new());
+    for socket in inherited {
+        match socket {
+            Socket::Tcp(listener) => listeners.push(listener),
+            Socket::Udp(socket) => datagrams.push(Socket::Udp(socket)),
+        }
+    }
+    if frontend.protocol == Protocol::Udp {
+        return datagrams;
+    }
+    let addr = SocketAddr::new(frontend.ip, frontend.port);
+    complete_tcp(addr, workers, listeners).into_iter().map(Socket::Tcp).collect()
 }
 
 fn share_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {

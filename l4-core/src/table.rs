@@ -13,7 +13,7 @@ use ahash::{AHashMap, AHashSet};
 
 use crate::{
     eligible::{Reason, eligible},
-    endpoints::{EndpointSet, Inherited},
+    endpoints::{EndpointSet, EndpointState, Inherited},
     model::{Affinity, IpFamily, Place, Protocol, ServicePort, ServicePortName, TrafficPolicy},
     stats::PortStats,
 };
@@ -110,6 +110,11 @@ impl ServedPort {
     pub fn keeps_flow(&self, endpoint: SocketAddr) -> bool {
         let serving = &self.family(IpFamily::of(endpoint.ip())).serving;
         serving.is_empty() || serving.contains(&endpoint)
+    }
+
+    /// The counters of an endpoint; new ones if it has none yet.
+    pub(crate) fn state(&self, endpoint: SocketAddr) -> Arc<EndpointState> {
+        self.inherited.states.get(&endpoint).cloned().unwrap_or_default()
     }
 
     /// How many clients ClientIP affinity remembers.

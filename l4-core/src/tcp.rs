@@ -35,7 +35,7 @@ use crate::{
 pub(crate) async fn accept(
     shared: Rc<Shared>,
     frontend: Frontend,
-    listener: TcpListener,
+    listener: Rc<TcpListener>,
     mut stop: oneshot::Receiver<()>,
     _listening: Listening,
 ) {
@@ -56,7 +56,7 @@ pub(crate) async fn accept(
         }
     };
     if stopped.is_ok() {
-        accept_waiting(&shared, frontend, listener);
+        accept_waiting(&shared, frontend, &listener);
     }
 }
 
@@ -76,13 +76,14 @@ async fn accept_one(shared: &Shared, listener: &TcpListener) -> io::Result<(TcpS
 }
 
 /// Accepts the clients in the backlog: the kernel told them that they are connected.
-fn accept_waiting(shared: &Rc<Shared>, frontend: Frontend, listener: TcpListener) {
+fn accept_waiting(shared: &Rc<Shared>, frontend: Frontend, listener: &TcpListener) {
     // Asks the kernel itself, as the runtime may not have heard yet of who came last.
-    let Ok(listener) = listener.into_std() else { return };
+    let listener = SockRef::from(listener);
     while shared.live.has_room()
         && let Ok((client, peer)) = listener.accept()
     {
-        if let Ok(client) = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client)) {
+        let client = client.set_nonblocking(true).and_then(|()| TcpStream::from_std(client.into()));
+        if let (Ok(client), Some(peer)) = (client, peer.as_socket()) {
             serve(shared, frontend, client, peer);
         }
     }

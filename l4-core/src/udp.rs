@@ -8,6 +8,7 @@ use std::{
     cell::{Cell, OnceCell, RefCell},
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsFd,
     pin::pin,
     rc::{Rc, Weak},
     sync::Arc,
@@ -27,7 +28,7 @@ use crate::{
     copy::with_buffer,
     endpoints::{Candidates, Client, EndpointIndex, EndpointSet, EndpointState, InFlight},
     limits::{ACCEPT_BACKOFF, FLOW_EVICTION_SAMPLE, Limits},
-    stats::Open,
+    stats::{Open, PortStats},
     table::{Decision, Frontend, ServiceTable},
     worker::{Shared, now},
 };
@@ -48,6 +49,11 @@ impl UdpFrontend {
         let task = spawn_local(receive(shared.clone(), this.clone()));
         this.receiver.get_or_init(|| task.abort_handle());
         Ok(this)
+    }
+
+    /// Another handle to its socket.
+    pub(crate) fn lend(&self) -> io::Result<std::net::UdpSocket> {
+        Ok(self.socket.as_fd().try_clone_to_owned()?.into())
     }
 }
 
@@ -121,24 +127,51 @@ fn open_flow(
         if hit { &stats.affinity_hits } else { &stats.affinity_misses }.add(1);
     }
     set.chosen(caller, index);
-    let flow = Rc::new(Flow {
-        client,
-        frontend: frontend.clone(),
-        endpoint,
-        socket,
-        last: Cell::new(Instant::now()),
-        replied: Cell::new(false),
-        refused: Cell::new(false),
-        position: Cell::new(0),
-        replies: OnceCell::new(),
-        open: Open::new(stats.clone()),
-        state: set.state(index).clone(),
-        _in_flight: set.state(index).carry(),
-    });
+    let flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));
+    Ok(Some(begin(shared, flow)))
+}
+
+fn begin(shared: &Rc<Shared>, flow: Flow) -> Rc<Flow> {
+    let flow = Rc::new(flow);
     shared.flows.begin(&flow);
     let task = spawn_local(carry_replies(shared.clone(), flow.clone()));
     flow.replies.get_or_init(|| task.abort_handle());
-    Ok(Some(flow))
+    flow
+}
+
+/// A flow on its way from one process to the next: neither the client nor the endpoint notices.
+#[derive(Debug)]
+pub struct HandedFlow {
+    /// Where the client sends to.
+    pub frontend: Frontend,
+    /// Which of a worker's sockets for this frontend receives its datagrams, in the order in which they were opened.
+    pub number: usize,
+    /// The client.
+    pub client: SocketAddr,
+    /// Its endpoint.
+    pub endpoint: SocketAddr,
+    /// Whether the endpoint has ever answered: such a flow may be silent for longer.
+    pub replied: bool,
+    /// The socket that the endpoint knows.
+    pub socket: std::net::UdpSocket,
+}
+
+/// Continues a flow of another process.
+pub(crate) fn take_flow(shared: &Rc<Shared>, frontend: &Rc<UdpFrontend>, handed: HandedFlow) {
+    let table = shared.table();
+    let Some(target) = table.find(&handed.frontend).filter(|target| target.port.keeps_flow(handed.endpoint)) else {
+        return;
+    };
+    let state = target.port.state(handed.endpoint);
+    match UdpSocket::from_std(handed.socket) {
+        Ok(socket) => {
+            shared.flows.make_room();
+            let flow = Flow::new(handed.client, frontend, handed.endpoint, socket, &target.port.stats, &state);
+            flow.replied.set(handed.replied);
+            begin(shared, flow);
+        }
+        Err(e) => shared.log_trouble("cannot use the socket of a flow", handed.frontend, &e),
+    }
 }
 
 fn choose(set: &EndpointSet, mut candidates: Candidates<'_>, avoid: Option<SocketAddr>) -> Option<EndpointIndex> {
@@ -204,6 +237,30 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    fn new(
+        client: SocketAddr,
+        frontend: &Rc<UdpFrontend>,
+        endpoint: SocketAddr,
+        socket: UdpSocket,
+        stats: &Arc<PortStats>,
+        state: &Arc<EndpointState>,
+    ) -> Self {
+        Self {
+            client,
+            frontend: frontend.clone(),
+            endpoint,
+            socket,
+            last: Cell::new(Instant::now()),
+            replied: Cell::new(false),
+            refused: Cell::new(false),
+            position: Cell::new(0),
+            replies: OnceCell::new(),
+            open: Open::new(stats.clone()),
+            state: state.clone(),
+            _in_flight: state.carry(),
+        }
+    }
+
     /// Sends to the endpoint; `false` if it refuses, in which case the datagram was not sent.
     fn send(&self, datagram: &[u8]) -> bool {
         if self.refused.get() {
@@ -281,6 +338,19 @@ impl Flows {
         }
         let flows: Vec<_> = frontend.flows.borrow().values().filter_map(Weak::upgrade).collect();
         flows.iter().for_each(|flow| self.end(flow));
+    }
+
+    /// Stops receiving on a frontend and gives its flows away. One whose socket cannot be handed on begins anew.
+    pub(crate) fn give(&self, frontend: &UdpFrontend, number: usize) -> Vec<HandedFlow> {
+        let flows: Vec<_> = frontend.flows.borrow().values().filter_map(Weak::upgrade).collect();
+        self.close(frontend);
+        let give = |flow: &Rc<Flow>| {
+            let socket = flow.socket.as_fd().try_clone_to_owned().ok()?.into();
+            let Flow { client, endpoint, .. } = **flow;
+            let (frontend, replied) = (frontend.frontend, flow.replied.get());
+            (!flow.refused.get()).then_some(HandedFlow { frontend, number, client, endpoint, replied, socket })
+        };
+        flows.iter().filter_map(give).collect()
     }
 
     /// After a change from one table to the next: ends the flows whose endpoint vanished.

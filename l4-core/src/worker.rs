@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt, io,
+    os::fd::AsFd,
     rc::Rc,
     sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -20,11 +21,13 @@ use crate::{
     affinity::UnixMillis,
     drain::Live,
     limits::{LOG_INTERVAL, Limits},
-    listen::Socket,
+    listen::{Opened, Socket},
     table::{Frontend, ServiceTable},
     tcp,
-    udp::{Flows, UdpFrontend},
+    udp::{self, Flows, UdpFrontend},
 };
+
+pub use crate::udp::HandedFlow;
 
 /// Serves frontends on the thread it was made on, inside a [`LocalSet`](tokio::task::LocalSet) of a current-thread
 /// runtime with I/O and time enabled. Clones are the same worker.
@@ -44,32 +47,62 @@ impl L4Worker {
         self.0.flows.sweep(&before, &self.0.table());
     }
 
-    /// Serves `frontend` on a socket that [`Sockets`](crate::listen::Sockets) opened.
+    /// Serves `frontend` on a socket that [`Sockets`](crate::listen::Sockets) opened, besides those on which it does
+    /// already: a worker may have several where a process with more workers left them.
     pub fn open(&self, frontend: Frontend, socket: Socket) -> io::Result<()> {
-        let mut listeners = self.0.listeners.borrow_mut();
-        if listeners.contains_key(&frontend) {
-            return Err(io::ErrorKind::AlreadyExists.into());
-        }
         let listener = match socket {
             Socket::Tcp(listener) => {
-                let listener = TcpListener::from_std(listener)?;
+                let listener = Rc::new(TcpListener::from_std(listener)?);
                 let (stop, stopped) = oneshot::channel();
                 let listening = self.0.live.listener();
-                spawn_local(tcp::accept(self.0.clone(), frontend, listener, stopped, listening));
-                Listener::Tcp(stop)
+                spawn_local(tcp::accept(self.0.clone(), frontend, listener.clone(), stopped, listening));
+                Listener::Tcp(stop, listener)
             }
             Socket::Udp(socket) => Listener::Udp(UdpFrontend::open(&self.0, frontend, socket)?),
         };
-        listeners.insert(frontend, listener);
+        self.0.listeners.borrow_mut().entry(frontend).or_default().push(listener);
         Ok(())
     }
 
     /// Stops serving `frontend`, after accepting the connections that already wait. Established connections live on;
     /// UDP flows end, as their answers could no longer come from the address the client asked.
     pub fn close(&self, frontend: &Frontend) {
-        let listener = self.0.listeners.borrow_mut().remove(frontend);
-        if let Some(listener) = listener {
-            self.0.close(listener);
+        let listeners = self.0.listeners.borrow_mut().remove(frontend);
+        listeners.into_iter().flatten().for_each(|listener| self.0.close(listener));
+    }
+
+    /// Handles to the sockets of every frontend, for another process to serve them too; those of one frontend in the
+    /// order in which they were opened.
+    pub fn lend(&self) -> io::Result<Vec<Opened>> {
+        let listeners = self.0.listeners.borrow();
+        let lend = |(frontend, sockets): (&Frontend, &Vec<Listener>)| {
+            Ok(Opened { frontend: *frontend, sockets: sockets.iter().map(Listener::lend).collect::<io::Result<_>>()? })
+        };
+        listeners.iter().map(lend).collect()
+    }
+
+    /// Receives no more datagrams and gives every flow away; what arrives from now on waits in the sockets for whoever
+    /// continues with [`Self::take_flow`].
+    pub fn give_flows(&self) -> Vec<HandedFlow> {
+        let mut flows = Vec::new();
+        self.0.listeners.borrow_mut().retain(|_, listeners| {
+            for (number, listener) in listeners.iter().enumerate() {
+                if let Listener::Udp(frontend) = listener {
+                    flows.extend(self.0.flows.give(frontend, number));
+                }
+            }
+            listeners.retain(|listener| matches!(listener, Listener::Tcp(..)));
+            !listeners.is_empty()
+        });
+        flows
+    }
+
+    /// Continues a flow of another process, unless its endpoint may no longer have it. Its frontend must be open.
+    pub fn take_flow(&self, flow: HandedFlow) {
+        let listeners = self.0.listeners.borrow();
+        let listener = listeners.get(&flow.frontend).and_then(|listeners| listeners.get(flow.number));
+        if let Some(Listener::Udp(frontend)) = listener {
+            udp::take_flow(&self.0, frontend, flow);
         }
     }
 
@@ -86,7 +119,7 @@ impl L4Worker {
     /// Closes every frontend, waits for the connections to end, and cuts those that have not by `timeout`.
     pub async fn drain(&self, time: Duration) {
         let listeners = self.0.listeners.take();
-        listeners.into_values().for_each(|listener| self.0.close(listener));
+        listeners.into_values().flatten().for_each(|listener| self.0.close(listener));
         if timeout(time, self.0.live.ended()).await.is_err() {
             self.cut();
             self.0.live.ended().await;
@@ -97,10 +130,10 @@ impl L4Worker {
 
     /// Resets every connection, ends every flow and closes every frontend, at once.
     pub fn cut(&self) {
-        for listener in self.0.listeners.take().into_values() {
+        for listener in self.0.listeners.take().into_values().flatten() {
             match listener {
                 // Dropped and not sent: the clients in the backlog are reset too.
-                Listener::Tcp(stop) => drop(stop),
+                Listener::Tcp(stop, _) => drop(stop),
                 listener @ Listener::Udp(_) => self.0.close(listener),
             }
         }
@@ -124,13 +157,22 @@ pub(crate) struct Shared {
     pub(crate) live: Rc<Live>,
     pub(crate) flows: Flows,
     table: RefCell<Arc<ServiceTable>>,
-    listeners: RefCell<AHashMap<Frontend, Listener>>,
+    listeners: RefCell<AHashMap<Frontend, Vec<Listener>>>,
     last_log: Cell<Option<Instant>>,
 }
 
 enum Listener {
-    Tcp(oneshot::Sender<()>),
+    Tcp(oneshot::Sender<()>, Rc<TcpListener>),
     Udp(Rc<UdpFrontend>),
+}
+
+impl Listener {
+    fn lend(&self) -> io::Result<Socket> {
+        Ok(match self {
+            Self::Tcp(_, listener) => Socket::Tcp(listener.as_fd().try_clone_to_owned()?.into()),
+            Self::Udp(frontend) => Socket::Udp(frontend.lend()?),
+        })
+    }
 }
 
 impl Shared {
@@ -162,7 +204,7 @@ impl Shared {
     fn close(&self, listener: Listener) {
         match listener {
             // A listener that is gone already needs no telling.
-            Listener::Tcp(stop) => drop(stop.send(())),
+            Listener::Tcp(stop, _) => drop(stop.send(())),
             Listener::Udp(frontend) => self.flows.close(&frontend),
         }
     }

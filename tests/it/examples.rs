@@ -21,7 +21,7 @@ use tidegate::{
     cli::Cli,
     compile::{allocate::Allocations, compile, objects::Objects, settings::Settings},
 };
-use tidegate_tests::PATIENCE;
+use tidegate_tests::{PATIENCE, process::program};
 
 /// What the commands use that may not be installed.
 const TOOLS: [&str; 3] = ["curl", "dig", "python3"];
@@ -226,7 +226,7 @@ struct Demo {
 
 impl Demo {
     fn start() -> Self {
-        let program = build();
+        let program = program().to_owned();
         let log = env::temp_dir().join(format!("tidegate-demo-{}.log", std::process::id()));
         let mut command = Command::new(&program);
         command.args(["demo", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
@@ -301,22 +301,6 @@ impl Drop for Demo {
         drop(self.child.wait());
         drop(fs::remove_file(&self.log));
     }
-}
-
-/// Builds the program beside this test (quick if there is nothing to do), and says where it is.
-fn build() -> PathBuf {
-    let test = env::current_exe().expect("this test has a path");
-    let directory = test.ancestors().nth(2).expect("target/PROFILE/deps/it-…");
-    let profile = match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "dev",
-        Some(profile) => profile,
-    };
-    let mut cargo = Command::new(env!("CARGO"));
-    // The whole workspace's features, as in this test's own build: otherwise everything would be built a second time.
-    cargo.args(["build", "--quiet", "--bin", "tidegate", "--profile", profile, "--target-dir"]);
-    cargo.arg(directory.parent().expect("target")).current_dir(root());
-    assert!(cargo.status().expect("cargo runs").success(), "the program cannot be built");
-    directory.join("tidegate")
 }
 
 fn installed(tool: &str) -> bool {

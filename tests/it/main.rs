@@ -5,6 +5,8 @@ mod dns;
 mod examples;
 mod explain;
 mod ingress_conformance;
+mod never_drop;
+mod robust;
 mod services;
 mod soak;
 mod tidy;

@@ -2,7 +2,10 @@
 //! clients that speak plain bytes.
 
 pub mod client;
+pub mod echo;
+pub mod load;
 pub mod net;
+pub mod process;
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -49,6 +52,7 @@ impl Bed {
             workers: 2,
             drain_timeout: Duration::from_secs(1),
             remember: false,
+            upgrade_socket: None,
         };
         change(&mut options);
         let app = App::start(options).await.expect("Tidegate starts");

@@ -29,6 +29,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         workers: args.workers.unwrap_or_else(default_workers),
         drain_timeout: args.drain_timeout,
         remember: true,
+        upgrade_socket: args.upgrade_socket,
     };
     runtime()?.block_on(serve(options, |app| print(&app.listening())))
 }
@@ -45,7 +46,10 @@ pub(super) async fn serve(
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     ready(&app)?;
-    signals.next().await;
+    tokio::select! {
+        () = signals.next() => {}
+        () = app.superseded() => {}
+    }
     let seconds = drain_timeout.as_secs_f64();
     tracing::info!("draining: connections have {seconds} s to end; a second signal cuts them");
     let drained = tokio::select! {

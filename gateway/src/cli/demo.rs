@@ -65,6 +65,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             workers: commands::default_workers(),
             drain_timeout: commands::DEMO_DRAIN,
             remember: false,
+            upgrade_socket: None,
         };
         let code = commands::serve(options, |app| introduce(app, &pods)).await;
         drop(pods);

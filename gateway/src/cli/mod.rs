@@ -67,6 +67,9 @@ struct RunArgs {
     /// How long connections may take to end after the first signal
     #[arg(long, default_value = "30s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     drain_timeout: Duration,
+    /// A Unix socket for upgrades in place: if an older process answers there, take over its sockets, and it leaves
+    #[arg(long, value_name = "PATH")]
+    upgrade_socket: Option<PathBuf>,
 }
 
 /// What decides how manifests are compiled.

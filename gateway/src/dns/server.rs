@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,25 @@ impl DnsServer {
                 Err(_) => {}
             }
         }
+    }
+
+    /// A server on sockets that are bound already, both to one address.
+    ///
+    /// # Errors
+    /// If they are not, or cannot be used.
+    pub fn adopt(udp: std::net::UdpSocket, tcp: std::net::TcpListener) -> io::Result<Self> {
+        let (udp, tcp) = (UdpSocket::from_std(udp)?, TcpListener::from_std(tcp)?);
+        let addr = tcp.local_addr()?;
+        if udp.local_addr()? == addr { Ok(Self { udp, tcp, addr }) } else { Err(io::ErrorKind::InvalidInput.into()) }
+    }
+
+    /// Second handles to its sockets.
+    ///
+    /// # Errors
+    /// If the system has no more file descriptors.
+    pub fn handles(&self) -> io::Result<(std::net::UdpSocket, std::net::TcpListener)> {
+        let udp = self.udp.as_fd().try_clone_to_owned()?.into();
+        Ok((udp, self.tcp.as_fd().try_clone_to_owned()?.into()))
     }
 
     /// The address it is bound to.

@@ -21,7 +21,6 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
-    task::yield_now,
     time::timeout,
 };
 
@@ -74,26 +73,15 @@ pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStre
 async fn parked(client: &Client, slot: &Slot, stream: &mut ClientStream) -> Option<BytesMut> {
     slot.set(client.worker.limits.request_head);
     let _parked = Parked::new(&client.worker);
-    if client.worker.phase() == Phase::Draining {
-        // A request that has arrived is served before an idle connection is closed.
-        yield_now().await;
-    }
-    let mut told = false;
+    let mut closing = Closing::default();
     poll_fn(|cx| {
         slot.register(cx);
         if let Poll::Ready(read) = poll_read(client, stream, cx) {
             return Poll::Ready(read);
         }
-        match client.worker.phase() {
-            Phase::Serving if slot.is_over() => Poll::Ready(None),
-            Phase::Serving => Poll::Pending,
-            Phase::Draining if !told => {
-                told = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-            Phase::Draining | Phase::Cut => Poll::Ready(None),
-        }
+        let phase = client.worker.phase();
+        let is_over = phase == Phase::Cut || slot.is_over() || closing.is_due(phase == Phase::Closing, cx);
+        if is_over { Poll::Ready(None) } else { Poll::Pending }
     })
     .await
 }
@@ -162,8 +150,8 @@ async fn serve_http1(
     let mut waited = Duration::ZERO;
     loop {
         let mut builder = http1_builder(limits);
-        // Taken from the queue while draining: its first request, probably here already, is also its last.
-        builder.keep_alive(client.worker.phase() == Phase::Serving);
+        // Taken from the queue at the end: its first request, probably here already, is also its last.
+        builder.keep_alive(client.worker.phase() != Phase::Closing);
         let service = service_fn(|request| handle(client.clone(), request));
         let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
         let mut connection = builder.serve_connection(io, service);
@@ -195,7 +183,7 @@ where
     http1::Connection<TokioIo<ClientIo>, S>: Unpin,
     S: HttpService<Incoming, ResBody = AnswerBody, Error = Aborted>,
 {
-    let (mut draining, mut served) = (Draining::default(), false);
+    let (mut closing, mut served) = (Closing::default(), false);
     poll_fn(|cx| {
         slot.register(cx);
         if client.worker.phase() == Phase::Cut {
@@ -205,7 +193,7 @@ where
         if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
             return Poll::Ready(End::Over(result));
         }
-        if draining.is_due(client.worker.phase(), cx) {
+        if closing.is_due(client.worker.phase() == Phase::Closing, cx) {
             Pin::new(&mut *connection).graceful_shutdown();
             if let Poll::Ready(result) = Pin::new(&mut *connection).poll(cx) {
                 return Poll::Ready(End::Over(result));
@@ -231,20 +219,20 @@ fn http1_builder(limits: &HttpLimits) -> http1::Builder {
     builder
 }
 
-/// Draining begins at the second look: a request that has arrived is served before an idle connection is closed.
+/// An idle connection is closed at the second look: a request that has arrived is served before.
 #[derive(Default)]
-enum Draining {
+enum Closing {
     #[default]
     No,
     Announced,
     Begun,
 }
 
-impl Draining {
-    /// Whether to begin now.
-    fn is_due(&mut self, phase: Phase, cx: &Context<'_>) -> bool {
+impl Closing {
+    /// Whether to close now.
+    fn is_due(&mut self, wanted: bool, cx: &Context<'_>) -> bool {
         match self {
-            Self::No if phase == Phase::Draining => {
+            Self::No if wanted => {
                 *self = Self::Announced;
                 cx.waker().wake_by_ref();
                 false
@@ -305,7 +293,7 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
     let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
     let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
     slot.set(limits.request_head);
-    let (mut draining, mut leaving) = (Draining::default(), false);
+    let (mut closing, mut leaving) = (Closing::default(), false);
     poll_fn(|cx| {
         slot.register(cx);
         if client.worker.phase() == Phase::Cut {
@@ -314,7 +302,8 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
         if connection.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }
-        if draining.is_due(client.worker.phase(), cx) {
+        // GOAWAY says which streams are still served, so nothing is lost by saying it early (RFC 9113 6.8).
+        if closing.is_due(client.worker.phase() != Phase::Serving, cx) {
             connection.as_mut().graceful_shutdown();
             if connection.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());

@@ -18,6 +18,7 @@ use super::{
     target,
     upgrade::Tunnel,
     upload::Upload,
+    worker::Phase,
 };
 
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
@@ -26,12 +27,13 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
     let under_way = client.begin();
     let mut account = Account::open(client.worker.stats.clone());
     let (parts, upload) = Upload::take(request, &client);
-    match answer(&client, parts, &upload, &mut account).await {
+    let version = parts.version;
+    let mut response = match answer(&client, parts, &upload, &mut account).await {
         Ok(response) => {
             account.status = response.status().as_u16();
-            Ok(finish(&client, response, account, under_way))
+            finish(&client, response, account, under_way)
         }
-        Err(failure) if failure.kind == Kind::ClientGone => Err(Aborted::ClientGone),
+        Err(failure) if failure.kind == Kind::ClientGone => return Err(Aborted::ClientGone),
         Err(failure) => {
             account.fail(failure.kind);
             let mut response = failure.response();
@@ -39,9 +41,16 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
                 // The rest of the request will not be read, so nothing can follow it.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok(response.map(|text| AnswerBody::new(Content::Whole(text), account, under_way)))
+            response.map(|text| AnswerBody::new(Content::Whole(text), account, under_way))
         }
+    };
+    if version == Version::HTTP_2 {
+        // It has frames for what HTTP/1 says in this field (RFC 9113 8.2.2).
+        response.headers_mut().remove(header::CONNECTION);
+    } else if client.worker.phase() != Phase::Serving && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    Ok(response)
 }
 
 /// An answer, and what the client's connection becomes if it is 101.

@@ -30,6 +30,11 @@ pub struct HttpLimits {
     pub idle_upstream_per_endpoint: usize,
     /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
     pub idle_upstream: Duration,
+    /// While draining: how long an idle connection is left open, so that its next request is answered, with the word that
+    /// it was the last. To close it at once would lose the requests that are on their way at that moment (RFC 9112 9.5;
+    /// nginx's `keepalive_min_timeout` and HAProxy's `idle-close-on-response` are there for it). Clients under load send
+    /// again within this; who pauses for longer has a request on its way at the very end of it only by rare chance.
+    pub drain_idle: Duration,
     /// Requests that one HTTP/2 connection may have under way (ingress-nginx's `http2-max-concurrent-streams`).
     pub h2_streams: u32,
     /// What a client may send on one HTTP/2 stream before it is passed on: a window that fills most paths, and what one stream
@@ -66,6 +71,7 @@ impl Default for HttpLimits {
             answer_head_bytes: 64 << 10,
             idle_upstream_per_endpoint: 256,
             idle_upstream: Duration::from_secs(60),
+            drain_idle: Duration::from_secs(5),
             h2_streams: 128,
             h2_stream_window: 256 << 10,
             h2_connection_window: 1 << 20,

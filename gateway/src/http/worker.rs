@@ -108,8 +108,10 @@ impl Deref for Published {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
     Serving,
-    /// No new connections; those that are there finish what they are doing.
+    /// No new connections; those that are there have one more answer each.
     Draining,
+    /// Those that idle are closed; the others finish what they are doing.
+    Closing,
     /// Everything ends now.
     Cut,
 }
@@ -161,11 +163,17 @@ impl HttpWorker {
         Ok(())
     }
 
-    /// Ends well: accepts what waits in the queue and then no more, closes idle connections, lets requests under way
-    /// finish and tells their clients that the connection ends with them. What is left after `within` is cut.
+    /// Ends well: accepts what waits in the queue and then no more, lets requests under way finish and tells their clients
+    /// that the connection ends with them. Idle connections may send one more request for a moment, and are closed then.
+    /// What is left after `within` is cut.
     pub async fn drain(&self, within: Duration) {
         self.0.enter(Phase::Draining);
-        if timeout(within, self.ended()).await.is_err() {
+        let idle = self.0.limits.drain_idle.min(within);
+        if timeout(idle, self.ended()).await.is_ok() {
+            return;
+        }
+        self.0.enter(Phase::Closing);
+        if timeout(within - idle, self.ended()).await.is_err() {
             self.cut();
             self.ended().await;
         }
@@ -268,7 +276,9 @@ async fn accept(worker: Rc<Shared>, listener: TcpListener, this: Rc<Listener>) {
     }
     // Lets the poller report what has just come.
     yield_now().await;
-    while worker.connections.get() < worker.limits.connections && *worker.phase.borrow() == Phase::Draining {
+    while worker.connections.get() < worker.limits.connections
+        && matches!(worker.phase(), Phase::Draining | Phase::Closing)
+    {
         let accepted = std::future::poll_fn(|cx| Poll::Ready(listener.poll_accept(cx))).await;
         let Poll::Ready(Ok((stream, peer))) = accepted else { break };
         worker.serve(stream, peer, &this);

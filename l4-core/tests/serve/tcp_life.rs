@@ -66,7 +66,7 @@ fn closing_serves_who_already_waits() {
 }
 
 #[test]
-fn a_closed_frontend_can_be_opened_again_but_not_twice() {
+fn a_closed_frontend_can_be_opened_again_and_on_several_sockets() {
     run(async {
         let proxy = Proxy::start(service(&[pod("a").await]));
         let again = || tidegate_l4::listen::bind_tcp(proxy.addr(), 1).map(|mut all| Socket::Tcp(all.remove(0)));
@@ -75,7 +75,11 @@ fn a_closed_frontend_can_be_opened_again_but_not_twice() {
         proxy.worker.open(proxy.frontend, again().unwrap()).unwrap();
         assert_eq!(proxy.greeted().await.1, "a");
         let other = tidegate_l4::listen::bind_tcp("127.0.0.1:0".parse().unwrap(), 1).unwrap().remove(0);
-        assert!(proxy.worker.open(proxy.frontend, Socket::Tcp(other)).is_err());
+        let addr = other.local_addr().unwrap();
+        proxy.worker.open(proxy.frontend, Socket::Tcp(other)).unwrap();
+        assert_eq!(line(&mut TcpStream::connect(addr).await.unwrap()).await.unwrap(), "a");
+        proxy.worker.close(&proxy.frontend);
+        until(|| [addr, proxy.addr()].iter().all(|addr| StdStream::connect(addr).is_err())).await;
     });
 }
 

@@ -101,7 +101,8 @@ fn idle_connections_to_pods_that_left_are_closed_and_others_kept() {
 fn draining_finishes_what_is_under_way_and_closes_what_is_idle() {
     run(async {
         let (pod, go) = waiting("done").await;
-        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        let limits = HttpLimits { drain_idle: Duration::from_millis(50), ..HttpLimits::default() };
+        let gateway = Gateway::with(&[Route::to("kubia", [pod.addr])], limits);
         let (mut idle, mut busy) = (gateway.connect().await, gateway.connect().await);
         busy.send(ASK).await;
         until("it is under way", || pod.seen.borrow().len() == 1 && gateway.worker.connections() == 2).await;
@@ -123,6 +124,26 @@ fn draining_finishes_what_is_under_way_and_closes_what_is_idle() {
         assert_eq!(field(&answer, "connection"), Some("close"));
         drained.await.unwrap();
         assert_eq!(gateway.worker.connections(), 0);
+    });
+}
+
+/// The client sends while the connection is idle and the gateway already drains: closing at once would lose its request.
+#[test]
+fn draining_answers_one_more_request_on_an_idle_connection() {
+    run(async {
+        let pod = Pod::named("a").await;
+        let gateway = Gateway::start(&[Route::to("kubia", [pod.addr])]);
+        let mut client = gateway.connect().await;
+        client.send(ASK).await;
+        assert!(client.answer().await.ends_with("\r\n\r\na"));
+        let worker = gateway.worker.clone();
+        let drained = spawn_local(async move { worker.drain(PATIENCE).await });
+        until("it drains", || std::net::TcpStream::connect(gateway.addr).is_err()).await;
+        client.send(ASK).await;
+        let (answer, closed) = client.rest().await;
+        assert!(closed && answer.ends_with("\r\n\r\na"), "{answer}");
+        assert_eq!(field(&answer, "connection"), Some("close"));
+        drained.await.unwrap();
     });
 }
 
