@@ -268,3 +268,12 @@ fn conflict_finding(conflict: &Conflict, objects: &Objects) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests;
+
+/// What the tests of TLS need to see of this.
+#[cfg(test)]
+pub(crate) mod tls_for_tests {
+    pub(crate) use super::{
+        annotations_tls::ProxySslOptions,
+        tls_backend::{BackendTlsFault, backend_tls},
+    };
+}

@@ -35,7 +35,7 @@ pub(super) fn bytes<'a>(secret: &'a Secret, key: &str) -> Option<&'a [u8]> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretFault {
     pub(super) is_error: bool,
-    pub(super) reason: &'static str,
+    pub(crate) reason: &'static str,
     /// The key in its data.
     pub(super) key: &'static str,
     pub(super) message: String,
