@@ -492,3 +492,7 @@ fn backend_port(objects: &Objects, namespace: &Arc<str>, backend: &IngressBacken
     let name = Name { namespace: namespace.clone(), name: service.name.as_str().into() };
     find_port(objects, &name, &written).map(|(port, _)| port)
 }
+
+#[cfg(test)]
+#[path = "tls_tests.rs"]
+mod tests;

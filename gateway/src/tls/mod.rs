@@ -30,7 +30,7 @@ mod table;
 mod tickets;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::sync::{Arc, LazyLock};
 
