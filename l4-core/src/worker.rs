@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt, io,
+    net::SocketAddr,
     rc::Rc,
     sync::{Arc, LazyLock},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -10,7 +11,7 @@ use std::{
 
 use ahash::AHashMap;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::oneshot,
     task::{spawn_local, yield_now},
     time::timeout,
@@ -21,6 +22,7 @@ use crate::{
     drain::Live,
     limits::{LOG_INTERVAL, Limits},
     listen::Socket,
+    model::ServicePortName,
     table::{Frontend, ServiceTable},
     tcp,
     udp::{Flows, UdpFrontend},
@@ -71,6 +73,12 @@ impl L4Worker {
         if let Some(listener) = listener {
             self.0.close(listener);
         }
+    }
+
+    /// Carries a connection that another plane accepted to an endpoint of a service port, and counts it as its own. `head` is what
+    /// was read from it, and goes first. It is reset if there is no such port, no endpoint, or no room.
+    pub fn carry(&self, client: TcpStream, peer: SocketAddr, service: &ServicePortName, head: Vec<u8>) {
+        tcp::carry(&self.0, client, peer, service, head);
     }
 
     /// TCP connections open now.
