@@ -14,6 +14,7 @@ use crate::compile::{
     objects::Objects,
     settings::Settings,
 };
+use crate::control::unix_seconds;
 
 #[cfg(test)]
 #[path = "check_tests.rs"]
@@ -32,6 +33,7 @@ pub struct CheckReport {
 /// `files` is how many files were read.
 pub fn check(documents: Vec<Document>, problems: &[Finding], files: usize) -> CheckReport {
     let mut objects = Objects::default();
+    objects.now = Some(unix_seconds());
     let count = documents.len();
     for document in documents {
         objects.apply(document);

@@ -110,8 +110,9 @@ fn the_report_for_people() {
     let report = check_text(&format!("{SERVICE}---{INGRESS}"));
     assert_eq!(
         report.to_text(false),
-        "file.yaml:10: warning[TlsNotServed] Ingress default/web spec.tls: TLS is not served yet: the hosts answer on HTTP.
-  fix: Terminate TLS in front of Tidegate for now.
+        "file.yaml:10: warning[NoCertificate] Ingress default/web spec.tls[0]: it names no Secret, and there is no default certificate; \
+its hosts are shown a stand-in certificate, which no client trusts.
+  fix: Write secretName, or start with --default-ssl-certificate NAMESPACE/NAME.
 file.yaml:11: error[MissingService] Ingress default/web spec.defaultBackend.service.name: there is no Service default/wep; \
 requests are answered 503.
   fix: Create the Service, or correct the name.

@@ -18,6 +18,7 @@ use crate::{
         RouteTable,
         sticky::{CookieAffinity, StickyMap},
     },
+    tls::TlsTable,
 };
 
 /// One configuration.
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub table: Arc<ServiceTable>,
     /// L7: from hosts and paths to rules.
     pub routes: Arc<RouteTable>,
+    /// TLS: from names to certificates.
+    pub tls: Arc<TlsTable>,
     /// Where the rules send their requests, by [`UpstreamId`](crate::route::UpstreamId).
     pub upstreams: Vec<Arc<Upstream>>,
     /// DNS records of the services.

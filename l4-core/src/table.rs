@@ -361,6 +361,15 @@ impl Target {
         }
     }
 
+    /// Which endpoints serve a client that came by no frontend: all of the cluster, those of IPv4 first.
+    pub(crate) fn decide_any(&self) -> Decision<'_> {
+        let sets = [IpFamily::V4, IpFamily::V6].map(|family| self.port.set(family, TrafficPolicy::Cluster));
+        match sets.into_iter().find(|set| !set.is_empty()) {
+            Some(set) => Decision::Choose(set),
+            None => Decision::Refuse(Refusal::NoEndpoints),
+        }
+    }
+
     /// The set the policy of this frontend asks for, and the one its exceptions may ask for.
     fn sets(&self, ip: IpAddr) -> impl Iterator<Item = &Arc<EndpointSet>> {
         let family = IpFamily::of(ip);

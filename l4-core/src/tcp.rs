@@ -23,9 +23,10 @@ use crate::{
     drain::{Listening, Ticket},
     endpoints::{Client, EndpointIndex, EndpointSet, InFlight},
     limits::{ACCEPT_BACKOFF, KEEPALIVE_IDLE},
+    model::{Protocol, ServicePortName},
     proxy_protocol::{self, Addresses},
     stats::Open,
-    table::{Decision, Frontend, ServiceTable, Target},
+    table::{Decision, Frontend, FrontendKind, ServiceTable, Target},
     worker::{Shared, now},
 };
 
@@ -92,7 +93,23 @@ fn accept_waiting(shared: &Rc<Shared>, frontend: Frontend, listener: &TcpListene
 fn serve(shared: &Rc<Shared>, frontend: Frontend, client: TcpStream, peer: SocketAddr) {
     let ticket = shared.live.connection();
     let id = ticket.id();
-    let arrival = Arrival { shared: shared.clone(), frontend, peer, table: shared.table(), ticket };
+    let arrival = Arrival { shared: shared.clone(), frontend, peer, table: shared.table(), passed: None, ticket };
+    shared.live.spawn(id, connection(arrival, client));
+}
+
+/// Carries a connection that somebody else accepted, for a service port whatever its frontends are.
+pub(crate) fn carry(shared: &Rc<Shared>, client: TcpStream, peer: SocketAddr, name: &ServicePortName, head: Vec<u8>) {
+    let mut client = Unfinished::new(client);
+    let table = shared.table();
+    let local = client.stream().and_then(|stream| stream.local_addr().ok());
+    let (Some(local), Some(port), true) = (local, table.port(name), shared.live.has_room()) else { return };
+    let target = Target { kind: FrontendKind::ClusterIp, port: port.clone() };
+    let frontend = Frontend { ip: local.ip(), port: local.port(), protocol: Protocol::Tcp };
+    let Some(client) = client.into_stream() else { return };
+    let ticket = shared.live.connection();
+    let id = ticket.id();
+    let passed = Some(Box::new(Passed { target, head }));
+    let arrival = Arrival { shared: shared.clone(), frontend, peer, table, passed, ticket };
     shared.live.spawn(id, connection(arrival, client));
 }
 
@@ -115,19 +132,32 @@ struct Arrival {
     peer: SocketAddr,
     /// The configuration at the time it came.
     table: Arc<ServiceTable>,
+    /// Somebody else accepted it, and says where it goes.
+    passed: Option<Box<Passed>>,
     ticket: Ticket,
 }
 
+/// A client from another plane.
+struct Passed {
+    target: Target,
+    /// What was read from it.
+    head: Vec<u8>,
+}
+
 impl Arrival {
-    async fn connect(self, mut client: Unfinished) -> Option<Box<Link>> {
-        let target = self.table.find(&self.frontend)?;
+    async fn connect(mut self, mut client: Unfinished) -> Option<Box<Link>> {
+        let passed = self.passed.take().map(|passed| *passed);
+        let (mut head, passed) = passed.map_or_else(Default::default, |passed| (passed.head, Some(passed.target)));
+        let target = match &passed {
+            Some(target) => target,
+            None => self.table.find(&self.frontend)?,
+        };
         let config = &target.port.config.connection;
         let stream = client.stream()?;
         let _ = stream.set_nodelay(true);
         let mut addresses =
             Addresses { client: self.peer, server: SocketAddr::new(self.frontend.ip, self.frontend.port) };
-        let mut head = Vec::new();
-        if config.accept_proxy_protocol {
+        if config.accept_proxy_protocol && passed.is_none() {
             let header = timeout(self.shared.limits.proxy_header_timeout, proxy_protocol::read(stream)).await;
             let Ok(Ok((header, rest))) = header else {
                 target.port.stats.bad_proxy_header.add(1);
@@ -137,7 +167,11 @@ impl Arrival {
             head = rest;
         }
         let ip = addresses.client.ip().to_canonical();
-        let Decision::Choose(set) = target.decide(&self.frontend, ip, &self.table) else {
+        let decision = match &passed {
+            Some(target) => target.decide_any(),
+            None => target.decide(&self.frontend, ip, &self.table),
+        };
+        let Decision::Choose(set) = decision else {
             target.port.stats.refused.add(1);
             return None;
         };
@@ -299,9 +333,9 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let addr = client.local_addr().unwrap();
         let shared = Shared::new(crate::limits::Limits::default(), Arc::default());
-        let frontend = Frontend { ip: addr.ip(), port: addr.port(), protocol: crate::model::Protocol::Tcp };
+        let frontend = Frontend { ip: addr.ip(), port: addr.port(), protocol: Protocol::Tcp };
         let (table, ticket) = (shared.table(), shared.live.connection());
-        let future = connection(Arrival { shared, frontend, peer: addr, table, ticket }, client);
+        let future = connection(Arrival { shared, frontend, peer: addr, table, passed: None, ticket }, client);
         let size = size_of_val(&future) + size_of::<Link>();
         assert!(size <= MAX_CONNECTION_SIZE, "{} + {}", size_of_val(&future), size_of::<Link>());
     }

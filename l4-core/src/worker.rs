@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     fmt, io,
+    net::SocketAddr,
     os::fd::AsFd,
     rc::Rc,
     sync::{Arc, LazyLock},
@@ -11,7 +12,7 @@ use std::{
 
 use ahash::AHashMap;
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::oneshot,
     task::{spawn_local, yield_now},
     time::timeout,
@@ -22,6 +23,7 @@ use crate::{
     drain::Live,
     limits::{LOG_INTERVAL, Limits},
     listen::{Opened, Socket},
+    model::ServicePortName,
     table::{Frontend, ServiceTable},
     tcp,
     udp::{self, Flows, UdpFrontend},
@@ -104,6 +106,12 @@ impl L4Worker {
         if let Some(Listener::Udp(frontend)) = listener {
             udp::take_flow(&self.0, frontend, flow);
         }
+    }
+
+    /// Carries a connection that another plane accepted to an endpoint of a service port, and counts it as its own. `head` is what
+    /// was read from it, and goes first. It is reset if there is no such port, no endpoint, or no room.
+    pub fn carry(&self, client: TcpStream, peer: SocketAddr, service: &ServicePortName, head: Vec<u8>) {
+        tcp::carry(&self.0, client, peer, service, head);
     }
 
     /// TCP connections open now.

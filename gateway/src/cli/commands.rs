@@ -11,7 +11,7 @@ use crate::{
     app::{App, Options, Source},
     check,
     compile::{allocate::Allocations, compile, objects::Objects},
-    control::files::read_all,
+    control::{files::read_all, unix_seconds},
     explain::{self, Question},
     pod::{Pod, PodOptions},
 };
@@ -88,6 +88,7 @@ pub(super) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     }
     let batch = read_all(&args.manifests);
     let mut objects = Objects::default();
+    objects.now = Some(unix_seconds());
     for document in batch.apply {
         objects.apply(document);
     }

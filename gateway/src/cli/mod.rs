@@ -7,6 +7,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
@@ -14,8 +15,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
-    compile::settings::{DefaultBackend, Settings},
+    compile::settings::{DefaultBackend, Settings, TlsSettings},
     pod::Listen,
+    tls::MinVersion,
 };
 
 /// The front door of a Kubernetes cluster, or of a laptop without one.
@@ -96,6 +98,12 @@ struct ServeArgs {
     /// NAMESPACE/NAME of the Service for requests that no rule takes [default: answer 404]
     #[arg(long, value_name = "SERVICE", value_parser = service_name)]
     default_backend_service: Option<DefaultBackend>,
+    /// NAMESPACE/NAME of the Secret whose certificate is shown where none is configured [default: a stand-in]
+    #[arg(long, value_name = "SECRET", value_parser = secret_name)]
+    default_ssl_certificate: Option<SecretName>,
+    /// The oldest TLS that is spoken with clients
+    #[arg(long, default_value = "1.2", value_name = "VERSION")]
+    tls_min_version: TlsVersion,
 }
 
 impl ServeArgs {
@@ -108,6 +116,11 @@ impl ServeArgs {
             load_balancer_pools: self.load_balancer_pool,
             allow_external_ips: self.allow_external_ips,
             default_backend: self.default_backend_service,
+            tls: TlsSettings {
+                default_certificate: self.default_ssl_certificate.map(|secret| (secret.namespace, secret.name)),
+                min_version: self.tls_min_version.into(),
+                ..TlsSettings::default()
+            },
         }
     }
 }
@@ -205,6 +218,30 @@ enum What {
     Ingresses,
 }
 
+/// Namespace and name.
+#[derive(Clone, Debug)]
+struct SecretName {
+    namespace: Arc<str>,
+    name: Arc<str>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum TlsVersion {
+    #[value(name = "1.2")]
+    Tls12,
+    #[value(name = "1.3")]
+    Tls13,
+}
+
+impl From<TlsVersion> for MinVersion {
+    fn from(version: TlsVersion) -> Self {
+        match version {
+            TlsVersion::Tls12 => Self::Tls12,
+            TlsVersion::Tls13 => Self::Tls13,
+        }
+    }
+}
+
 impl Cli {
     /// Does what was asked.
     ///
@@ -240,4 +277,9 @@ fn domain(text: &str) -> Result<String, String> {
 fn service_name(text: &str) -> Result<DefaultBackend, String> {
     let (namespace, service) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
     Ok(DefaultBackend { namespace: namespace.into(), service: service.into() })
+}
+
+fn secret_name(text: &str) -> Result<SecretName, String> {
+    let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
+    Ok(SecretName { namespace: namespace.into(), name: name.into() })
 }

@@ -8,7 +8,10 @@ use std::collections::BTreeMap;
 
 use tidegate_crd::ingress::Ingress;
 
-use super::finding::Report;
+use super::{
+    annotations_tls::{self, TlsOptions},
+    finding::Report,
+};
 use crate::route::sticky::{AffinityMode, CookieAffinity, SameSite};
 
 /// The prefix of ingress-nginx's annotations.
@@ -22,14 +25,16 @@ pub(crate) struct IngressOptions {
     pub(crate) cookie: CookieAffinity,
     /// Another's traffic is to be split off: the Ingress is no main one.
     pub(crate) canary: bool,
+    /// What concerns TLS.
+    pub(crate) tls: TlsOptions,
     /// A guard that cannot be honoured: why every request gets 503.
     pub(crate) closed: Option<String>,
 }
 
-type Apply = fn(&mut IngressOptions, &str) -> Result<(), &'static str>;
+pub(super) type Apply = fn(&mut IngressOptions, &str) -> Result<(), &'static str>;
 
 /// What is done with an annotation.
-enum Support {
+pub(super) enum Support {
     /// It is honoured.
     Yes(Apply),
     /// It is not supported, and without it the Ingress would let in whom it should not.
@@ -38,9 +43,15 @@ enum Support {
     Refused,
 }
 
-struct Row {
-    name: &'static str,
-    support: Support,
+/// An annotation, by its name without the prefix.
+pub(super) struct Row {
+    pub(super) name: &'static str,
+    pub(super) support: Support,
+}
+
+/// The field of an annotation, by its name without the prefix.
+pub(super) fn annotation_field(name: &str) -> String {
+    format!("metadata.annotations[\"{PREFIX}{name}\"]")
 }
 
 impl IngressOptions {
@@ -56,7 +67,7 @@ impl IngressOptions {
             if value.is_empty() {
                 continue;
             }
-            match ROWS.iter().find(|row| row.name == short).map(|row| &row.support) {
+            match ROWS.iter().chain(annotations_tls::ROWS).find(|row| row.name == short).map(|row| &row.support) {
                 Some(Support::Yes(apply)) => {
                     if let Err(expected) = apply(&mut options, value) {
                         let message = format!("{value:?} is not a value of {short}; the default is used.");
@@ -134,7 +145,6 @@ const ROWS: &[Row] = &[
     Row { name: "allowlist-source-range", support: Support::Guard },
     Row { name: "auth-secret", support: Support::Guard },
     Row { name: "auth-snippet", support: Support::Refused },
-    Row { name: "auth-tls-secret", support: Support::Guard },
     Row { name: "auth-type", support: Support::Guard },
     Row { name: "auth-url", support: Support::Guard },
     Row {
@@ -226,7 +236,7 @@ const ROWS: &[Row] = &[
 ];
 
 /// The spellings of Go's `strconv.ParseBool`, which ingress-nginx uses.
-fn boolean(value: &str) -> Result<bool, &'static str> {
+pub(super) fn boolean(value: &str) -> Result<bool, &'static str> {
     match value {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),

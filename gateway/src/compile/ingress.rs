@@ -21,15 +21,17 @@ use super::{
     objects::{Name, Objects, Stored},
     rows::IngressRow,
     settings::Settings,
+    tls::{CompiledTls, TlsCompiler},
 };
 use crate::route::{
     Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId, stats::RuleStats, sticky::CookieAffinity,
 };
 
 /// The rules of all Ingresses.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct CompiledIngresses {
     pub(crate) routes: Arc<RouteTable>,
+    pub(crate) tls: CompiledTls,
     pub(crate) upstreams: Vec<UpstreamSpec>,
     pub(crate) rows: Vec<Arc<IngressRow>>,
     pub(crate) findings: Vec<Finding>,
@@ -71,32 +73,36 @@ pub(crate) fn asked_ports(objects: &Objects) -> BTreeMap<Name, Vec<u16>> {
 }
 
 /// Compiles all Ingresses; counters of rules that stay come from `previous`.
-pub(crate) fn compile(objects: &Objects, settings: &Settings, previous: Option<&RouteTable>) -> CompiledIngresses {
+pub(crate) fn compile(
+    objects: &Objects,
+    settings: &Settings,
+    previous: Option<&CompiledIngresses>,
+) -> CompiledIngresses {
     let mut all: Vec<(&Name, &Arc<Stored<Ingress>>)> = objects.ingresses.iter().collect();
     let created = |stored: &Stored<Ingress>| {
         stored.object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second())
     };
     all.sort_by(|(a, x), (b, y)| created(x).cmp(&created(y)).then_with(|| b.cmp(a)));
     let stats =
-        previous.into_iter().flat_map(RouteTable::rules).map(|rule| (stats_key(rule), rule.stats.clone())).collect();
-    let mut builder = Builder { objects, routes: RouteTable::default(), upstreams: Upstreams::default(), stats };
-    let mut out = CompiledIngresses::default();
+        previous.into_iter().flat_map(|p| p.routes.rules()).map(|rule| (stats_key(rule), rule.stats.clone())).collect();
+    let tls = TlsCompiler::new(objects, settings, previous.map(|p| &p.tls));
+    let mut builder = Builder { objects, routes: RouteTable::default(), upstreams: Upstreams::default(), stats, tls };
+    let (mut rows, mut findings) = (Vec::new(), Vec::new());
     for (name, stored) in all {
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
         let ours = is_ours(&stored.object, objects, &mut report);
         if ours {
             builder.add(name, stored, &mut report);
         }
-        out.rows.push(Arc::new(row(name, &stored.object, ours)));
-        out.findings.extend(report.into_findings());
+        rows.push(Arc::new(row(name, &stored.object, ours)));
+        findings.extend(report.into_findings());
     }
-    out.rows.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    rows.sort_by(|a: &Arc<IngressRow>, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
     if let Some(default) = &settings.default_backend {
         builder.add_global_default(&default.namespace, &default.service);
     }
-    out.routes = Arc::new(builder.routes);
-    out.upstreams = builder.upstreams.specs;
-    out
+    let (routes, upstreams) = (Arc::new(builder.routes), builder.upstreams.specs);
+    CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows, findings }
 }
 
 fn is_ours(ingress: &Ingress, objects: &Objects, report: &mut Report<'_>) -> bool {
@@ -162,6 +168,7 @@ struct Builder<'a> {
     routes: RouteTable,
     upstreams: Upstreams,
     stats: AHashMap<StatsKey, Arc<RuleStats>>,
+    tls: TlsCompiler<'a>,
 }
 
 /// One Ingress on its way.
@@ -185,14 +192,8 @@ impl Builder<'_> {
         }
         let empty = IngressSpec::default();
         let spec = stored.object.spec.as_ref().unwrap_or(&empty);
-        if spec.tls.as_ref().is_some_and(|tls| !tls.is_empty()) {
-            report.warning(
-                "TlsNotServed",
-                "spec.tls",
-                "TLS is not served yet: the hosts answer on HTTP.",
-                "Terminate TLS in front of Tidegate for now.",
-            );
-        }
+        self.tls.add(name, &stored.object, &options.tls, report);
+        let has_tls = spec.tls.as_ref().is_some_and(|tls| !tls.is_empty());
         let mut one = One { name, options, report };
         let default =
             spec.default_backend.as_ref().and_then(|backend| self.backend(&mut one, backend, "spec.defaultBackend"));
@@ -200,7 +201,7 @@ impl Builder<'_> {
             let Some(host) = host_name(rule.host.as_deref(), &format!("spec.rules[{index}].host"), one.report) else {
                 continue;
             };
-            self.routes.host_mut(&host);
+            self.routes.host_mut(&host).tls |= has_tls && host != HostName::Any;
             for (at, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
                 self.add_path(&mut one, &host, path, &format!("spec.rules[{index}].http.paths[{at}]"));
             }
@@ -390,7 +391,7 @@ impl Upstreams {
 }
 
 /// The TCP port of a Service that an Ingress means: by number, by target port, or by name (ingress-nginx's leniency).
-fn find_port(objects: &Objects, service: &Name, written: &str) -> Option<(ServicePortName, u16)> {
+pub(super) fn find_port(objects: &Objects, service: &Name, written: &str) -> Option<(ServicePortName, u16)> {
     let spec = objects.services.get(service)?.object.spec.as_ref()?;
     let tcp = spec.ports.iter().flatten().filter(|port| matches!(port.protocol.as_deref(), None | Some("" | "TCP")));
     let by_target = |target: &IntOrString| match target {
@@ -422,7 +423,7 @@ fn port_list(objects: &Objects, service: &Name) -> String {
     ports.collect::<Vec<_>>().join(", ")
 }
 
-fn host_name(host: Option<&str>, field: &str, report: &mut Report<'_>) -> Option<HostName> {
+pub(super) fn host_name(host: Option<&str>, field: &str, report: &mut Report<'_>) -> Option<HostName> {
     let host = match host {
         None | Some("" | "*") => return Some(HostName::Any),
         Some(host) => host.to_ascii_lowercase(),

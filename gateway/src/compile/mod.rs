@@ -13,10 +13,12 @@
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress`, `class`, `annotations` |
+//! | Secrets and Ingresses → TLS | `tls`, `tls_secret`, `tls_table`, `tls_backend`, `annotations_tls` |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
 mod annotations;
+mod annotations_tls;
 mod class;
 mod dns_records;
 pub mod finding;
@@ -31,6 +33,11 @@ mod service_type;
 mod services;
 pub mod settings;
 mod slices;
+mod tls;
+#[allow(dead_code, reason = "asked for by the row of backend-protocol")]
+mod tls_backend;
+mod tls_secret;
+mod tls_table;
 
 use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
 
@@ -76,6 +83,7 @@ struct Versions {
     ingresses: u64,
     classes: u64,
     namespaces: u64,
+    secrets: u64,
 }
 
 impl Compiled {
@@ -104,6 +112,7 @@ pub fn compile(
         ingresses: objects.ingresses.version(),
         classes: objects.classes.version(),
         namespaces: objects.namespaces.version(),
+        secrets: objects.secrets.version(),
     };
     let same_services = previous.filter(|p| p.versions.services == versions.services);
     let allocated = match same_services {
@@ -119,7 +128,7 @@ pub fn compile(
     };
     let ingresses = match same_routes {
         Some(previous) => previous.ingresses.clone(),
-        None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.snapshot.routes))),
+        None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.ingresses))),
     };
     let place = place(objects, settings);
     let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
@@ -133,11 +142,13 @@ pub fn compile(
     findings.extend(services.iter().flat_map(|service| service.findings.iter().cloned()));
     findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
     findings.extend(ingresses.findings.iter().cloned());
+    findings.extend(ingresses.tls.findings(objects.now));
     findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
     let snapshot = Snapshot {
         generation: before.map_or(1, |snapshot| snapshot.generation + 1),
         table: Arc::new(table),
         routes: ingresses.routes.clone(),
+        tls: ingresses.tls.table.clone(),
         upstreams,
         zone: zone(objects, settings, &services, same_services),
         services: services.iter().map(|service| service.row.clone()).collect(),
@@ -257,3 +268,12 @@ fn conflict_finding(conflict: &Conflict, objects: &Objects) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests;
+
+/// What the tests of TLS need to see of this.
+#[cfg(test)]
+pub(crate) mod tls_for_tests {
+    pub(crate) use super::{
+        annotations_tls::ProxySslOptions,
+        tls_backend::{BackendTlsFault, backend_tls},
+    };
+}

@@ -131,6 +131,8 @@ pub struct Objects {
     pub services: Store<Service>,
     /// Addresses of the names that ExternalName Services point to.
     pub resolved: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
+    /// When all this was so, in seconds since the Unix epoch, for what ends some day; `None` if that is of no interest.
+    pub now: Option<i64>,
     slices_of: AHashMap<Name, Arc<ServiceSlices>>,
 }
 

@@ -5,6 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use ipnet::IpNet;
 use tidegate_l4::model::ServicePortName;
 
+use crate::tls::{Material, MinVersion};
+
 /// Settings of one process; they do not change while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
@@ -23,6 +25,34 @@ pub struct Settings {
     pub allow_external_ips: bool,
     /// The backend of requests that no rule and no default backend of their host takes.
     pub default_backend: Option<DefaultBackend>,
+    /// How TLS is spoken with clients.
+    pub tls: TlsSettings,
+}
+
+/// How TLS is spoken with clients.
+#[derive(Clone, Debug)]
+pub struct TlsSettings {
+    /// The Secret, by namespace and name, whose certificate is shown where none is configured.
+    pub default_certificate: Option<(Arc<str>, Arc<str>)>,
+    /// The oldest TLS that is spoken.
+    pub min_version: MinVersion,
+    /// The chance in it.
+    pub material: Arc<Material>,
+}
+
+impl PartialEq for TlsSettings {
+    fn eq(&self, other: &Self) -> bool {
+        self.default_certificate == other.default_certificate
+            && self.min_version == other.min_version
+            && Arc::ptr_eq(&self.material, &other.material)
+    }
+}
+
+impl Default for TlsSettings {
+    fn default() -> Self {
+        let (default_certificate, min_version) = (None, MinVersion::default());
+        Self { default_certificate, min_version, material: Material::of_this_process() }
+    }
 }
 
 /// A Service named on the command line.
@@ -45,6 +75,7 @@ impl Default for Settings {
             load_balancer_pools: vec![range([127, 97, 0, 0], 24)],
             allow_external_ips: false,
             default_backend: None,
+            tls: TlsSettings::default(),
         }
     }
 }

@@ -39,6 +39,11 @@ const FIRST_RETRY: Duration = Duration::from_millis(20);
 /// Findings written to the log for one configuration, at most; `tidegate check` has them all.
 const MAX_LOGGED_FINDINGS: usize = 20;
 
+/// The time for what ends some day (certificates).
+pub(crate) fn unix_seconds() -> i64 {
+    i64::try_from(tidegate_l4::worker::now().0 / 1_000).unwrap_or(i64::MAX)
+}
+
 /// Something a source said.
 #[derive(Debug)]
 pub enum Change {
@@ -139,6 +144,7 @@ impl Control {
 
     fn compile(&mut self, planes: &mut dyn Planes) {
         let begun = Instant::now();
+        self.objects.now = Some(unix_seconds());
         let compiled = compile(&self.objects, &self.settings, &self.problems, &self.held, self.compiled.as_ref());
         let took = begun.elapsed();
         planes.publish(&compiled.snapshot);

@@ -166,6 +166,7 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
     Arc::new(Snapshot {
         generation: 1,
         table: Arc::default(),
+        tls: Arc::default(),
         routes: Arc::new(table),
         upstreams: routes.iter().map(|route| Arc::new(upstream(route))).collect(),
         zone: Arc::new(Zone::build("cluster.local", [], [])),

@@ -7,7 +7,7 @@ use ahash::AHashMap;
 use super::{Paths, Rule};
 
 /// Longest name DNS allows (RFC 1035 2.3.4); a longer `Host` matches no rule.
-const MAX_HOST_BYTES: usize = 253;
+pub(crate) const MAX_HOST_BYTES: usize = 253;
 
 /// Which hosts a set of rules is for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -108,7 +108,7 @@ impl RouteTable {
 }
 
 /// The host name alone, in lower case, without port and final dot.
-fn normalise<'a>(host: &str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
+pub(crate) fn normalise<'a>(host: &str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
     let name = match host.rfind(':') {
         // An IPv6 literal has colons inside its brackets.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],

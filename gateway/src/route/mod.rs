@@ -18,6 +18,7 @@ pub mod sticky;
 use std::sync::Arc;
 
 pub use hosts::{Host, HostName, RouteTable};
+pub(crate) use hosts::{MAX_HOST_BYTES, normalise};
 pub use paths::{PathMatch, Paths};
 
 /// Position of an upstream in [`Snapshot::upstreams`](crate::snapshot::Snapshot::upstreams).

@@ -1,5 +1,61 @@
 //! TLS on both sides: certificates for clients by SNI, and how pods are verified.
+//!
+//! `compile::tls` makes a [`TlsTable`] of Secrets and Ingresses; an [`Acceptor`] serves it. On the way of a connection:
+//!
+//! | step | file |
+//! |---|---|
+//! | the hello, and what comes instead of it; the handshake | `accept` |
+//! | from the SNI to what is shown and asked; whether a request may use this connection (421) | `table` |
+//! | the certificate, by kind of key; versions, suites, ALPN | `config`, `certificate`, `ocsp`, `suites` |
+//! | session tickets | `tickets` |
+//! | the client's certificate, and what pods hear of it | `client_auth`, `client_certificate` |
+//! | TLS to pods | `backend` |
+//! | every limit | [`limits`] |
 
+mod accept;
+#[allow(dead_code, reason = "made by compile::tls_backend")]
 mod backend;
+mod certificate;
+mod client_auth;
+mod client_certificate;
+mod config;
+mod distinguished_name;
+mod identity;
+pub mod limits;
+mod material;
+mod names;
+mod ocsp;
+mod suites;
+mod table;
+mod tickets;
 
+#[cfg(test)]
+pub(crate) mod tests;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+
+pub use accept::{AcceptError, Accepted, Acceptor, Terminated};
 pub use backend::BackendTls;
+pub(crate) use backend::{BackendTlsSpec, BackendTrust};
+pub(crate) use certificate::read_chain;
+pub use certificate::{Certificate, CertificateFault, KeyType};
+pub use client_auth::{ClientAuth, Demand, Refusal, SubjectPattern, check_client};
+pub(crate) use client_auth::{ClientAuthOptions, Trust};
+pub use client_certificate::{ClientCertificate, Verify, write_headers};
+pub(crate) use config::ConfigSpec;
+pub use config::{MinVersion, TlsConfig};
+pub use identity::Identity;
+pub use material::Material;
+pub use names::Names;
+pub use ocsp::StapleFault;
+pub(crate) use suites::Suites;
+pub use table::{CertificateRow, Serve, Source, TlsHost, TlsTable};
+pub use tickets::TicketKeys;
+
+/// The cryptography of this process: AWS-LC, nothing else.
+pub(crate) fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    &PROVIDER
+}

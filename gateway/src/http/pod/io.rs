@@ -41,7 +41,7 @@ impl PodIo {
         if addr.ip().is_loopback() && stream.local_addr()? == addr {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let Some(BackendTls { config, name }) = transport.tls.as_deref() else { return Ok(Self::Tcp(stream)) };
+        let Some(BackendTls { config, name, .. }) = transport.tls.as_deref() else { return Ok(Self::Tcp(stream)) };
         let name = name.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
         if transport.protocol == BackendProtocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
