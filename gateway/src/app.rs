@@ -42,7 +42,7 @@ use crate::{
     dns::{DnsServer, Zone},
     explain::{Question, explain},
     health_check::{self, Health},
-    http::HttpStats,
+    http::{HttpOptions, HttpStats, Scheme},
     snapshot::Snapshot,
     takeover::{
         self, Estate, Freeze, Inherited, Predecessor, Purpose,
@@ -69,6 +69,10 @@ pub struct Options {
     pub settings: Settings,
     /// Where HTTP is served.
     pub http: SocketAddr,
+    /// Where HTTPS is served, if anywhere.
+    pub https: Option<SocketAddr>,
+    /// How HTTP clients are met.
+    pub clients: HttpOptions,
     /// Where health, metrics and configuration are served.
     pub admin: SocketAddr,
     /// Where DNS is served, if anywhere.
@@ -94,6 +98,7 @@ pub struct App {
     status: Arc<RuntimeStatus>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
+    https: Option<SocketAddr>,
     admin: SocketAddr,
     dns: Option<SocketAddr>,
     /// What a successor gets.
@@ -114,11 +119,11 @@ impl App {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         raise_file_limit();
         let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
-        let at = Addresses { http: options.http, admin: options.admin, dns: options.dns };
+        let at = Addresses { http: options.http, https: options.https, admin: options.admin, dns: options.dns };
         let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
         let stats = Arc::new(HttpStats::default());
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
-        let workers = Workers::start(options.workers, &empty, &stats)?;
+        let workers = Workers::start(options.workers, &options.clients, &empty, &stats)?;
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }
@@ -134,10 +139,12 @@ impl App {
         let planes = AppPlanes {
             sockets: Sockets::new(workers.count())
                 .beside(bound.http_addr)
+                .beside(bound.https_addr.unwrap_or(bound.http_addr))
                 .inheriting(inherited.frontends(Purpose::Frontend)),
             workers: workers.clone(),
             health_sockets: Sockets::new(1)
                 .beside(bound.http_addr)
+                .beside(bound.https_addr.unwrap_or(bound.http_addr))
                 .inheriting(inherited.frontends(Purpose::HealthCheck)),
             health_checks,
             snapshots: snapshot_tx,
@@ -159,6 +166,7 @@ impl App {
             status,
             stop_servers: watch::channel(false).0,
             http,
+            https: bound.https_addr,
             admin,
             dns: dns.map(DnsServer::local_addr),
             estate,
@@ -207,7 +215,8 @@ impl App {
         if let Some(dns) = bound.dns {
             tokio::spawn(dns.run(servers.zones, servers.forward, stopped()));
         }
-        self.workers.tell_each(bound.http.into_iter().map(Command::OpenHttp));
+        self.workers.tell_each(bound.http.into_iter().map(|listener| Command::OpenHttp(listener, Scheme::Http)));
+        self.workers.tell_each(bound.https.into_iter().map(|listener| Command::OpenHttp(listener, Scheme::Https)));
         let Some(predecessor) = predecessor else { return Ok(()) };
         match tokio::task::spawn_blocking(|| predecessor.leave()).await? {
             Ok(flows) => self.workers.take_flows(flows),
@@ -243,6 +252,11 @@ impl App {
         self.http
     }
 
+    /// Where HTTPS is served.
+    pub fn https(&self) -> Option<SocketAddr> {
+        self.https
+    }
+
     /// Where the admin server is.
     pub fn admin(&self) -> SocketAddr {
         self.admin
@@ -271,6 +285,8 @@ impl App {
     /// One line for each listener.
     pub fn listening(&self) -> String {
         let mut lines = vec![format!("listening  http   {}", self.http), format!("listening  admin  {}", self.admin)];
+        lines.insert(1, String::new());
+        lines.splice(1..2, self.https.map(|https| format!("listening  https  {https}")));
         lines.extend(self.dns.map(|dns| format!("listening  dns    {dns}")));
         for open in self.status.listening().iter() {
             let protocol = open.frontend.protocol.to_string().to_lowercase();

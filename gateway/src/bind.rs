@@ -17,6 +17,8 @@ use crate::{
 pub struct Addresses {
     /// HTTP.
     pub http: SocketAddr,
+    /// HTTPS, if anywhere.
+    pub https: Option<SocketAddr>,
     /// Health, metrics and configuration.
     pub admin: SocketAddr,
     /// DNS, if anywhere.
@@ -30,6 +32,10 @@ pub struct Bound {
     pub http: Vec<TcpListener>,
     /// Where HTTP is served.
     pub http_addr: SocketAddr,
+    /// As for `http`; none if HTTPS is not served.
+    pub https: Vec<TcpListener>,
+    /// Where HTTPS is served.
+    pub https_addr: Option<SocketAddr>,
     /// The admin server's.
     pub admin: tokio::net::TcpListener,
     /// The DNS server.
@@ -53,6 +59,13 @@ impl Bound {
     pub async fn new(at: Addresses, workers: usize, inherited: &mut Inherited) -> Result<Self, CannotListen> {
         let failed = |flag, addr| move |error| CannotListen { flag, addr, error };
         let (http, http_addr) = tcp(at.http, workers, inherited, Purpose::Http).map_err(failed("--http", at.http))?;
+        let (https, https_addr) = match at.https {
+            Some(addr) => {
+                let (https, bound) = tcp(addr, workers, inherited, Purpose::Https).map_err(failed("--https", addr))?;
+                (https, Some(bound))
+            }
+            None => (Vec::new(), None),
+        };
         let admin = match inherited.tcp(Purpose::Admin, at.admin).pop() {
             Some(listener) => tokio::net::TcpListener::from_std(listener),
             None => tokio::net::TcpListener::bind(at.admin).await,
@@ -62,7 +75,7 @@ impl Bound {
             Some(addr) => Some(dns(addr, inherited).await.map_err(failed("--dns", addr))?),
             None => None,
         };
-        Ok(Self { http, http_addr, admin, dns })
+        Ok(Self { http, http_addr, https, https_addr, admin, dns })
     }
 
     /// Keeps handles to all of them for a successor.
@@ -72,6 +85,7 @@ impl Bound {
     pub fn keep(&self, fixed: &FixedSockets) -> io::Result<()> {
         use std::os::fd::AsFd;
         fixed.keep_tcp(Purpose::Http, &self.http)?;
+        fixed.keep_tcp(Purpose::Https, &self.https)?;
         fixed.keep_tcp(Purpose::Admin, &[self.admin.as_fd().try_clone_to_owned()?.into()])?;
         if let Some(dns) = &self.dns {
             let (udp, tcp) = dns.handles()?;

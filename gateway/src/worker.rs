@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    http::{HttpLimits, HttpStats, HttpWorker},
+    http::{HttpLimits, HttpOptions, HttpStats, HttpWorker, Scheme},
     snapshot::Snapshot,
 };
 
@@ -33,7 +33,7 @@ pub enum Command {
     /// Stop accepting them; what is established lives on.
     CloseFrontend(Frontend),
     /// Accept HTTP connections.
-    OpenHttp(TcpListener),
+    OpenHttp(TcpListener, Scheme),
     /// Do not receive datagrams yet: the frontends that are opened wait for [`Command::TakeFlows`].
     HoldDatagrams,
     /// Continue these UDP flows of another process, and receive datagrams from now on.
@@ -75,13 +75,18 @@ impl Workers {
     ///
     /// # Errors
     /// If a thread or its runtime cannot be made.
-    pub fn start(count: usize, snapshot: &Arc<Snapshot>, stats: &Arc<HttpStats>) -> io::Result<Self> {
+    pub fn start(
+        count: usize,
+        clients: &HttpOptions,
+        snapshot: &Arc<Snapshot>,
+        stats: &Arc<HttpStats>,
+    ) -> io::Result<Self> {
         let mut senders = Vec::new();
         for number in 0..count.max(1) {
             let (sender, commands) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (snapshot, stats) = (snapshot.clone(), stats.clone());
-            let serve = move || LocalSet::new().block_on(&runtime, serve(commands, snapshot, stats));
+            let (snapshot, stats, clients) = (snapshot.clone(), stats.clone(), clients.clone());
+            let serve = move || LocalSet::new().block_on(&runtime, serve(commands, clients, snapshot, stats));
             thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
             senders.push(sender);
         }
@@ -170,15 +175,20 @@ impl Workers {
     }
 }
 
-async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Snapshot>, stats: Arc<HttpStats>) {
+async fn serve(
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    clients: HttpOptions,
+    snapshot: Arc<Snapshot>,
+    stats: Arc<HttpStats>,
+) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
-    let http = HttpWorker::new(HttpLimits::default(), snapshot, stats);
+    let http = HttpWorker::with(HttpLimits::default(), clients, snapshot, stats, Some(l4.clone()));
     let mut draining = false;
     let mut held = Held::default();
     while let Some(command) = commands.recv().await {
         let result = match command {
             // A configuration on its way when the end came: what it opened would have to be cut.
-            Command::OpenFrontend(..) | Command::OpenHttp(_) if draining => Ok(()),
+            Command::OpenFrontend(..) | Command::OpenHttp(..) if draining => Ok(()),
             Command::Publish(snapshot) => {
                 l4.publish(snapshot.table.clone());
                 http.publish(snapshot);
@@ -211,7 +221,7 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
                 drop(answer.send(l4.lend()));
                 Ok(())
             }
-            Command::OpenHttp(listener) => http.open(listener),
+            Command::OpenHttp(listener, scheme) => http.open_as(listener, scheme),
             Command::Drain(timeout, done) => {
                 draining = true;
                 let (l4, http) = (l4.clone(), http.clone());

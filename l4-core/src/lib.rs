@@ -60,7 +60,7 @@ pub mod endpoints;
 pub mod limits;
 pub mod listen;
 pub mod model;
-mod proxy_protocol;
+pub mod proxy_protocol;
 #[cfg(target_os = "linux")]
 mod splice;
 pub mod stats;

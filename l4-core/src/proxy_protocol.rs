@@ -12,24 +12,26 @@ use crate::{limits::MAX_PROXY_HEADER, model::ProxyProtocol};
 
 /// A client and the address it dialled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Addresses {
-    pub(crate) client: SocketAddr,
-    pub(crate) server: SocketAddr,
+pub struct Addresses {
+    /// Where it comes from.
+    pub client: SocketAddr,
+    /// Where it was going.
+    pub server: SocketAddr,
 }
 
 /// A whole header.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Header {
+pub struct Header {
     /// `None`: the load balancer speaks for itself (`LOCAL`, `UNKNOWN`, or no TCP addresses), so the connection's own
     /// addresses are the true ones.
-    pub(crate) addresses: Option<Addresses>,
+    pub addresses: Option<Addresses>,
     /// Where it ends.
     length: usize,
 }
 
 /// Bytes that cannot begin a header.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Malformed;
+pub struct Malformed;
 
 /// Longest header of version 1, its CRLF included (section 2.1).
 const MAX_V1_LENGTH: usize = 107;
@@ -38,7 +40,7 @@ const MAX_V1_LENGTH: usize = 107;
 const V2_FIXED_LENGTH: usize = 16;
 
 /// Reads the header a connection must begin with, and returns also what was read beyond it.
-pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<(Header, Vec<u8>)> {
+pub async fn read(stream: &mut TcpStream) -> io::Result<(Header, Vec<u8>)> {
     let mut bytes = Vec::new();
     // The specification's own estimate of what a header with all it may carry fits into.
     let mut chunk = [0; 536];
@@ -60,7 +62,7 @@ pub(crate) async fn read(stream: &mut TcpStream) -> io::Result<(Header, Vec<u8>)
 }
 
 /// The header for a connection between these addresses.
-pub(crate) fn write(version: ProxyProtocol, addresses: Addresses) -> io::Result<Vec<u8>> {
+pub fn write(version: ProxyProtocol, addresses: Addresses) -> io::Result<Vec<u8>> {
     let pair = (canonical(addresses.client), canonical(addresses.server));
     match version {
         ProxyProtocol::V1 => Ok(v1::Addresses::from(pair).to_string().into_bytes()),
@@ -71,7 +73,7 @@ pub(crate) fn write(version: ProxyProtocol, addresses: Addresses) -> io::Result<
 }
 
 /// The header `bytes` begin with; `None` while more is needed. Always decided within [`MAX_PROXY_HEADER`] bytes.
-pub(crate) fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
+pub fn parse(bytes: &[u8]) -> Result<Option<Header>, Malformed> {
     match bytes.first() {
         None => Ok(None),
         Some(b'P') => parse_v1(bytes),

@@ -46,6 +46,8 @@ impl Bed {
             source: Source::Files(vec![directory.clone()]),
             settings: net.settings(),
             http: SocketAddr::new(net.ip(1), 0),
+            https: Some(SocketAddr::new(net.ip(1), 0)),
+            clients: tidegate::http::HttpOptions::default(),
             admin: SocketAddr::new(net.ip(1), 0),
             dns: Some(SocketAddr::new(net.ip(1), 0)),
             dns_forward: Vec::new(),

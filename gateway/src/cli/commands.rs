@@ -13,6 +13,7 @@ use crate::{
     compile::{allocate::Allocations, compile, objects::Objects},
     control::{files::read_all, unix_seconds},
     explain::{self, Question},
+    http::HttpOptions,
     pod::{Pod, PodOptions},
 };
 
@@ -23,6 +24,8 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         source: Source::Files(args.manifests),
         settings: args.serve.settings(),
         http: args.http,
+        https: Some(args.https),
+        clients: HttpOptions { trusted_proxies: args.trusted_proxies, proxy_protocol: args.proxy_protocol },
         admin: args.admin,
         dns: args.dns,
         dns_forward: args.dns_forward,

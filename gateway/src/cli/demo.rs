@@ -15,6 +15,7 @@ use crate::{
     app::{App, Options, Source},
     compile::settings::Settings,
     control::files::Batch,
+    http::HttpOptions,
     pod::{Listen, Pod, PodOptions},
     snapshot::Snapshot,
 };
@@ -59,6 +60,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
                 ..Settings::default()
             },
             http: args.http,
+            https: Some(args.https),
+            clients: HttpOptions::default(),
             admin: args.admin,
             dns: Some(args.dns),
             dns_forward: Vec::new(),

@@ -52,6 +52,15 @@ struct RunArgs {
     /// Serve HTTP here
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
     http: SocketAddr,
+    /// Serve HTTPS here
+    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDR")]
+    https: SocketAddr,
+    /// Believe these proxies what X-Forwarded-For and its like say of their clients [default: nobody]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    trusted_proxies: Vec<IpNet>,
+    /// Expect a PROXY protocol header (v1 or v2) at the beginning of each HTTP and HTTPS connection
+    #[arg(long)]
+    proxy_protocol: bool,
     /// Serve health, metrics and configuration here
     #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
     admin: SocketAddr,
@@ -130,6 +139,9 @@ struct DemoArgs {
     /// Serve HTTP here
     #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDR")]
     http: SocketAddr,
+    /// Serve HTTPS here
+    #[arg(long, default_value = "127.0.0.1:8443", value_name = "ADDR")]
+    https: SocketAddr,
     /// Serve health, metrics and configuration here
     #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
     admin: SocketAddr,

@@ -35,8 +35,8 @@ impl Account {
     }
 
     /// The request is answered with an error of ours.
-    pub(crate) fn fail(&mut self, kind: Kind) {
-        self.status = kind.status();
+    pub(crate) fn fail(&mut self, kind: Kind, status: u16) {
+        self.status = status;
         self.stats.count_failure(kind);
     }
 }

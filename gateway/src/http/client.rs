@@ -5,6 +5,7 @@ use std::{
     cell::{Cell, RefCell},
     net::IpAddr,
     rc::Rc,
+    sync::Arc,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -13,8 +14,19 @@ use super::{
     upgrade::Tunnel,
     worker::{Listener, Shared},
 };
+use crate::tls::{ClientCertificate, TlsConfig};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// What TLS has come to for a connection.
+#[derive(Debug)]
+pub(crate) struct Secured {
+    /// The name the client asked for.
+    pub(crate) sni: Option<Arc<str>>,
+    pub(crate) config: Arc<TlsConfig>,
+    /// What it showed of itself.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
+}
 
 /// One client connection, from its requests' side.
 #[derive(Debug)]
@@ -26,6 +38,8 @@ pub(crate) struct Client {
     pub(crate) addr: IpAddr,
     /// … ready to be sent to pods.
     pub(crate) ip: HeaderValue,
+    /// How it was secured, if it was.
+    pub(crate) tls: Option<Secured>,
     /// A request was not read to its end.
     pub(crate) unread: Cell<bool>,
     /// The connection must end with a reset, because its proper end would look like the end of an answer.
@@ -41,7 +55,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(worker: Rc<Shared>, listener: Rc<Listener>, addr: IpAddr) -> Self {
+    pub(crate) fn new(worker: Rc<Shared>, listener: Rc<Listener>, addr: IpAddr, tls: Option<Secured>) -> Self {
         let addr = addr.to_canonical();
         let ip = HeaderValue::try_from(addr.to_string()).expect("an IP address is a valid value");
         Self {
@@ -49,6 +63,7 @@ impl Client {
             listener,
             addr,
             ip,
+            tls,
             unread: Cell::new(false),
             reset: Cell::new(false),
             tunnel: RefCell::default(),
@@ -61,7 +76,7 @@ impl Client {
     /// The address of whoever asks: this client's, or the one that it speaks for if it is a trusted proxy. That is the last
     /// address in `X-Forwarded-For` that is no trusted proxy's own.
     pub(crate) fn asked_by(&self, headers: &HeaderMap) -> Cow<'_, HeaderValue> {
-        let trusted = &self.worker.trusted_proxies;
+        let trusted = &self.worker.options.trusted_proxies;
         let is_trusted = |ip: &IpAddr| trusted.iter().any(|range| range.contains(ip));
         if trusted.is_empty() || !is_trusted(&self.addr) || !headers.contains_key(FORWARDED_FOR) {
             return Cow::Borrowed(&self.ip);

@@ -46,14 +46,18 @@ thread_local! {
     static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
 }
 
-/// Serves a client until it or we have had enough. `h2`: TLS has agreed on HTTP/2.
-pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStream, h2: bool) {
+/// Serves a client until it or we have had enough. `read` was read from it already; `h2`: TLS has agreed on HTTP/2.
+pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStream, read: BytesMut, h2: bool) {
     if h2 {
-        return Box::pin(serve_http2(client, slot, stream, BytesMut::new())).await;
+        return Box::pin(serve_http2(client, slot, stream, read)).await;
     }
-    let mut is_new = true;
+    let (mut is_new, mut rest) = (true, Some(read).filter(|read| !read.is_empty()));
     loop {
-        let Some(mut read) = parked(&client, &slot, &mut stream).await else { return };
+        let read = match rest.take() {
+            Some(read) => Some(read),
+            None => parked(&client, &slot, &mut stream).await,
+        };
+        let Some(mut read) = read else { return };
         if is_new {
             match first_bytes(&slot, &client, &mut stream, &mut read).await {
                 Some(Spoken::Http1) => {}

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
 use super::decision::Unavailable;
+use crate::tls::Refusal;
 
 /// Who is to blame; the only place where an error becomes a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,6 +19,10 @@ pub enum Kind {
     BadRequest,
     /// A method that no gateway should pass on.
     BadMethod,
+    /// The request's host is not served on this TLS connection (RFC 9110 15.5.20).
+    Misdirected,
+    /// The client did not show the certificate that its host demands.
+    ClientCertificate,
     /// A transfer coding that is not understood.
     UnknownCoding,
     /// The request's content is larger than its rule allows.
@@ -38,11 +43,13 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::NoRule,
         Self::Unavailable,
         Self::BadRequest,
         Self::BadMethod,
+        Self::Misdirected,
+        Self::ClientCertificate,
         Self::UnknownCoding,
         Self::TooLarge,
         Self::ClientSlow,
@@ -60,6 +67,8 @@ impl Kind {
             Self::Unavailable => 503,
             Self::BadRequest => 400,
             Self::BadMethod => 405,
+            Self::Misdirected => 421,
+            Self::ClientCertificate => 400,
             Self::UnknownCoding => 501,
             Self::TooLarge => 413,
             Self::ClientSlow => 408,
@@ -76,6 +85,8 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::BadRequest => "bad_request",
             Self::BadMethod => "bad_method",
+            Self::Misdirected => "misdirected",
+            Self::ClientCertificate => "client_certificate",
             Self::UnknownCoding => "unknown_coding",
             Self::TooLarge => "too_large",
             Self::ClientSlow => "client_slow",
@@ -94,6 +105,8 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     /// For the client: names of Services at most, never of pods or addresses.
     text: Cow<'static, str>,
+    /// What is answered instead of the kind's own status, and where the client is sent.
+    instead: Option<Box<(StatusCode, Option<HeaderValue>)>>,
 }
 
 impl Failure {
@@ -101,29 +114,46 @@ impl Failure {
     pub(crate) const CLIENT_GONE: Self = Self::new(Kind::ClientGone, "the client is gone");
     pub(crate) const CLIENT_SLOW: Self = Self::new(Kind::ClientSlow, "the request was not sent to its end in time");
     pub(crate) const BAD_HOST: Self = Self::new(Kind::BadRequest, "the request names its host in two ways, or badly");
+    pub(crate) const MISDIRECTED: Self =
+        Self::new(Kind::Misdirected, "this host is not served on this connection: connect to it anew");
     pub(crate) const TOO_LARGE: Self =
         Self::new(Kind::TooLarge, "the request's content is larger than is allowed here");
     pub(crate) const BAD_BODY: Self = Self::new(Kind::BadRequest, "the request's content is not properly framed");
 
     pub(crate) const fn new(kind: Kind, text: &'static str) -> Self {
-        Self { kind, text: Cow::Borrowed(text) }
+        Self { kind, text: Cow::Borrowed(text), instead: None }
     }
 
     pub(crate) fn unavailable(service: &str, reason: Unavailable<'_>) -> Self {
-        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)) }
+        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)), instead: None }
     }
 
     /// `service` is whose pod failed, `what` completes the sentence "the pod …".
     pub(crate) fn pod(kind: Kind, service: &Arc<str>, what: &str) -> Self {
-        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")) }
+        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")), instead: None }
+    }
+
+    /// The client is not let in.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let Refusal { status, text, location } = refusal;
+        Self { instead: Some(Box::new((status, location))), ..Self::new(Kind::ClientCertificate, text) }
+    }
+
+    /// The status that the client sees.
+    pub(crate) fn status(&self) -> StatusCode {
+        let own = || StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        self.instead.as_ref().map_or_else(own, |instead| instead.0)
     }
 
     /// The whole answer.
     pub(crate) fn response(&self) -> Response<Bytes> {
-        let text = format!("{}: {}\n", self.kind.status(), self.text);
+        let text = format!("{}: {}\n", self.status().as_u16(), self.text);
         let mut response = Response::new(Bytes::from(text));
-        *response.status_mut() = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY);
+        *response.status_mut() = self.status();
         let headers = response.headers_mut();
+        if let Some(location) = self.instead.as_ref().and_then(|instead| instead.1.clone()) {
+            headers.insert(header::LOCATION, location);
+        }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         match self.kind {
             // RFC 9110 15.5.6: a 405 says what else may be tried.
@@ -136,6 +166,8 @@ impl Failure {
             }
             Kind::NoRule
             | Kind::Unavailable
+            | Kind::Misdirected
+            | Kind::ClientCertificate
             | Kind::ClientGone
             | Kind::Connect
             | Kind::BadAnswer

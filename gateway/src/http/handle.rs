@@ -20,6 +20,10 @@ use super::{
     upload::Upload,
     worker::Phase,
 };
+use crate::{
+    snapshot::Snapshot,
+    tls::{check_client, write_headers},
+};
 
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
 /// any more; its connection is closed.
@@ -35,7 +39,7 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
         }
         Err(failure) if failure.kind == Kind::ClientGone => return Err(Aborted::ClientGone),
         Err(failure) => {
-            account.fail(failure.kind);
+            account.fail(failure.kind, failure.status().as_u16());
             let mut response = failure.response();
             if upload.is_unfinished() {
                 // The rest of the request will not be read, so nothing can follow it.
@@ -76,9 +80,10 @@ async fn answer(
     connect::authority_to_host(&mut parts)?;
     let mut request = Request::from_parts(parts, ());
     target::check(&mut request)?;
-    let (parts, ()) = request.into_parts();
+    let (mut parts, ()) = request.into_parts();
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
+    admit(client, &snapshot, host, &mut parts)?;
     let path = if parts.uri.path() == "*" { "/" } else { parts.uri.path() };
 
     let (rule, upstream, pinned) = match decide(&snapshot, host, path, &parts.headers) {
@@ -131,6 +136,21 @@ async fn answer(
         Said::Content(_) => head.version = Version::HTTP_11,
     }
     Ok(Response::from_parts(head, Ready { said, idle: rule.policy.timeouts.read, extended }))
+}
+
+/// Whether this connection may ask for this host, and its client at all; tells the pod who the client is.
+fn admit(client: &Client, snapshot: &Snapshot, host: &str, parts: &mut Parts) -> Result<(), Failure> {
+    let secured = client.tls.as_ref();
+    if let Some(secured) = secured
+        && !snapshot.tls.serves(&secured.config, secured.sni.as_deref(), host)
+    {
+        return Err(Failure::MISDIRECTED);
+    }
+    let Some(auth) = snapshot.tls.client_auth(host) else { return Ok(()) };
+    let certificate = secured.and_then(|secured| secured.certificate.as_deref());
+    check_client(auth, certificate).map_err(Failure::refused)?;
+    write_headers(&mut parts.headers, auth, certificate);
+    Ok(())
 }
 
 /// Gives the answer the body it goes with, and a changed protocol its tunnel.

@@ -30,6 +30,8 @@ pub struct HttpLimits {
     pub idle_upstream_per_endpoint: usize,
     /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
     pub idle_upstream: Duration,
+    /// For the PROXY protocol header to arrive, where one is expected (ingress-nginx's `proxy-protocol-header-timeout`).
+    pub proxy_header: Duration,
     /// While draining: how long an idle connection is left open, so that its next request is answered, with the word that
     /// it was the last. To close it at once would lose the requests that are on their way at that moment (RFC 9112 9.5;
     /// nginx's `keepalive_min_timeout` and HAProxy's `idle-close-on-response` are there for it). Clients under load send
@@ -71,6 +73,7 @@ impl Default for HttpLimits {
             answer_head_bytes: 64 << 10,
             idle_upstream_per_endpoint: 256,
             idle_upstream: Duration::from_secs(60),
+            proxy_header: Duration::from_secs(5),
             drain_idle: Duration::from_secs(5),
             h2_streams: 128,
             h2_stream_window: 256 << 10,

@@ -6,11 +6,12 @@
 //!
 //! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `target` and
 //! `headers` what is refused, removed and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
-//! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. A
-//! client's `connection` knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
+//! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. An `arrival`
+//! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
 //! something else (`upgrade`, and `connect` for HTTP/2); `worker` listens and drains; [`limits`] holds every limit.
 
 mod account;
+mod arrival;
 mod attempts;
 mod body;
 mod budget;
@@ -44,4 +45,4 @@ pub use decision::{Decision, decide};
 pub use failure::Kind;
 pub use limits::HttpLimits;
 pub use stats::HttpStats;
-pub use worker::HttpWorker;
+pub use worker::{HttpOptions, HttpWorker, Scheme};

@@ -14,6 +14,12 @@ pub struct HttpStats {
     pub closed: Counter,
     /// Accepts that failed, mostly for want of file descriptors.
     pub accept_errors: Counter,
+    /// TLS handshakes that succeeded.
+    pub tls_accepted: Counter,
+    /// TLS connections that came to nothing.
+    pub tls_failed: Counter,
+    /// Connections without the PROXY protocol header that every one must begin with.
+    pub bad_proxy_header: Counter,
     /// Requests begun.
     pub requests: Counter,
     /// Requests ended: answered to the last byte, or given up.

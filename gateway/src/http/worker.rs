@@ -14,6 +14,7 @@ use std::{
 use ahash::AHashSet;
 use http::HeaderValue;
 use ipnet::IpNet;
+use tidegate_l4::worker::L4Worker;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, watch},
@@ -22,17 +23,18 @@ use tokio::{
 };
 
 use super::{
+    arrival::Arrival,
     budget::Budgets,
-    client::Client,
-    client_io::ClientStream,
-    connection,
     limits::HttpLimits,
     pod::Pool,
     slots::{Slots, TICK},
     stats::HttpStats,
     warn::WarnLimit,
 };
-use crate::snapshot::{Snapshot, Upstream};
+use crate::{
+    snapshot::{Snapshot, Upstream},
+    tls::Acceptor,
+};
 
 /// How often idle connections to pods are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -50,8 +52,9 @@ pub(crate) struct Shared {
     pub(crate) budgets: Budgets,
     pub(crate) warnings: WarnLimit,
     pub(crate) slots: Rc<Slots>,
-    /// Whom to believe what they say about their clients.
-    pub(crate) trusted_proxies: Box<[IpNet]>,
+    pub(crate) options: HttpOptions,
+    pub(crate) tls: Acceptor,
+    pub(crate) l4: Option<L4Worker>,
     /// For those who wait for it; the others look at `phase_now`.
     phase: watch::Sender<Phase>,
     phase_now: Cell<Phase>,
@@ -64,6 +67,16 @@ pub(crate) struct Shared {
     is_sweeping: Cell<bool>,
     /// A connection or listener ended.
     ended: Notify,
+}
+
+/// How clients are met, as the operator decided.
+#[derive(Clone, Debug, Default)]
+pub struct HttpOptions {
+    /// Whom to believe what they say about their clients, in `X-Forwarded-For` and its like. Nobody by default: whoever is
+    /// believed can claim to be anybody.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Whether every connection begins with a PROXY protocol header, v1 or v2.
+    pub proxy_protocol: bool,
 }
 
 /// Where clients connect to.
@@ -119,6 +132,17 @@ pub(crate) enum Phase {
 impl HttpWorker {
     /// A worker that serves `snapshot` as soon as a listener is opened.
     pub fn new(limits: HttpLimits, snapshot: Arc<Snapshot>, stats: Arc<HttpStats>) -> Self {
+        Self::with(limits, HttpOptions::default(), snapshot, stats, None)
+    }
+
+    /// The same with options, and with the L4 worker of this thread, which carries connections whose TLS ends at a pod.
+    pub fn with(
+        limits: HttpLimits,
+        options: HttpOptions,
+        snapshot: Arc<Snapshot>,
+        stats: Arc<HttpStats>,
+        l4: Option<L4Worker>,
+    ) -> Self {
         let pool = Pool::new(limits.idle_upstream_per_endpoint, limits.idle_upstream);
         let warnings = WarnLimit::new(limits.warnings_per_second);
         Self(Rc::new(Shared {
@@ -128,7 +152,9 @@ impl HttpWorker {
             warnings,
             budgets: Budgets::default(),
             slots: Rc::default(),
-            trusted_proxies: Box::default(),
+            options,
+            tls: Acceptor::default(),
+            l4,
             phase: watch::Sender::new(Phase::Serving),
             phase_now: Cell::new(Phase::Serving),
             buffer: RefCell::default(),
@@ -148,12 +174,17 @@ impl HttpWorker {
         self.0.snapshot.replace(Rc::new(Published(snapshot)));
     }
 
-    /// Serves the connections of `listener`.
+    /// Serves the connections of `listener`, without TLS.
     pub fn open(&self, listener: std::net::TcpListener) -> io::Result<()> {
+        self.open_as(listener, Scheme::Http)
+    }
+
+    /// Serves the connections of `listener`.
+    pub fn open_as(&self, listener: std::net::TcpListener, scheme: Scheme) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
         let port = HeaderValue::from(listener.local_addr()?.port());
-        let this = Rc::new(Listener { port, scheme: Scheme::Http });
+        let this = Rc::new(Listener { port, scheme });
         if !self.0.is_sweeping.replace(true) {
             spawn_local(sweep(Rc::downgrade(&self.0)));
             spawn_local(tick(Rc::downgrade(&self.0)));
@@ -247,10 +278,9 @@ impl Shared {
         let open = Open::new(self.clone());
         // Without it only latency suffers.
         drop(stream.set_nodelay(true));
-        let client = Rc::new(Client::new(self.clone(), listener.clone(), peer.ip()));
-        let slot = self.slots.insert();
+        let arrival = Arrival { worker: self.clone(), listener: listener.clone(), stream, peer };
         spawn_local(async move {
-            connection::serve(client, slot, ClientStream::Tcp(stream), false).await;
+            arrival.serve().await;
             drop(open);
         });
     }
