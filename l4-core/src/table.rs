@@ -100,6 +100,15 @@ impl ServedPort {
         }
     }
 
+    /// Which endpoints serve a client that came by no frontend: all of the cluster, those of IPv4 if there are any.
+    pub fn decide(&self) -> Decision<'_> {
+        let sets = [IpFamily::V4, IpFamily::V6].map(|family| self.set(family, TrafficPolicy::Cluster));
+        match sets.into_iter().find(|set| !set.is_empty()) {
+            Some(set) => Decision::Choose(set),
+            None => Decision::Refuse(Refusal::NoEndpoints),
+        }
+    }
+
     /// Why the Cluster set of `family` is what it is.
     pub fn reason(&self, family: IpFamily) -> Reason {
         self.family(family).reason
@@ -358,15 +367,6 @@ impl Target {
             Decision::Refuse(Refusal::NoEndpoints)
         } else {
             Decision::Refuse(Refusal::NoLocalEndpoints)
-        }
-    }
-
-    /// Which endpoints serve a client that came by no frontend: all of the cluster, those of IPv4 first.
-    pub(crate) fn decide_any(&self) -> Decision<'_> {
-        let sets = [IpFamily::V4, IpFamily::V6].map(|family| self.port.set(family, TrafficPolicy::Cluster));
-        match sets.into_iter().find(|set| !set.is_empty()) {
-            Some(set) => Decision::Choose(set),
-            None => Decision::Refuse(Refusal::NoEndpoints),
         }
     }
 

@@ -168,7 +168,7 @@ impl Arrival {
         }
         let ip = addresses.client.ip().to_canonical();
         let decision = match &passed {
-            Some(target) => target.decide_any(),
+            Some(target) => target.port.decide(),
             None => target.decide(&self.frontend, ip, &self.table),
         };
         let Decision::Choose(set) = decision else {

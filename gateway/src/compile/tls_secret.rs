@@ -85,7 +85,10 @@ pub(super) fn findings<'a>(
 ) -> Vec<Finding> {
     let mut report = Report::on(Kind::Secret, &name.namespace, &name.name, &stored.origin);
     for fault in faults {
-        let in_text = stored.object.string_data.as_ref().is_some_and(|data| data.contains_key(fault.key));
+        // What is missing stands where the rest is.
+        let Secret { data, string_data, .. } = &stored.object;
+        let in_data = data.as_ref().map_or(string_data.is_none(), |data| data.contains_key(fault.key));
+        let in_text = string_data.as_ref().is_some_and(|text| !in_data || text.contains_key(fault.key));
         let field = format!("{}[{:?}]", if in_text { "stringData" } else { "data" }, fault.key);
         if fault.is_error {
             report.error(fault.reason, &field, fault.message.as_str(), fault.fix);

@@ -78,7 +78,7 @@ impl<'a> TableBuilder<'a> {
     ) -> (TlsTable, Configs) {
         let any = drafts.remove(&HostName::Any).unwrap_or_default();
         let shown = self.shown_by_default("it has no certificate of its own");
-        let default = self.host(HostName::Any, any.without_choice(), shown.clone());
+        let default = self.host(HostName::Any, any.without_choice(), shown);
         let (wildcards, exact): (Vec<_>, Vec<_>) =
             drafts.into_iter().partition(|(name, _)| matches!(name, HostName::Wildcard(_)));
         let mut hosts = Vec::new();

@@ -146,8 +146,8 @@ fn what_can_be_wrong_with_a_secret() {
     let reversed = format!("{}{}", chained.chain, ca.pem);
     for (entries, expected, shown) in [
         (&[(crt, &*good.chain), (key, &*good.key)][..], "", true),
-        (&[(key, &good.key)], "InvalidCertificate data[\"tls.crt\"]", false),
-        (&[(crt, &good.chain)], "InvalidCertificate data[\"tls.key\"]", false),
+        (&[(key, &good.key)], "InvalidCertificate stringData[\"tls.crt\"]", false),
+        (&[(crt, &good.chain)], "InvalidCertificate stringData[\"tls.key\"]", false),
         (&[(crt, "x"), (key, &good.key)], "InvalidCertificate stringData[\"tls.crt\"]", false),
         (&[(crt, &good.key), (key, &good.key)], "InvalidCertificate stringData[\"tls.crt\"]", false),
         (&[(crt, &good.chain), (key, "x")], "InvalidPrivateKey stringData[\"tls.key\"]", false),
@@ -199,7 +199,7 @@ fn client_authentication_that_cannot_be_done_lets_nobody_in() {
         (
             &*secret("clients", &[("x", "y")]),
             &[("auth-tls-secret", "clients")],
-            "InvalidCa data[\"ca.crt\"]".to_owned(),
+            "InvalidCa stringData[\"ca.crt\"]".to_owned(),
         ),
         (
             &*secret("clients", &[("ca.crt", "y")]),

@@ -5,7 +5,7 @@
 //! [`http::decide`](crate::http::decide)) and puts the way to their answer into words. It changes nothing either: no
 //! counter moves and no affinity is refreshed by asking.
 //!
-//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, `endpoints` is what
+//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, `tls` for what comes before it, `endpoints` is what
 //! both say about endpoints; `text` shows the answer to people and programs.
 
 mod connection;
@@ -13,11 +13,14 @@ mod endpoints;
 mod question;
 mod request;
 mod text;
+mod tls;
 
 #[cfg(test)]
 mod agreement_tests;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;
 
 use std::{net::SocketAddr, sync::Arc};
 

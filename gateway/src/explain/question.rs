@@ -10,7 +10,8 @@ use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf
 use tidegate_l4::{model::Protocol, table::Frontend};
 
 /// How to ask; every complaint about a question ends with it.
-const USAGE: &str = "Ask \"GET http://host/path\", tcp://IP:PORT, udp://IP:PORT, or tcp://service.namespace:port";
+const USAGE: &str =
+    "Ask \"GET http://host/path\" (or https), tcp://IP:PORT, udp://IP:PORT, or tcp://service.namespace:port";
 
 /// Longest question; a URL in a browser is not longer either.
 const MAX_QUERY_BYTES: usize = 16 * 1024;
@@ -40,6 +41,8 @@ pub(super) enum Subject {
 pub(super) struct Request {
     /// As in the `Host` field.
     pub(super) host: String,
+    /// The name in the TLS handshake, for `https`: empty where an address is dialled, as no name is sent then.
+    pub(super) sni: Option<String>,
     /// Without the query.
     pub(super) path: String,
     pub(super) headers: HeaderMap,
@@ -66,8 +69,8 @@ impl Question {
         let subject = match target.split_once("://") {
             Some(("tcp", address)) => connection(Some(Protocol::Tcp), address)?,
             Some(("udp", address)) => connection(Some(Protocol::Udp), address)?,
-            Some(("http", _)) => Subject::Request(request(&Method::GET, target, headers)?),
-            Some((method, _)) if method.ends_with(" http") => {
+            Some(("http" | "https", _)) => Subject::Request(request(&Method::GET, target, headers)?),
+            Some((method, _)) if method.ends_with(" http") || method.ends_with(" https") => {
                 let (method, url) = target.split_once(' ').unwrap_or(("GET", target));
                 let method = Method::from_bytes(method.as_bytes())
                     .map_err(|_| format!("{method:?} is not an HTTP method. {USAGE}."))?;
@@ -159,7 +162,10 @@ fn request(method: &Method, url: &str, headers: HeaderMap) -> Result<Request, St
         Some(host) => host.to_str().map_err(|_| "the Host header is not plain text.".to_owned())?.to_owned(),
         None => authority.as_str().to_owned(),
     };
-    Ok(Request { host, path: uri.path().to_owned(), headers })
+    let is_tls = uri.scheme_str() == Some("https");
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    let sni = is_tls.then(|| if name.parse::<IpAddr>().is_ok() { String::new() } else { name.to_owned() });
+    Ok(Request { host, sni, path: uri.path().to_owned(), headers })
 }
 
 /// An address and port, or the name of a Service.
@@ -219,6 +225,8 @@ mod tests {
             "GET http://a.b/c?d=e",
             "http://a.b",
             "POST http://[::1]:80/",
+            "https://a.b/",
+            "GET https://[::1]/",
             "tcp://127.0.0.1:80",
             "udp://[fd00::1]:53",
             "tcp://kubia.default:http",
@@ -239,8 +247,6 @@ mod tests {
             "GET",
             "GET /",
             "GET http:///x",
-            "https://a.b/",
-            "GET https://a.b/",
             "tcp://",
             "tcp://1.2.3.4",
             "1.2.3.4",
@@ -251,7 +257,7 @@ mod tests {
             "G@T http://a/",
         ] {
             let error = parse(target).unwrap_err();
-            assert!(error.contains("Ask \"GET http://host/path\""), "{target}: {error}");
+            assert!(error.contains("Ask \"GET http://host/path\" (or https)"), "{target}: {error}");
         }
         assert!(parse("TRACE http://a/").unwrap_err().contains("405"));
         assert!(Question::parse("GET http://a/", &["x".to_owned()], None).unwrap_err().contains("Name: value"));

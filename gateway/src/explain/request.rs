@@ -25,6 +25,9 @@ use crate::{
 /// A request for a host and path.
 pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Outcome) {
     let mut steps = Steps::default();
+    if let Some(outcome) = super::tls::explain(snapshot, request, &mut steps) {
+        return (steps.0, outcome);
+    }
     let found = snapshot.routes.find(&request.host, &request.path);
     steps.add("Host", host(snapshot, &request.host, found.host));
     let decision = decide(snapshot, &request.host, &request.path, &request.headers);

@@ -61,7 +61,7 @@ pub(crate) fn read(response: &[u8], certificate: &X509Certificate<'_>) -> Result
     };
     let singles = single_responses(basic).map_err(|_| StapleFault::Unreadable)?;
     for single in singles {
-        let single = Single::read(single).map_err(|_| StapleFault::Unreadable)?;
+        let single = Single::read(&single).map_err(|_| StapleFault::Unreadable)?;
         // As written in the certificate, leading zero and all; names of issuers are told apart by hashes, which clients check.
         if single.serial != certificate.raw_serial() {
             continue;
@@ -148,8 +148,8 @@ struct Single<'a> {
 }
 
 impl<'a> Single<'a> {
-    fn read(single: Any<'a>) -> Parsed<Self> {
-        let (rest, id) = element(universal(&single, Tag::Sequence)?)?;
+    fn read(single: &Any<'a>) -> Parsed<Self> {
+        let (rest, id) = element(universal(single, Tag::Sequence)?)?;
         let mut id = universal(&id, Tag::Sequence)?;
         // hashAlgorithm, issuerNameHash, issuerKeyHash
         for _ in 0..3 {

@@ -111,8 +111,8 @@ impl TlsTable {
             table.has_client_auth |= host.client_auth.is_some();
             let host = Arc::new(host);
             match &host.name {
-                HostName::Exact(name) => table.exact.entry(name.clone()).or_insert(host.clone()),
-                HostName::Wildcard(suffix) => table.wildcard.entry(suffix.clone()).or_insert(host.clone()),
+                HostName::Exact(name) => table.exact.entry(name.clone()).or_insert_with(|| host.clone()),
+                HostName::Wildcard(suffix) => table.wildcard.entry(suffix.clone()).or_insert_with(|| host.clone()),
                 HostName::Any => continue,
             };
         }

@@ -4,10 +4,12 @@
 //! or from a fixed list, never from a request. Even so a large configuration has more series than a Prometheus wants, so each
 //! kind has a limit, and `tidegate_left_out` says how many of that kind were beyond it.
 //!
-//! A family of metrics is a row of a table: `services` has those of service ports and endpoints, `http` those of HTTP.
+//! A family of metrics is a row of a table: `services` has those of service ports and endpoints, `http` those of HTTP, `tls` those
+//! of certificates.
 
 mod http;
 mod services;
+mod tls;
 
 use std::{fmt, sync::Arc, time::SystemTime, time::UNIX_EPOCH};
 
@@ -53,11 +55,15 @@ impl Collector for Scrape {
         if let Some(snapshot) = &self.snapshot {
             configuration(&mut encoder, snapshot, self.runtime.failed().len())?;
             left_out.extend(services::encode(&mut encoder, snapshot)?);
+            left_out.push(tls::encode(&mut encoder, &snapshot.tls)?);
         }
         if let Some(stats) = &self.http {
             left_out.push(http::encode(&mut encoder, stats, self.snapshot.as_deref())?);
         }
-        let family = Family::gauge("left_out", "Service ports, endpoints and HTTP rules that are not shown, by kind.");
+        let family = Family::gauge(
+            "left_out",
+            "Service ports, endpoints, certificates and HTTP rules that are not shown, by kind.",
+        );
         family.encode(&mut encoder, left_out.into_iter().map(|(kind, count)| ([("kind", kind)], count)))
     }
 }
