@@ -24,7 +24,7 @@ use tidegate_l4::{
 use tidegate_tests::{
     Bed, Client, Net, PATIENCE,
     echo::Echo,
-    load::{Load, Traffic},
+    load::{Load, Target, Traffic},
     pod_manifest,
     process::Process,
     start_pod,
@@ -133,8 +133,22 @@ async fn the_clients_of_the_load_generator_work_by_themselves() {
         1,
     )
     .await;
-    load.progress(100).await;
-    println!("{}", load.end().await);
+    let tls = Echo::tls("tls", SocketAddr::new(net.ip(5), 8443)).await;
+    let target = Target::tls(tls.addr, HOST);
+    let behind_tls = Load::start(
+        [
+            (Traffic::Http1New { host: HOST }, target),
+            (Traffic::Http1KeepAlive { host: HOST }, target),
+            (Traffic::Http2 { host: HOST }, target),
+            (Traffic::GrpcStream { host: HOST }, target),
+        ],
+        1,
+    )
+    .await;
+    for load in [load, behind_tls] {
+        load.progress(100).await;
+        println!("{}", load.end().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
