@@ -14,7 +14,7 @@ use anyhow::Context;
 use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
     listen::{BindFailure, Changes, Sockets},
-    model::Protocol,
+    model::{Protocol, ServicePortName},
     table::{Frontend, FrontendKind},
     worker::now,
 };
@@ -46,6 +46,7 @@ use crate::{
     snapshot::Snapshot,
     takeover::{
         self, Estate, Freeze, Inherited, Predecessor, Purpose,
+        message::Remembered,
         server::{Door, wait_for_successor},
     },
     worker::{Announcement, Command, Workers},
@@ -132,7 +133,7 @@ impl App {
         let status = Arc::new(RuntimeStatus::default());
         status.set_http(bound.http_addr);
         let (health_checks, health_commands) = channel::unbounded_channel();
-        let estate = Estate::new(workers.clone(), health_checks.clone());
+        let estate = Estate::new(workers.clone(), health_checks.clone(), snapshots.clone());
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
         }
@@ -219,7 +220,10 @@ impl App {
         self.workers.tell_each(bound.https.into_iter().map(|listener| Command::OpenHttp(listener, Scheme::Https)));
         let Some(predecessor) = predecessor else { return Ok(()) };
         match tokio::task::spawn_blocking(|| predecessor.leave()).await? {
-            Ok(flows) => self.workers.take_flows(flows),
+            Ok(legacy) => {
+                self.workers.take_flows(legacy.flows);
+                self.remember(&legacy.affinity);
+            }
             Err(error) => {
                 // What this process has accepted meanwhile is served to its end.
                 self.drain(drain_timeout).await;
@@ -227,6 +231,15 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    /// What ClientIP affinity remembered in the process before this one.
+    fn remember(&self, affinity: &[(ServicePortName, Vec<Remembered>)]) {
+        let Some(snapshot) = self.snapshot() else { return };
+        for (name, clients) in affinity {
+            let Some(table) = snapshot.table.port(name).and_then(|port| port.affinity()) else { continue };
+            clients.iter().for_each(|known| table.inherit(known.client, known.endpoint, known.last));
+        }
     }
 
     /// Lets a successor in, if there is to be one.

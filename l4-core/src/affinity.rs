@@ -84,6 +84,22 @@ impl AffinityTable {
         }
     }
 
+    /// Every client, the endpoint it had last, and when; expired ones not yet swept included.
+    pub fn entries(&self) -> Vec<(IpAddr, SocketAddr, UnixMillis)> {
+        let all = |shard: &Mutex<AHashMap<IpAddr, Entry>>| {
+            lock(shard).iter().map(|(ip, entry)| (*ip, entry.endpoint, entry.last)).collect::<Vec<_>>()
+        };
+        self.shards.iter().flat_map(all).collect()
+    }
+
+    /// Remembers what another process knew of `client`, unless it has been here itself, or there is no room.
+    pub fn inherit(&self, client: IpAddr, endpoint: SocketAddr, last: UnixMillis) {
+        let mut shard = self.shard(client);
+        if shard.len() < self.capacity_per_shard {
+            shard.entry(client).or_insert(Entry { endpoint, last });
+        }
+    }
+
     /// How many clients are remembered, expired ones not yet swept included.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|shard| lock(shard).len()).sum()
@@ -150,6 +166,25 @@ mod tests {
             assert_eq!(table.find(ip(n), UnixMillis(u64::from(n)), TIMEOUT), Some(endpoint(1)));
         }
         assert!(table.len() <= SHARDS * 4, "{}", table.len());
+    }
+
+    #[test]
+    fn what_another_process_knew_counts_for_clients_that_have_not_been_here() {
+        let (old, new) = (AffinityTable::default(), AffinityTable::with_capacity(SHARDS * 4));
+        for n in 0..8 {
+            old.remember(ip(n), endpoint(1), UnixMillis(5_000), TIMEOUT);
+        }
+        new.remember(ip(0), endpoint(2), UnixMillis(6_000), TIMEOUT);
+        for (client, endpoint, last) in old.entries() {
+            new.inherit(client, endpoint, last);
+        }
+        assert_eq!(new.find(ip(0), UnixMillis(6_000), TIMEOUT), Some(endpoint(2)));
+        assert_eq!(new.find(ip(7), UnixMillis(14_999), TIMEOUT), Some(endpoint(1)));
+        assert_eq!(new.find(ip(7), UnixMillis(15_000), TIMEOUT), None, "its time goes on");
+        for n in 0..10_000 {
+            new.inherit(ip(n), endpoint(1), UnixMillis(0));
+        }
+        assert!(new.len() <= SHARDS * 4);
     }
 
     #[test]

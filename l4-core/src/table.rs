@@ -12,6 +12,7 @@ use std::{
 use ahash::{AHashMap, AHashSet};
 
 use crate::{
+    affinity::AffinityTable,
     eligible::{Reason, eligible},
     endpoints::{EndpointSet, EndpointState, Inherited},
     model::{Affinity, IpFamily, Place, Protocol, ServicePort, ServicePortName, TrafficPolicy},
@@ -124,6 +125,11 @@ impl ServedPort {
     /// The counters of an endpoint; new ones if it has none yet.
     pub(crate) fn state(&self, endpoint: SocketAddr) -> Arc<EndpointState> {
         self.inherited.states.get(&endpoint).cloned().unwrap_or_default()
+    }
+
+    /// What ClientIP affinity remembers, if the port has it.
+    pub fn affinity(&self) -> Option<&AffinityTable> {
+        self.inherited.affinity.as_deref()
     }
 
     /// How many clients ClientIP affinity remembers.

@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::{Read, Write},
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -11,7 +12,10 @@ use std::{
 
 use tidegate::{
     pod::{Listen, Pod},
-    takeover::client,
+    takeover::{
+        client,
+        message::{self, Message},
+    },
 };
 use tidegate_l4::{
     endpoints::EndpointState,
@@ -20,7 +24,7 @@ use tidegate_l4::{
 use tidegate_tests::{
     Bed, Client, Net, PATIENCE,
     echo::Echo,
-    load::{Load, Traffic},
+    load::{Load, Target, Traffic},
     pod_manifest,
     process::Process,
     start_pod,
@@ -129,8 +133,22 @@ async fn the_clients_of_the_load_generator_work_by_themselves() {
         1,
     )
     .await;
-    load.progress(100).await;
-    println!("{}", load.end().await);
+    let tls = Echo::tls("tls", SocketAddr::new(net.ip(5), 8443)).await;
+    let target = Target::tls(tls.addr, HOST);
+    let behind_tls = Load::start(
+        [
+            (Traffic::Http1New { host: HOST }, target),
+            (Traffic::Http1KeepAlive { host: HOST }, target),
+            (Traffic::Http2 { host: HOST }, target),
+            (Traffic::GrpcStream { host: HOST }, target),
+        ],
+        1,
+    )
+    .await;
+    for load in [load, behind_tls] {
+        load.progress(100).await;
+        println!("{}", load.end().await);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -305,6 +323,46 @@ impl Node {
     }
 }
 
+/// Clients whose pod only affinity knows: by their addresses alone, most of them would have another one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_ip_affinity_survives_an_upgrade() {
+    let world = World::start(4).await;
+    let sticky = SocketAddr::new(world.net.ip(72), 80);
+    let slice = |pods: &[u8]| {
+        let endpoints: Vec<String> =
+            pods.iter().map(|pod| format!("{{addresses: [\"{}\"]}}", world.net.ip(*pod))).collect();
+        format!(
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: sticky}}\nspec: {{clusterIP: {}, sessionAffinity: ClientIP, \
+             ports: [{{port: 80, targetPort: 8080}}]}}\n\
+             ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
+             metadata: {{name: sticky, labels: {{kubernetes.io/service-name: sticky}}}}\naddressType: IPv4\n\
+             ports: [{{name: \"\", port: 8080}}]\nendpoints: [{}]\n",
+            sticky.ip(),
+            endpoints.join(", ")
+        )
+    };
+    let node = Node::new(world.net, &slice(&[2]));
+    let mut older = node.start(2);
+    let hit = async |last: u8| {
+        let mut client = Client::from(world.net.ip(last), sticky).await.expect("it connects");
+        client.get("sticky", "/").await.pod().expect("a pod answers")
+    };
+    for client in 200..216 {
+        assert_eq!(hit(client).await, "pod-2");
+    }
+    node.manifests.write("main.yaml", &slice(&[2, 3, 4, 5]));
+    // Others are spread: the change is live.
+    let mut newcomer = 216;
+    while hit(newcomer).await == "pod-2" {
+        newcomer += 1;
+    }
+    let _newer = node.start(1);
+    assert_eq!(older.ended().code(), Some(0), "{}", older.log());
+    for client in 200..216 {
+        assert_eq!(hit(client).await, "pod-2", "{client}");
+    }
+}
+
 /// The binary is upgraded in place three times, and the number of workers changes with it: from two to one, so that a worker
 /// has several sockets, from one to two, so that there are too few, and back to one.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -371,6 +429,17 @@ async fn upgrades_that_fail() {
     load.progress(SOME).await;
     drop((inherited, predecessor));
     load.progress(SOME).await;
+    // Somebody who speaks another version, and somebody who speaks another protocol.
+    let mut stranger = std::os::unix::net::UnixStream::connect(&path).expect("it answers");
+    let hello = Message::Hello { version: message::VERSION + 1, pid: 1 };
+    stranger.write_all(&hello.encode()).expect("it listens");
+    let mut answer = Vec::new();
+    stranger.read_to_end(&mut answer).expect("it answers and closes");
+    assert!(matches!(Message::decode(&answer), Ok(Message::Refused(_))), "{answer:?}");
+    let mut stranger = std::os::unix::net::UnixStream::connect(&path).expect("it answers");
+    stranger.write_all(b"GET / HTTP/1.1\r\n\r\n").expect("it listens");
+    assert!(!matches!(stranger.read_to_end(&mut answer), Ok(1..)), "it closes without a word");
+    load.progress(SOME).await;
     // None of this has left a trace: it follows changes, and the next upgrade works.
     let other = SocketAddr::new(world.net.ip(71), 80);
     node.manifests
@@ -381,7 +450,12 @@ async fn upgrades_that_fail() {
     assert_eq!(running.ended().code(), Some(0), "{}", running.log());
     load.progress(SOME).await;
     println!("{}", load.end().await);
+    // A crash leaves a file at which nobody answers: the next process starts as the first one did.
     drop(newer);
+    assert!(path.exists());
+    let mut fresh = node.start(2);
+    let _next = node.start(2);
+    assert_eq!(fresh.ended().code(), Some(0), "{}", fresh.log());
 }
 
 /// As Kubernetes updates a Deployment: the new instance is ready, new connections go to it, and then the old one is told to

@@ -51,8 +51,9 @@ const SPARE_FILES: u64 = 2_500;
 /// buffer breaks, and nothing finer. (What an idle connection really costs is measured by the benches.)
 const MAX_BYTES_A_CLIENT: u64 = 96 << 10;
 
-/// How long a well-behaved client waits at the worst while the others are there, on a busy machine.
-const MAX_WAIT: Duration = Duration::from_secs(2);
+/// How long a well-behaved client waits at the worst while the others are there: much more than it takes (milliseconds, which
+/// the test prints), because other tests share the machine, and much less than any timeout that would free a place for it.
+const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// Tidegate runs in a process of its own: both ends of 11,000 connections do not fit in one under the usual limits.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

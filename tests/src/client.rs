@@ -6,7 +6,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpSocket, TcpStream, UdpSocket},
     time::timeout,
 };
@@ -16,11 +16,11 @@ use crate::PATIENCE;
 /// Longest answer a test reads.
 const MAX_ANSWER: usize = 256 << 20;
 
-/// One connection.
+/// One connection, plain unless something else is put around it.
 #[derive(Debug)]
-pub struct Client {
+pub struct Client<S = TcpStream> {
     /// The socket.
-    pub stream: TcpStream,
+    pub stream: S,
     buffer: Vec<u8>,
 }
 
@@ -52,6 +52,13 @@ impl Response {
     }
 }
 
+impl<S> Client<S> {
+    /// A client on a connection that is there already.
+    pub fn new(stream: S) -> Self {
+        Self { stream, buffer: Vec::new() }
+    }
+}
+
 impl Client {
     /// Connects.
     ///
@@ -80,7 +87,9 @@ impl Client {
         let stream = timeout(PATIENCE, socket.connect(addr)).await.map_err(io::Error::other)??;
         Ok(Self { stream, buffer: Vec::new() })
     }
+}
 
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// `GET path` with this `Host`.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -12,15 +13,17 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response, header};
 use hyper::{
     body::{Body, Frame, Incoming},
-    server::conn::http2,
+    server::conn::{http1, http2},
     service::service_fn,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
+use tokio_rustls::TlsAcceptor;
 
 /// A running back end; dropping it cuts its connections.
 #[derive(Debug)]
@@ -40,6 +43,39 @@ impl Echo {
         Self::start(addr, move |stream| async move {
             let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(name, request)) });
             drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+        })
+        .await
+    }
+
+    /// The same behind TLS, with a certificate of its own making; HTTP/1.1 for clients that ask for it.
+    ///
+    /// # Panics
+    /// If the address cannot be bound.
+    pub async fn tls(name: &'static str, addr: SocketAddr) -> Self {
+        let made = rcgen::generate_simple_self_signed(["echo.example.com".to_owned()]).expect("a certificate");
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .expect("they belong together");
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self::start(addr, move |stream| {
+            let acceptor = acceptor.clone();
+            async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(name, request)) });
+                let io = TokioIo::new(stream);
+                if is_http2 {
+                    drop(http2::Builder::new(TokioExecutor::new()).serve_connection(io, service).await);
+                } else {
+                    drop(http1::Builder::new().serve_connection(io, service).await);
+                }
+            }
         })
         .await
     }

@@ -1,6 +1,7 @@
 //! Continuous load: clients of every protocol that never pause for long, and count what failed. Nothing may.
 
 mod http2;
+mod tls;
 mod tunnel;
 
 use std::{
@@ -14,7 +15,12 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::UdpSocket, task::JoinSet, time::sleep};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::UdpSocket,
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{Client, PATIENCE, Response};
 
@@ -30,6 +36,10 @@ const REQUESTS_A_CONNECTION: usize = 30;
 
 /// Messages on one stream or tunnel, for the same reason.
 const MESSAGES_A_STREAM: usize = 60;
+
+/// ALPN.
+const HTTP1: &str = "http/1.1";
+const HTTP2: &str = "h2";
 
 /// Failures kept as text; the rest is counted.
 const MAX_TOLD: usize = 10;
@@ -94,6 +104,27 @@ impl Traffic {
     }
 }
 
+/// Where a kind of traffic goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    addr: SocketAddr,
+    /// The name to ask for in TLS; without one there is no TLS.
+    tls: Option<&'static str>,
+}
+
+impl Target {
+    /// Speaks TLS there, and asks for a certificate of this host.
+    pub fn tls(addr: SocketAddr, host: &'static str) -> Self {
+        Self { addr, tls: Some(host) }
+    }
+}
+
+impl From<SocketAddr> for Target {
+    fn from(addr: SocketAddr) -> Self {
+        Self { addr, tls: None }
+    }
+}
+
 /// Clients at work.
 #[derive(Debug)]
 pub struct Load {
@@ -112,7 +143,7 @@ struct Shared {
 #[derive(Debug)]
 struct Tally {
     traffic: Traffic,
-    addr: SocketAddr,
+    target: Target,
     done: AtomicU64,
 }
 
@@ -121,10 +152,10 @@ impl Load {
     ///
     /// # Panics
     /// If a client fails before.
-    pub async fn start(traffic: impl IntoIterator<Item = (Traffic, SocketAddr)>, clients: usize) -> Self {
+    pub async fn start<T: Into<Target>>(traffic: impl IntoIterator<Item = (Traffic, T)>, clients: usize) -> Self {
         let tallies = traffic
             .into_iter()
-            .map(|(traffic, addr)| Tally { traffic, addr, done: AtomicU64::new(0) })
+            .map(|(traffic, target)| Tally { traffic, target: target.into(), done: AtomicU64::new(0) })
             .collect::<Vec<_>>();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -207,7 +238,7 @@ struct Worker {
 
 impl Worker {
     fn addr(&self) -> SocketAddr {
-        self.shared.tallies[self.number].addr
+        self.shared.tallies[self.number].target.addr
     }
 
     fn goes_on(&self) -> bool {
@@ -250,7 +281,7 @@ async fn run(shared: Arc<Shared>, number: usize) {
 }
 
 async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let mut client = connect(worker).await?;
+    let mut client = connect(worker, HTTP1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     check(&response)?;
@@ -259,7 +290,7 @@ async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
 }
 
 async fn ready(worker: &Worker) -> Result<(), Failure> {
-    let mut client = connect(worker).await?;
+    let mut client = connect(worker, HTTP1).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", worker.addr());
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     if response.status != 200 {
@@ -271,7 +302,7 @@ async fn ready(worker: &Worker) -> Result<(), Failure> {
 
 /// As many requests as the server allows on one connection, at most `limit`.
 async fn keep_alive(worker: &Worker, host: &str, limit: usize) -> Result<(), Failure> {
-    let mut client = connect(worker).await?;
+    let mut client = connect(worker, HTTP1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut count = 0;
     while worker.goes_on() && count < limit {
@@ -287,8 +318,18 @@ async fn keep_alive(worker: &Worker, host: &str, limit: usize) -> Result<(), Fai
     Ok(())
 }
 
-async fn connect(worker: &Worker) -> Result<Client, Failure> {
-    Client::try_connect(worker.addr()).await.map_err(|error| format!("cannot connect: {error}"))
+/// A connection, with or without TLS.
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+async fn connect(worker: &Worker, alpn: &str) -> Result<Client<Box<dyn Stream>>, Failure> {
+    let client = Client::try_connect(worker.addr()).await.map_err(|error| format!("cannot connect: {error}"))?;
+    let Some(host) = worker.shared.tallies[worker.number].target.tls else {
+        return Ok(Client::new(Box::new(client.stream)));
+    };
+    let stream = within(PATIENCE, tls::handshake(client.stream, host, alpn)).await?;
+    Ok(Client::new(Box::new(stream.map_err(|error| format!("no TLS: {error}"))?)))
 }
 
 fn check(response: &Response) -> Result<(), Failure> {
@@ -301,8 +342,9 @@ async fn flow(worker: &Worker, same_pod: bool) -> Result<(), Failure> {
     let mut first = None;
     while worker.goes_on() {
         let answer = question(&socket, b"who?").await?;
-        let first = first.get_or_insert_with(|| answer.clone());
+        let first: &mut Vec<u8> = first.get_or_insert_with(|| answer.clone());
         if same_pod && *first != answer {
+            let [first, answer] = [first, &answer].map(|text| String::from_utf8_lossy(text));
             return Err(format!("the flow moved from {first:?} to {answer:?}"));
         }
         worker.done();

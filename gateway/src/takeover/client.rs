@@ -9,11 +9,16 @@ use std::{
 };
 
 use socket2::{SockRef, Type};
-use tidegate_l4::{listen::Socket, model::Protocol, table::Frontend, worker::HandedFlow};
+use tidegate_l4::{
+    listen::Socket,
+    model::{Protocol, ServicePortName},
+    table::Frontend,
+    worker::HandedFlow,
+};
 
 use super::{
     MESSAGE_TIMEOUT,
-    message::{FlowName, Message, Purpose, SocketName, VERSION},
+    message::{FlowName, Message, Purpose, Remembered, SocketName, VERSION},
     wire::{Wire, WireError},
 };
 
@@ -161,16 +166,23 @@ fn listens(_: &SockRef<'_>) -> io::Result<bool> {
     Ok(true)
 }
 
+/// What the process before this one leaves behind when it has gone.
+#[derive(Debug, Default)]
+pub struct Legacy {
+    /// Its UDP flows. Each has the number of its frontend's socket among all of them, and not that within a worker.
+    pub flows: Vec<HandedFlow>,
+    /// What ClientIP affinity remembers.
+    pub affinity: Vec<(ServicePortName, Vec<Remembered>)>,
+}
+
 impl Predecessor {
-    /// Tells it to leave, and returns its UDP flows: it receives no datagrams any more. Blocking.
-    ///
-    /// Each flow has the number of its frontend's socket among all of them, and not that within a worker.
+    /// Tells it to leave, and returns what it leaves behind: it receives no datagrams any more. Blocking.
     ///
     /// # Errors
     /// If it goes on nevertheless: then this process must not.
-    pub fn leave(mut self) -> Result<Vec<HandedFlow>, TakeoverError> {
-        let mut flows = Vec::new();
-        match self.ask_to_leave(&mut flows) {
+    pub fn leave(mut self) -> Result<Legacy, TakeoverError> {
+        let mut legacy = Legacy::default();
+        match self.ask_to_leave(&mut legacy) {
             Ok(()) => {}
             // It had given us up, or it is gone. Only in the first case somebody answers. If it is silent, it has been told
             // to leave and may, so that this process must serve.
@@ -179,18 +191,22 @@ impl Predecessor {
                 tracing::warn!(pid = self.pid, "the process before this one did not leave in good order: {error}");
             }
         }
-        tracing::info!(pid = self.pid, flows = flows.len(), "the process before this one leaves");
-        Ok(flows)
+        tracing::info!(pid = self.pid, flows = legacy.flows.len(), "the process before this one leaves");
+        Ok(legacy)
     }
 
-    fn ask_to_leave(&mut self, flows: &mut Vec<HandedFlow>) -> Result<(), WireError> {
+    fn ask_to_leave(&mut self, legacy: &mut Legacy) -> Result<(), WireError> {
         // If it does not even hear this, what it said last tells why.
         drop(self.wire.send(&Message::Leave, &[]));
         loop {
             match self.wire.receive(MESSAGE_TIMEOUT)? {
                 (Message::Flows(names), sockets) => {
                     let handed = names.into_iter().zip(sockets).map(|(name, socket)| flow(name, socket));
-                    flows.extend(handed);
+                    legacy.flows.extend(handed);
+                    self.wire.send(&Message::Next, &[])?;
+                }
+                (Message::Affinity(name, clients), _) => {
+                    legacy.affinity.push((name, clients));
                     self.wire.send(&Message::Next, &[])?;
                 }
                 (Message::End, _) => return Ok(()),

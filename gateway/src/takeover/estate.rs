@@ -7,11 +7,16 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use tidegate_l4::{listen::Socket, model::Protocol, table::Frontend, worker::HandedFlow};
-use tokio::sync::{mpsc, oneshot};
+use tidegate_l4::{
+    listen::Socket,
+    model::{Protocol, ServicePortName},
+    table::{Frontend, ServedPort},
+    worker::HandedFlow,
+};
+use tokio::sync::{mpsc, oneshot, watch};
 
-use super::message::{Purpose, SocketName};
-use crate::{health_check, worker::Workers};
+use super::message::{Purpose, Remembered, SocketName};
+use crate::{health_check, snapshot::Snapshot, worker::Workers};
 
 /// All that is handed over.
 #[derive(Clone, Debug)]
@@ -22,6 +27,8 @@ pub struct Estate {
     pub workers: Workers,
     /// Has the sockets of the health checks.
     pub(crate) health_checks: mpsc::UnboundedSender<health_check::Command>,
+    /// What is served: ClientIP affinity is remembered there.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Keeps the control thread from opening and closing sockets meanwhile.
     pub freeze: Freeze,
     /// The keys of TLS session tickets, opaque; empty if there are none.
@@ -30,9 +37,13 @@ pub struct Estate {
 
 impl Estate {
     /// Nothing but what the workers and the health checks have.
-    pub(crate) fn new(workers: Workers, health_checks: mpsc::UnboundedSender<health_check::Command>) -> Self {
+    pub(crate) fn new(
+        workers: Workers,
+        health_checks: mpsc::UnboundedSender<health_check::Command>,
+        snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    ) -> Self {
         let (fixed, freeze, ticket_keys) = Default::default();
-        Self { fixed, workers, health_checks, freeze, ticket_keys }
+        Self { fixed, workers, health_checks, snapshots, freeze, ticket_keys }
     }
 
     /// A handle to every listening socket. Blocks until all who have them have answered.
@@ -47,6 +58,18 @@ impl Estate {
         let checks = answered.blocking_recv().unwrap_or_default();
         all.extend(checks.into_iter().map(|(frontend, l)| named(Purpose::HealthCheck, frontend, 0, Socket::Tcp(l))));
         Ok(all)
+    }
+
+    /// The clients that ClientIP affinity remembers, for each Service port that has it.
+    pub(super) fn affinity(&self) -> Vec<(ServicePortName, Vec<Remembered>)> {
+        let snapshot = self.snapshots.borrow().clone();
+        let ports = snapshot.iter().flat_map(|snapshot| snapshot.table.ports());
+        let remembered = |port: &Arc<ServedPort>| {
+            let entries = port.affinity()?.entries().into_iter();
+            let clients = entries.map(|(client, endpoint, last)| Remembered { client, endpoint, last }).collect();
+            Some((port.config.name.clone(), clients))
+        };
+        ports.filter_map(remembered).collect()
     }
 
     /// Every UDP flow, each with the number of the frontend's socket. Blocks until no worker receives datagrams any more.

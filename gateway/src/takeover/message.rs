@@ -6,7 +6,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use tidegate_l4::model::Protocol;
+use tidegate_l4::{
+    affinity::UnixMillis,
+    model::{Protocol, ServicePortName},
+};
 
 /// The version of all this. A new process that speaks another one says so, and the old one goes on.
 pub const VERSION: u16 = 1;
@@ -14,7 +17,10 @@ pub const VERSION: u16 = 1;
 /// Sockets in one message: the kernel passes at most 253 at a time (`SCM_MAX_FD`).
 pub const MAX_SOCKETS: usize = 128;
 
-/// Bytes of a message after its length: above what [`MAX_SOCKETS`] names take.
+/// Clients in one message, for the same reason as [`MAX_BYTES`].
+pub const MAX_CLIENTS: usize = 256;
+
+/// Bytes of a message after its length: above what [`MAX_SOCKETS`] names take, and [`MAX_CLIENTS`] clients.
 pub const MAX_BYTES: usize = 16 << 10;
 
 /// Kind and length.
@@ -51,6 +57,19 @@ pub enum Message {
     Leave,
     /// Old: these UDP flows are yours, with their sockets.
     Flows(Vec<FlowName>),
+    /// Old: these clients of a Service port had these endpoints last (ClientIP affinity).
+    Affinity(ServicePortName, Vec<Remembered>),
+}
+
+/// A client, the endpoint it had last, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The client.
+    pub client: IpAddr,
+    /// Its endpoint.
+    pub endpoint: SocketAddr,
+    /// When it came last, by the machine's clock.
+    pub last: UnixMillis,
 }
 
 /// What a listening socket is for.
@@ -101,7 +120,7 @@ pub struct FlowName {
 /// Why bytes are no message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Longer than [`MAX_BYTES`], or more sockets than [`MAX_SOCKETS`].
+    /// Longer than [`MAX_BYTES`], or more sockets than [`MAX_SOCKETS`], or more clients than [`MAX_CLIENTS`].
     #[error("a message that is too long")]
     TooLong,
     /// Not a message of this version.
@@ -120,6 +139,7 @@ impl Message {
             | Self::Refused(_)
             | Self::Next
             | Self::TicketKeys(_)
+            | Self::Affinity(..)
             | Self::End
             | Self::Leave => 0,
         }
@@ -153,6 +173,12 @@ impl Message {
                 names.iter().for_each(|name| name.encode(&mut out));
                 kind::FLOWS
             }
+            Self::Affinity(name, clients) => {
+                [&name.namespace, &name.service, &name.port].into_iter().for_each(|text| encode_text(text, &mut out));
+                out.push(protocol_number(name.protocol));
+                clients.iter().for_each(|client| client.encode(&mut out));
+                kind::AFFINITY
+            }
         };
         let length = (out.len() - HEAD_BYTES) as u32;
         out[0] = kind;
@@ -185,11 +211,16 @@ impl Message {
             kind::WELCOME => Self::Welcome { version: reader.u16()?, pid: reader.u32()? },
             kind::REFUSED => Self::Refused(String::from_utf8_lossy(reader.rest()).into_owned()),
             kind::NEXT => Self::Next,
-            kind::SOCKETS => Self::Sockets(reader.many(SocketName::decode)?),
+            kind::SOCKETS => Self::Sockets(reader.many(MAX_SOCKETS, SocketName::decode)?),
             kind::TICKET_KEYS => Self::TicketKeys(reader.rest().to_vec()),
             kind::END => Self::End,
             kind::LEAVE => Self::Leave,
-            kind::FLOWS => Self::Flows(reader.many(FlowName::decode)?),
+            kind::FLOWS => Self::Flows(reader.many(MAX_SOCKETS, FlowName::decode)?),
+            kind::AFFINITY => {
+                let [namespace, service, port] = [reader.text()?, reader.text()?, reader.text()?].map(Into::into);
+                let name = ServicePortName { namespace, service, port, protocol: reader.protocol()? };
+                Self::Affinity(name, reader.many(MAX_CLIENTS, Remembered::decode)?)
+            }
             _ => return Err(DecodeError::NotAMessage),
         };
         if reader.0.is_empty() { Ok(message) } else { Err(DecodeError::NotAMessage) }
@@ -206,6 +237,7 @@ mod kind {
     pub(super) const END: u8 = 7;
     pub(super) const LEAVE: u8 = 8;
     pub(super) const FLOWS: u8 = 9;
+    pub(super) const AFFINITY: u8 = 10;
 }
 
 impl SocketName {
@@ -218,10 +250,7 @@ impl SocketName {
             Purpose::Frontend => 5,
             Purpose::HealthCheck => 6,
         });
-        out.push(match self.protocol {
-            Protocol::Tcp => 6,
-            Protocol::Udp => 17,
-        });
+        out.push(protocol_number(self.protocol));
         encode_addr(self.addr, out);
         out.extend(self.number.to_be_bytes());
     }
@@ -236,12 +265,7 @@ impl SocketName {
             6 => Purpose::HealthCheck,
             _ => return Err(DecodeError::NotAMessage),
         };
-        let protocol = match reader.u8()? {
-            6 => Protocol::Tcp,
-            17 => Protocol::Udp,
-            _ => return Err(DecodeError::NotAMessage),
-        };
-        Ok(Self { purpose, protocol, addr: reader.addr()?, number: reader.u16()? })
+        Ok(Self { purpose, protocol: reader.protocol()?, addr: reader.addr()?, number: reader.u16()? })
     }
 }
 
@@ -269,9 +293,43 @@ impl FlowName {
     }
 }
 
-/// 4 or 6, the address, the port.
+impl Remembered {
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode_ip(self.client, out);
+        encode_addr(self.endpoint, out);
+        out.extend(self.last.0.to_be_bytes());
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (client, endpoint) = (reader.ip()?, reader.addr()?);
+        Ok(Self { client, endpoint, last: UnixMillis(reader.array().map(u64::from_be_bytes)?) })
+    }
+}
+
+/// Its number on the wire (IANA).
+fn protocol_number(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+/// Its length in one byte: no name in Kubernetes is longer than 253. One that is becomes empty, and is nobody's.
+fn encode_text(text: &str, out: &mut Vec<u8>) {
+    let (length, text) = u8::try_from(text.len()).map_or((0, ""), |length| (length, text));
+    out.push(length);
+    out.extend(text.bytes());
+}
+
+/// The address, the port.
 fn encode_addr(addr: SocketAddr, out: &mut Vec<u8>) {
-    match addr.ip() {
+    encode_ip(addr.ip(), out);
+    out.extend(addr.port().to_be_bytes());
+}
+
+/// 4 or 6, the address.
+fn encode_ip(ip: IpAddr, out: &mut Vec<u8>) {
+    match ip {
         IpAddr::V4(ip) => {
             out.push(4);
             out.extend(ip.octets());
@@ -281,7 +339,6 @@ fn encode_addr(addr: SocketAddr, out: &mut Vec<u8>) {
             out.extend(ip.octets());
         }
     }
-    out.extend(addr.port().to_be_bytes());
 }
 
 /// What is left to read.
@@ -307,23 +364,45 @@ impl<'a> Reader<'a> {
     }
 
     fn addr(&mut self) -> Result<SocketAddr, DecodeError> {
-        let ip: IpAddr = match self.u8()? {
-            4 => Ipv4Addr::from(self.array::<4>()?).into(),
-            6 => Ipv6Addr::from(self.array::<16>()?).into(),
-            _ => return Err(DecodeError::NotAMessage),
-        };
-        Ok(SocketAddr::new(ip, self.u16()?))
+        Ok(SocketAddr::new(self.ip()?, self.u16()?))
+    }
+
+    fn ip(&mut self) -> Result<IpAddr, DecodeError> {
+        match self.u8()? {
+            4 => Ok(Ipv4Addr::from(self.array::<4>()?).into()),
+            6 => Ok(Ipv6Addr::from(self.array::<16>()?).into()),
+            _ => Err(DecodeError::NotAMessage),
+        }
+    }
+
+    fn protocol(&mut self) -> Result<Protocol, DecodeError> {
+        match self.u8()? {
+            6 => Ok(Protocol::Tcp),
+            17 => Ok(Protocol::Udp),
+            _ => Err(DecodeError::NotAMessage),
+        }
+    }
+
+    fn text(&mut self) -> Result<&'a str, DecodeError> {
+        let length = usize::from(self.u8()?);
+        let (text, rest) = self.0.split_at_checked(length).ok_or(DecodeError::NotAMessage)?;
+        self.0 = rest;
+        std::str::from_utf8(text).map_err(|_| DecodeError::NotAMessage)
     }
 
     fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.0)
     }
 
-    /// Names up to the end.
-    fn many<T>(&mut self, decode: impl Fn(&mut Self) -> Result<T, DecodeError>) -> Result<Vec<T>, DecodeError> {
+    /// At most `max`, up to the end.
+    fn many<T>(
+        &mut self,
+        max: usize,
+        decode: impl Fn(&mut Self) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
         let mut all = Vec::new();
         while !self.0.is_empty() {
-            if all.len() == MAX_SOCKETS {
+            if all.len() == max {
                 return Err(DecodeError::TooLong);
             }
             all.push(decode(self)?);

@@ -33,6 +33,23 @@ fn flows() -> impl Strategy<Value = FlowName> {
     )
 }
 
+fn affinity() -> impl Strategy<Value = Message> {
+    let client = (any::<IpAddr>(), addrs(), any::<u64>()).prop_map(|(client, endpoint, last)| Remembered {
+        client,
+        endpoint,
+        last: UnixMillis(last),
+    });
+    let text = || "[a-z0-9-]{0,253}".prop_map(|text: String| text.as_str().into());
+    let name = (text(), text(), text(), protocols()).prop_map(|(namespace, service, port, protocol)| ServicePortName {
+        namespace,
+        service,
+        port,
+        protocol,
+    });
+    (name, proptest::collection::vec(client, 0..=MAX_CLIENTS))
+        .prop_map(|(name, clients)| Message::Affinity(name, clients))
+}
+
 fn messages() -> impl Strategy<Value = Message> {
     prop_oneof![
         (any::<u16>(), any::<u32>()).prop_map(|(version, pid)| Message::Hello { version, pid }),
@@ -44,6 +61,7 @@ fn messages() -> impl Strategy<Value = Message> {
         Just(Message::End),
         Just(Message::Leave),
         proptest::collection::vec(flows(), 0..=MAX_SOCKETS).prop_map(Message::Flows),
+        affinity(),
     ]
 }
 
@@ -101,5 +119,9 @@ fn as_many_names_as_allowed_fit_and_one_more_is_refused() {
     let fits = Message::Flows(vec![flow; MAX_SOCKETS]).encode();
     assert!(fits.len() <= HEAD_BYTES + MAX_BYTES);
     assert_eq!(Message::decode(&fits).unwrap().sockets(), MAX_SOCKETS);
+    let text = || "x".repeat(255).as_str().into();
+    let name = ServicePortName { namespace: text(), service: text(), port: text(), protocol: Protocol::Tcp };
+    let client = Remembered { client: addr.ip(), endpoint: addr, last: UnixMillis(1) };
+    assert!(Message::Affinity(name, vec![client; MAX_CLIENTS]).encode().len() <= HEAD_BYTES + MAX_BYTES);
     assert_eq!(Message::decode(&Message::Flows(vec![flow; MAX_SOCKETS + 1]).encode()), Err(DecodeError::TooLong));
 }

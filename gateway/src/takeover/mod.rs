@@ -1,16 +1,19 @@
 //! Binary upgrade in place: a new process takes over the sockets of the one that runs, and only then does that one leave.
 //!
 //! ```text
-//! new                                        old
-//!  │── Hello ─────────────────────────────────▶│ opens and closes no socket any more
-//!  │◀───────────────────────────────── Welcome ──│
-//!  │── Next ──────────────────────────────────▶│
-//!  │◀──────────── Sockets (and the sockets) … End ─│ until here both could serve; the old one does
-//!  │ configuration is live, every worker serves  │
-//!  │── Leave ─────────────────────────────────▶│ receives no datagrams any more
-//!  │◀─────────────── Flows (and their sockets) … End ─│ drains and exits
-//!  │ receives datagrams                          │
+//! new                                                 old
+//!  │── Hello ─────────────────────────────────────────▶│  opens and closes no socket any more
+//!  │◀──────────────────────────────────────── Welcome ──│
+//!  │◀──────── Sockets, each with its name … TicketKeys ──│
+//!  │◀───────────────────────────────────────────── End ──│
+//!  │  its configuration is live, every worker accepts    │  still accepts
+//!  │── Leave ─────────────────────────────────────────▶│  receives no datagrams any more
+//!  │◀──────── Flows, each with its socket … Affinity ──│
+//!  │◀───────────────────────────────────────────── End ──│  drains and exits
+//!  │  receives datagrams                                 │
 //! ```
+//!
+//! (Before each message of the old one but the first of each part, the new one says Next: one at a time.)
 //!
 //! Both hold the same listening sockets meanwhile, so a client in their queues is taken by one or the other, and closing them
 //! in the old process resets nobody. Datagrams are received by one of the two only, because the other would not know the flow;

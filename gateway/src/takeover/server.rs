@@ -11,13 +11,13 @@ use std::{
     thread,
 };
 
-use tidegate_l4::worker::HandedFlow;
+use tidegate_l4::{model::ServicePortName, worker::HandedFlow};
 use tokio::{net::UnixListener, sync::oneshot};
 
 use super::{
     MESSAGE_TIMEOUT, READY_TIMEOUT,
     estate::Estate,
-    message::{FlowName, MAX_SOCKETS, Message, SocketName, VERSION},
+    message::{FlowName, MAX_CLIENTS, MAX_SOCKETS, Message, Remembered, SocketName, VERSION},
     wire::{Wire, WireError},
 };
 
@@ -115,8 +115,8 @@ fn serve(stream: UnixStream, estate: &Estate) -> Result<(), WireError> {
     // From here on it serves and this process leaves, whatever happens to the connection between the two.
     let flows = estate.give_flows();
     tracing::info!(pid, flows = flows.len(), "the newer process has taken over");
-    if let Err(error) = give(&mut wire, &flows) {
-        tracing::warn!("UDP flows were lost on their way to the newer process: {error}");
+    if let Err(error) = give(&mut wire, &flows, &estate.affinity()) {
+        tracing::warn!("UDP flows, or what affinity remembers, were lost on their way to the newer process: {error}");
     }
     Ok(())
 }
@@ -144,7 +144,11 @@ fn lend(wire: &mut Wire, estate: &Estate) -> Result<(), WireError> {
     }
 }
 
-fn give(wire: &mut Wire, flows: &[HandedFlow]) -> Result<(), WireError> {
+fn give(
+    wire: &mut Wire,
+    flows: &[HandedFlow],
+    affinity: &[(ServicePortName, Vec<Remembered>)],
+) -> Result<(), WireError> {
     let name = |flow: &HandedFlow| FlowName {
         frontend: (flow.frontend.ip, flow.frontend.port).into(),
         number: u16::try_from(flow.number).unwrap_or(u16::MAX),
@@ -156,6 +160,12 @@ fn give(wire: &mut Wire, flows: &[HandedFlow]) -> Result<(), WireError> {
         let sockets: Vec<_> = chunk.iter().map(|flow| flow.socket.as_fd()).collect();
         wire.send(&Message::Flows(chunk.iter().map(name).collect()), &sockets)?;
         next(wire)?;
+    }
+    for (name, clients) in affinity {
+        for chunk in clients.chunks(MAX_CLIENTS) {
+            wire.send(&Message::Affinity(name.clone(), chunk.to_vec()), &[])?;
+            next(wire)?;
+        }
     }
     wire.send(&Message::End, &[])
 }

@@ -14,14 +14,14 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::{net::TcpStream, sync::mpsc, time::sleep};
+use tokio::{sync::mpsc, time::sleep};
 
-use super::{Failure, MESSAGE_PAUSE, MESSAGES_A_STREAM, Worker, connect, within};
+use super::{Failure, HTTP2, MESSAGE_PAUSE, MESSAGES_A_STREAM, Stream, Worker, connect, within};
 use crate::PATIENCE;
 
 /// Requests on one connection, until the server says goodbye.
 pub(super) async fn requests(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let stream = connect(worker).await?.stream;
+    let stream = connect(worker, HTTP2).await?.stream;
     let mut sender = handshake(stream).await?;
     while worker.goes_on() {
         let request = Request::get(format!("http://{host}/")).body(Empty::<Bytes>::new()).expect("a request");
@@ -39,7 +39,7 @@ pub(super) async fn requests(worker: &Worker, host: &str) -> Result<(), Failure>
 
 /// Streams of messages on one connection, until the server says goodbye: a stream that has begun is ended properly.
 pub(super) async fn streams(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let stream = connect(worker).await?.stream;
+    let stream = connect(worker, HTTP2).await?.stream;
     let mut sender = handshake(stream).await?;
     while worker.goes_on() {
         let (messages, body) = mpsc::unbounded_channel();
@@ -69,7 +69,7 @@ pub(super) async fn streams(worker: &Worker, host: &str) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn handshake<B>(stream: TcpStream) -> Result<SendRequest<B>, Failure>
+async fn handshake<B>(stream: Box<dyn Stream>) -> Result<SendRequest<B>, Failure>
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
 {

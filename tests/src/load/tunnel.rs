@@ -2,11 +2,10 @@
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     time::sleep,
 };
 
-use super::{Failure, MESSAGE_PAUSE, MESSAGES_A_STREAM, Worker, connect, within};
+use super::{Failure, HTTP1, MESSAGE_PAUSE, MESSAGES_A_STREAM, Stream, Worker, connect, within};
 use crate::PATIENCE;
 
 /// RFC 6455 1.3 computes the answer to this key as an example.
@@ -15,7 +14,7 @@ const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// One WebSocket with a few messages.
 pub(super) async fn web_socket(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let mut client = connect(worker).await?;
+    let mut client = connect(worker, HTTP1).await?;
     let request = format!(
         "GET /ws HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
@@ -42,7 +41,7 @@ pub(super) async fn web_socket(worker: &Worker, host: &str) -> Result<(), Failur
 }
 
 /// Sends a frame of less than 126 bytes, and reads one.
-async fn exchange(stream: &mut TcpStream, opcode: u8, payload: &[u8]) -> Result<(u8, Vec<u8>), Failure> {
+async fn exchange(stream: &mut Box<dyn Stream>, opcode: u8, payload: &[u8]) -> Result<(u8, Vec<u8>), Failure> {
     let length = u8::try_from(payload.len()).expect("a short message");
     // A mask of zeros is one too, and leaves the payload as it is (RFC 6455 5.3).
     let frame = [&[0x80 | opcode, 0x80 | length, 0, 0, 0, 0], payload].concat();
