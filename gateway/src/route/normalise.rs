@@ -12,7 +12,7 @@
 //! | `//` | `/` | nginx's `merge_slashes` |
 //! | `.`, `..` | resolved | 5.2.4; in any spelling, as nginx. Some pods leave `..` standing: see [`other_reading`] |
 //! | `/..` above the root | refused | nginx: 400. There is nothing above; whoever asks is looking for a hole |
-//! | `..` beside `%2F`, `%5C` or `;` | refused | what `..` removes depends on who counts: `/a/b%2Fc/../../d` is `/a/d` or `/d` |
+//! | two of `..`, `%2F`, `%5C`, `;` | refused | what is removed depends on who counts: `/a/b%2Fc/../../d` is `/a/d` or `/d` |
 //! | `..;x`, `..%5C` | refused | Java servers cut off `;x`, Windows takes `\` for `/`, and both climb |
 //! | `%00`–`%1F`, `%7F` | refused | end strings, split lines of logs; nginx refuses only NUL |
 //! | `\` | refused | not in a URL's grammar; browsers send `/` for it, Windows reads `/`, others a letter |
@@ -37,7 +37,7 @@ pub enum Malformed {
     Backslash,
     /// `..` with nothing left to leave.
     AboveRoot,
-    /// `.` or `..` that not all pods take for one, or not for the same.
+    /// `.` or `..` that not all pods take for one, or parts that mean one thing here and another there.
     Disguised,
 }
 
@@ -48,10 +48,14 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, Malformed> {
         true => Ok(Cow::Borrowed(path)),
         false => {
             let decoded = decode(path)?;
-            let climbs = decoded.split('/').any(|element| element == "..");
-            // Escaped slashes are those that decoding adds.
-            let has_hidden = decoded.matches('/').count() > path.matches('/').count();
-            if climbs && (has_hidden || decoded.contains(';') || decoded.contains("%5C")) {
+            let disputable = [
+                decoded.split('/').any(|element| element == ".."),
+                // Escaped slashes are those that decoding adds.
+                decoded.matches('/').count() > path.matches('/').count(),
+                decoded.contains(';'),
+                decoded.contains("%5C"),
+            ];
+            if disputable.into_iter().filter(|is_there| *is_there).count() > 1 {
                 return Err(Malformed::Disguised);
             }
             Ok(Cow::Owned(resolve(&decoded)?))

@@ -86,6 +86,8 @@ fn what_readers_would_dispute_is_refused() {
         ("/public/..%2fadmin", Malformed::Disguised),
         ("/open/b%2Fc/../../admin", Malformed::Disguised),
         ("/open/;x/../admin", Malformed::Disguised),
+        ("/%3b%2fx/admin", Malformed::Disguised),
+        ("/;x%5Cy/admin", Malformed::Disguised),
         ("/open/a%5Cb/../../admin", Malformed::Disguised),
         ("/a/..;/b", Malformed::Disguised),
         ("/a/..;x=1/b", Malformed::Disguised),
@@ -146,8 +148,10 @@ fn naive(path: &str) -> Result<String, ()> {
         }
     }
     let climbs = decoded.split(|byte| *byte == b'/').any(|element| element == b"..");
-    let odd = ["%2f", "%5c", ";", "%3b"];
-    if climbs && odd.iter().any(|odd| path.to_ascii_lowercase().contains(odd)) {
+    let lower = path.to_ascii_lowercase();
+    let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+    let odd = [climbs, has(&["%2f"]), has(&["%5c"]), has(&[";", "%3b"])];
+    if odd.iter().filter(|odd| **odd).count() > 1 {
         return Err(());
     }
     let mut elements: Vec<&[u8]> = Vec::new();
@@ -193,7 +197,7 @@ fn path() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(8000))]
+    #![proptest_config(ProptestConfig::with_cases(10_000))]
 
     #[test]
     fn agrees_with_the_table_read_naively(path in path()) {
