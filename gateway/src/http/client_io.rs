@@ -14,13 +14,14 @@ use tokio::{
     time::{Sleep, sleep},
 };
 
-use super::stats::HttpStats;
+use super::{head_guard::HeadGuard, stats::HttpStats};
 
 /// The stream under a client's HTTP connection.
 #[derive(Debug)]
 pub(crate) struct ClientIo {
     stream: TcpStream,
     stats: Arc<HttpStats>,
+    guard: HeadGuard,
     stall: Duration,
     /// Runs while the client's window is full.
     stalled: Option<Pin<Box<Sleep>>>,
@@ -28,7 +29,7 @@ pub(crate) struct ClientIo {
 
 impl ClientIo {
     pub(crate) fn new(stream: TcpStream, stats: Arc<HttpStats>, stall: Duration) -> Self {
-        Self { stream, stats, stall, stalled: None }
+        Self { stream, stats, guard: HeadGuard::default(), stall, stalled: None }
     }
 
     pub(crate) fn into_inner(self) -> TcpStream {
@@ -55,10 +56,13 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.guard.refusal().is_some() {
+            return Poll::Ready(self.guard.instead(buf));
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         self.stats.bytes_in.add((buf.filled().len() - before) as u64);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.guard.filter(buf, before))
     }
 }
 

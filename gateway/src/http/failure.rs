@@ -5,7 +5,7 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::decision::Unavailable;
+use super::{decision::Unavailable, refusals::Refusal};
 
 /// Who is to blame; the only place where an error becomes a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,8 +18,8 @@ pub enum Kind {
     BadRequest,
     /// A method that no gateway should pass on.
     BadMethod,
-    /// A transfer coding that is not understood.
-    UnknownCoding,
+    /// A method or a coding that is not understood.
+    Unsupported,
     /// The client stopped sending in the middle of its request.
     ClientSlow,
     /// The client went away before it was answered.
@@ -32,22 +32,28 @@ pub enum Kind {
     Timeout,
     /// The pod broke off in the middle of its answer: the client's connection is broken off, too.
     Truncated,
+    /// A target longer than any honest one.
+    TargetTooLong,
+    /// An expectation that nobody can meet.
+    Expectation,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::NoRule,
         Self::Unavailable,
         Self::BadRequest,
         Self::BadMethod,
-        Self::UnknownCoding,
+        Self::Unsupported,
         Self::ClientSlow,
         Self::ClientGone,
         Self::Connect,
         Self::BadAnswer,
         Self::Timeout,
         Self::Truncated,
+        Self::TargetTooLong,
+        Self::Expectation,
     ];
 
     /// The status it is answered with. Nobody receives nginx's 499: it only counts.
@@ -57,7 +63,9 @@ impl Kind {
             Self::Unavailable => 503,
             Self::BadRequest => 400,
             Self::BadMethod => 405,
-            Self::UnknownCoding => 501,
+            Self::TargetTooLong => 414,
+            Self::Expectation => 417,
+            Self::Unsupported => 501,
             Self::ClientSlow => 408,
             Self::ClientGone => 499,
             Self::Connect | Self::BadAnswer | Self::Truncated => 502,
@@ -72,13 +80,15 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::BadRequest => "bad_request",
             Self::BadMethod => "bad_method",
-            Self::UnknownCoding => "unknown_coding",
+            Self::Unsupported => "unsupported",
             Self::ClientSlow => "client_slow",
             Self::ClientGone => "client_gone",
             Self::Connect => "connect",
             Self::BadAnswer => "bad_answer",
             Self::Timeout => "timeout",
             Self::Truncated => "truncated",
+            Self::TargetTooLong => "target_too_long",
+            Self::Expectation => "expectation",
         }
     }
 }
@@ -89,6 +99,8 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     /// For the client: names of Services at most, never of pods or addresses.
     text: Cow<'static, str>,
+    /// What the client believes to be its next request may be part of this one.
+    closes: bool,
 }
 
 impl Failure {
@@ -98,16 +110,23 @@ impl Failure {
     pub(crate) const BAD_BODY: Self = Self::new(Kind::BadRequest, "the request's content is not properly framed");
 
     pub(crate) const fn new(kind: Kind, text: &'static str) -> Self {
-        Self { kind, text: Cow::Borrowed(text) }
+        let closes = matches!(kind, Kind::BadRequest | Kind::ClientSlow);
+        Self { kind, text: Cow::Borrowed(text), closes }
+    }
+
+    /// As the table of refusals says.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let row = refusal.row();
+        Self { kind: refusal.kind(), text: Cow::Owned(format!("{} ({})", row.text, row.rule)), closes: row.closes }
     }
 
     pub(crate) fn unavailable(service: &str, reason: Unavailable<'_>) -> Self {
-        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)) }
+        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)), closes: false }
     }
 
     /// `service` is whose pod failed, `what` completes the sentence "the pod …".
     pub(crate) fn pod(kind: Kind, service: &Arc<str>, what: &str) -> Self {
-        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")) }
+        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")), closes: false }
     }
 
     /// The whole answer.
@@ -117,23 +136,13 @@ impl Failure {
         *response.status_mut() = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::BAD_GATEWAY);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        match self.kind {
+        if self.kind == Kind::BadMethod {
             // RFC 9110 15.5.6: a 405 says what else may be tried.
-            Kind::BadMethod => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-            }
-            // What the client believes to be its next request may be part of this one.
-            Kind::BadRequest | Kind::UnknownCoding | Kind::ClientSlow => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
-            }
-            Kind::NoRule
-            | Kind::Unavailable
-            | Kind::ClientGone
-            | Kind::Connect
-            | Kind::BadAnswer
-            | Kind::Timeout
-            | Kind::Truncated => None,
-        };
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }

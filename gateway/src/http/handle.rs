@@ -51,10 +51,11 @@ async fn answer(
     let version = request.version();
 
     // What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
-    target::check(&mut request)?;
+    target::check(&mut request, false)?;
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
 
-    let (rule, upstream, pinned) = match decide(&snapshot, host, target::path(&request), request.headers()) {
+    let path = target::path(&request)?;
+    let (rule, upstream, pinned) = match decide(&snapshot, host, &path, request.headers()) {
         Decision::NotFound => return Err(Failure::NO_RULE),
         Decision::Unavailable { rule, reason } => {
             account.rule = Some(rule.stats.clone());
@@ -63,6 +64,7 @@ async fn answer(
         Decision::Forward { rule, upstream, pinned } => (rule, upstream, pinned),
     };
     account.rule = Some(rule.stats.clone());
+    target::check_undisputed(&snapshot.routes, host, &request, rule)?;
 
     headers::for_pod(&mut request, client, &upload);
     let trip = Trip { client, rule, upstream, pinned };
