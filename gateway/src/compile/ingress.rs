@@ -24,7 +24,8 @@ use super::{
     tls::{CompiledTls, TlsCompiler},
 };
 use crate::route::{
-    Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId, stats::RuleStats, sticky::CookieAffinity,
+    Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId, normalise::normalise, stats::RuleStats,
+    sticky::CookieAffinity,
 };
 
 /// The rules of all Ingresses.
@@ -470,6 +471,12 @@ fn path_match(path: &HTTPIngressPath, field: &str, report: &mut Report<'_>) -> O
     if strict && let Some(part) = ["//", "/./", "/../", "%2f", "%5c"].into_iter().find(|part| lower.contains(part)) {
         return bad(report, format!("{text:?} contains {part:?}, which the API does not allow."));
     }
+    // Requests are matched by what their path means, and so are rules: /caf%C3%A9 and /café are one.
+    let text = match normalise(&text) {
+        Ok(normal) => Arc::from(normal),
+        Err(_) if strict => return bad(report, format!("{text:?} is not a path that a request can have.")),
+        Err(_) => text,
+    };
     match path.path_type.as_str() {
         "Exact" => Some(PathMatch::Exact(text)),
         // ingress-nginx takes ImplementationSpecific for Prefix, and so it is here.

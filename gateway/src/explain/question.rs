@@ -9,6 +9,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
 use tidegate_l4::{model::Protocol, table::Frontend};
 
+use crate::route::normalise::{normalise, other_reading};
+
 /// How to ask; every complaint about a question ends with it.
 const USAGE: &str =
     "Ask \"GET http://host/path\" (or https), tcp://IP:PORT, udp://IP:PORT, or tcp://service.namespace:port";
@@ -43,8 +45,10 @@ pub(super) struct Request {
     pub(super) host: String,
     /// The name in the TLS handshake, for `https`: empty where an address is dialled, as no name is sent then.
     pub(super) sni: Option<String>,
-    /// Without the query.
+    /// Without the query, in normal form.
     pub(super) path: String,
+    /// As some pods read it, if that is another.
+    pub(super) other_path: Option<String>,
     pub(super) headers: HeaderMap,
 }
 
@@ -165,7 +169,9 @@ fn request(method: &Method, url: &str, headers: HeaderMap) -> Result<Request, St
     let is_tls = uri.scheme_str() == Some("https");
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     let sni = is_tls.then(|| if name.parse::<IpAddr>().is_ok() { String::new() } else { name.to_owned() });
-    Ok(Request { host, sni, path: uri.path().to_owned(), headers })
+    let path = normalise(uri.path())
+        .map_err(|_| format!("{:?} is answered 400 whatever the rules say: it has no clear meaning.", uri.path()))?;
+    Ok(Request { host, sni, path: path.into_owned(), other_path: other_reading(uri.path()), headers })
 }
 
 /// An address and port, or the name of a Service.
@@ -260,6 +266,7 @@ mod tests {
             assert!(error.contains("Ask \"GET http://host/path\" (or https)"), "{target}: {error}");
         }
         assert!(parse("TRACE http://a/").unwrap_err().contains("405"));
+        assert!(parse("GET http://a/../b").unwrap_err().contains("400"));
         assert!(Question::parse("GET http://a/", &["x".to_owned()], None).unwrap_err().contains("Name: value"));
         assert!(parse(&"x".repeat(100_000)).unwrap_err().contains("too long"));
         assert!(Question::from_query("from=1.2.3.4").unwrap_err().contains("target is missing"));

@@ -40,6 +40,12 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Out
         Decision::Unavailable { rule, .. } | Decision::Forward { rule, .. } => *rule,
     };
     steps.add("Path", path(rule, &request.path, found.host));
+    if let Some(other) = &request.other_path
+        && !snapshot.routes.find(&request.host, other).rule.is_some_and(|found| Arc::ptr_eq(found, rule))
+    {
+        let reason = format!("some pods read the path as {other}, which comes under another rule");
+        return (steps.0, Outcome::Status { code: 400, reason });
+    }
     let losers = losers(snapshot, rule, &request.host, &request.path);
     if !losers.is_empty() {
         steps.add("Other rules", format!("these match too, but come later: {}.", listed(losers)));

@@ -386,6 +386,19 @@ fn a_404_shows_the_paths_there_are() {
 }
 
 #[test]
+fn a_path_that_pods_read_in_two_ways_is_refused() {
+    let expected = r"
+ 1. Host: there are rules for kubia.example.com by name.
+ 2. Path: / is taken by Prefix / of Ingress default/web, the longest prefix that matches.
+
+→ 400: some pods read the path as /shop/.., which comes under another rule
+";
+    check(&all(), "GET http://kubia.example.com/shop/../", &[], None, expected);
+    let normal = answer(&all(), "GET http://kubia.example.com/%73hop//x", &[], None).to_text();
+    assert!(normal.contains("/shop/x is taken by Prefix /shop"), "{normal}");
+}
+
+#[test]
 fn rules_for_every_host() {
     let expected = r"
  1. Host: no rule names other; the rules for every host take it.

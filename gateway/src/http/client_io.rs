@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::client::Client;
+use super::{client::Client, head_guard::HeadGuard};
 
 /// The stream of a client.
 #[derive(Debug)]
@@ -88,13 +88,26 @@ pub(crate) struct ClientIo {
     /// What was read before HTTP had to do with it.
     read: BytesMut,
     client: Rc<Client>,
+    /// Reads along with HTTP/1; HTTP/2 has no use for it.
+    guard: Option<HeadGuard>,
     /// Runs while the client's window is full.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl ClientIo {
-    pub(crate) fn new(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
-        Self { stream, read, client, stalled: None }
+    /// For HTTP/1.
+    pub(crate) fn guarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        Self { stream, read, client, guard: Some(HeadGuard::default()), stalled: None }
+    }
+
+    /// For HTTP/2.
+    pub(crate) fn unguarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        Self { stream, read, client, guard: None, stalled: None }
+    }
+
+    /// Whether bytes were held back because they are not proper.
+    pub(crate) fn has_refused(&self) -> bool {
+        self.guard.as_ref().is_some_and(|guard| guard.refusal().is_some())
     }
 
     /// The stream, and what of the bytes read before is left.
@@ -124,6 +137,10 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(guard) = self.guard.as_ref().filter(|guard| guard.refusal().is_some()) {
+            return Poll::Ready(guard.instead(buf));
+        }
+        let before = buf.filled().len();
         if !self.read.is_empty() {
             let n = self.read.len().min(buf.remaining());
             buf.put_slice(&self.read[..n]);
@@ -131,12 +148,11 @@ impl AsyncRead for ClientIo {
             if self.read.is_empty() {
                 self.read = BytesMut::new();
             }
-            return Poll::Ready(Ok(()));
+        } else {
+            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            self.client.worker.stats.bytes_in.add((buf.filled().len() - before) as u64);
         }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.client.worker.stats.bytes_in.add((buf.filled().len() - before) as u64);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.guard.as_mut().map_or(Ok(()), |guard| guard.filter(buf, before)))
     }
 }
 

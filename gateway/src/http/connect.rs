@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use bytes::BytesMut;
-use http::{HeaderName, HeaderValue, Method, Uri, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Method, Version, request::Parts};
 use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-use super::{client::Client, failure::Failure, upgrade::Tunnel};
+use super::{client::Client, upgrade::Tunnel};
 
 const WEBSOCKET: &str = "websocket";
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -31,24 +31,6 @@ pub(crate) fn take(parts: &mut Parts) -> Option<Extended> {
     parts.method = Method::GET;
     parts.headers.insert(KEY, new_key());
     Some(Extended { protocol: HeaderValue::from_static(WEBSOCKET), stream })
-}
-
-/// HTTP/2 names the host in `:authority`; everything behind here looks for it in `Host` (RFC 9113 8.3.1: the two must agree).
-pub(crate) fn authority_to_host(parts: &mut Parts) -> Result<(), Failure> {
-    if parts.version != Version::HTTP_2 {
-        return Ok(());
-    }
-    let uri = std::mem::take(&mut parts.uri);
-    if let Some(authority) = uri.authority() {
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Failure::BAD_HOST)?;
-        let mut said = parts.headers.get_all(header::HOST).iter();
-        if said.any(|said| !said.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
-            return Err(Failure::BAD_HOST);
-        }
-        parts.headers.insert(header::HOST, host);
-    }
-    parts.uri = uri.path_and_query().cloned().map(Uri::from).unwrap_or_default();
-    Ok(())
 }
 
 /// Sixteen random bytes in base64 (RFC 6455 4.1). It proves nothing to us: what it guards against, a cache that answers instead

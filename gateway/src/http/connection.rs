@@ -157,12 +157,17 @@ async fn serve_http1(
         // Taken from the queue at the end: its first request, probably here already, is also its last.
         builder.keep_alive(client.worker.phase() != Phase::Closing);
         let service = service_fn(|request| handle(client.clone(), request));
-        let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
+        let io = TokioIo::new(ClientIo::guarded(stream, read, client.clone()));
         let mut connection = builder.serve_connection(io, service);
         slot.set(limits.park_after);
         let end = drive_http1(client, slot, &mut connection).await;
         let parts = connection.into_parts();
-        let (back, rest) = parts.io.into_inner().into_parts();
+        let io = parts.io.into_inner();
+        if io.has_refused() {
+            // What followed a request that is to change the protocol is not whole: then it cannot be changed.
+            drop(client.tunnel.take());
+        }
+        let (back, rest) = io.into_parts();
         let mut sent = BytesMut::from(parts.read_buf);
         sent.unsplit(rest);
         match end {
@@ -294,7 +299,7 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
         let client = client.clone();
         service_fn(move |request| handle(client.clone(), request))
     };
-    let io = TokioIo::new(ClientIo::new(stream, read, client.clone()));
+    let io = TokioIo::new(ClientIo::unguarded(stream, read, client.clone()));
     let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
     slot.set(limits.request_head);
     let (mut closing, mut leaving) = (Closing::default(), false);

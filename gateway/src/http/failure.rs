@@ -5,8 +5,8 @@ use std::{borrow::Cow, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::decision::Unavailable;
-use crate::tls::Refusal;
+use super::{decision::Unavailable, refusals::Refusal};
+use crate::tls;
 
 /// Who is to blame; the only place where an error becomes a status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -19,12 +19,12 @@ pub enum Kind {
     BadRequest,
     /// A method that no gateway should pass on.
     BadMethod,
+    /// A method or a coding that is not understood.
+    Unsupported,
     /// The request's host is not served on this TLS connection (RFC 9110 15.5.20).
     Misdirected,
     /// The client did not show the certificate that its host demands.
     ClientCertificate,
-    /// A transfer coding that is not understood.
-    UnknownCoding,
     /// The request's content is larger than its rule allows.
     TooLarge,
     /// The client stopped sending in the middle of its request.
@@ -39,18 +39,22 @@ pub enum Kind {
     Timeout,
     /// The pod broke off in the middle of its answer: the client's connection is broken off, too.
     Truncated,
+    /// A target longer than any honest one.
+    TargetTooLong,
+    /// An expectation that nobody can meet.
+    Expectation,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::NoRule,
         Self::Unavailable,
         Self::BadRequest,
         Self::BadMethod,
+        Self::Unsupported,
         Self::Misdirected,
         Self::ClientCertificate,
-        Self::UnknownCoding,
         Self::TooLarge,
         Self::ClientSlow,
         Self::ClientGone,
@@ -58,6 +62,8 @@ impl Kind {
         Self::BadAnswer,
         Self::Timeout,
         Self::Truncated,
+        Self::TargetTooLong,
+        Self::Expectation,
     ];
 
     /// The status it is answered with. Nobody receives nginx's 499: it only counts.
@@ -67,9 +73,11 @@ impl Kind {
             Self::Unavailable => 503,
             Self::BadRequest => 400,
             Self::BadMethod => 405,
+            Self::TargetTooLong => 414,
+            Self::Expectation => 417,
+            Self::Unsupported => 501,
             Self::Misdirected => 421,
             Self::ClientCertificate => 400,
-            Self::UnknownCoding => 501,
             Self::TooLarge => 413,
             Self::ClientSlow => 408,
             Self::ClientGone => 499,
@@ -85,9 +93,9 @@ impl Kind {
             Self::Unavailable => "unavailable",
             Self::BadRequest => "bad_request",
             Self::BadMethod => "bad_method",
+            Self::Unsupported => "unsupported",
             Self::Misdirected => "misdirected",
             Self::ClientCertificate => "client_certificate",
-            Self::UnknownCoding => "unknown_coding",
             Self::TooLarge => "too_large",
             Self::ClientSlow => "client_slow",
             Self::ClientGone => "client_gone",
@@ -95,6 +103,8 @@ impl Kind {
             Self::BadAnswer => "bad_answer",
             Self::Timeout => "timeout",
             Self::Truncated => "truncated",
+            Self::TargetTooLong => "target_too_long",
+            Self::Expectation => "expectation",
         }
     }
 }
@@ -105,6 +115,8 @@ pub(crate) struct Failure {
     pub(crate) kind: Kind,
     /// For the client: names of Services at most, never of pods or addresses.
     text: Cow<'static, str>,
+    /// What the client believes to be its next request may be part of this one.
+    closes: bool,
     /// What is answered instead of the kind's own status, and where the client is sent.
     instead: Option<Box<(StatusCode, Option<HeaderValue>)>>,
 }
@@ -113,30 +125,37 @@ impl Failure {
     pub(crate) const NO_RULE: Self = Self::new(Kind::NoRule, "no rule for this host and path");
     pub(crate) const CLIENT_GONE: Self = Self::new(Kind::ClientGone, "the client is gone");
     pub(crate) const CLIENT_SLOW: Self = Self::new(Kind::ClientSlow, "the request was not sent to its end in time");
-    pub(crate) const BAD_HOST: Self = Self::new(Kind::BadRequest, "the request names its host in two ways, or badly");
-    pub(crate) const MISDIRECTED: Self =
-        Self::new(Kind::Misdirected, "this host is not served on this connection: connect to it anew");
     pub(crate) const TOO_LARGE: Self =
         Self::new(Kind::TooLarge, "the request's content is larger than is allowed here");
+    pub(crate) const MISDIRECTED: Self =
+        Self::new(Kind::Misdirected, "this host is not served on this connection: connect to it anew");
     pub(crate) const BAD_BODY: Self = Self::new(Kind::BadRequest, "the request's content is not properly framed");
 
     pub(crate) const fn new(kind: Kind, text: &'static str) -> Self {
-        Self { kind, text: Cow::Borrowed(text), instead: None }
+        let closes = matches!(kind, Kind::BadRequest | Kind::ClientSlow | Kind::TooLarge);
+        Self { kind, text: Cow::Borrowed(text), closes, instead: None }
+    }
+
+    /// As the table of refusals says.
+    pub(crate) fn refused(refusal: Refusal) -> Self {
+        let row = refusal.row();
+        let text = Cow::Owned(format!("{} ({})", row.text, row.rule));
+        Self { kind: refusal.kind(), text, closes: row.closes, instead: None }
+    }
+
+    /// The client has not shown that it may come in.
+    pub(crate) fn not_let_in(refusal: tls::Refusal) -> Self {
+        let tls::Refusal { status, text, location } = refusal;
+        Self { instead: Some(Box::new((status, location))), ..Self::new(Kind::ClientCertificate, text) }
     }
 
     pub(crate) fn unavailable(service: &str, reason: Unavailable<'_>) -> Self {
-        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)), instead: None }
+        Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)), closes: false, instead: None }
     }
 
     /// `service` is whose pod failed, `what` completes the sentence "the pod …".
     pub(crate) fn pod(kind: Kind, service: &Arc<str>, what: &str) -> Self {
-        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")), instead: None }
-    }
-
-    /// The client is not let in.
-    pub(crate) fn refused(refusal: Refusal) -> Self {
-        let Refusal { status, text, location } = refusal;
-        Self { instead: Some(Box::new((status, location))), ..Self::new(Kind::ClientCertificate, text) }
+        Self { kind, text: Cow::Owned(format!("a pod of {service} {what}")), closes: false, instead: None }
     }
 
     /// The status that the client sees.
@@ -155,25 +174,13 @@ impl Failure {
             headers.insert(header::LOCATION, location);
         }
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-        match self.kind {
+        if self.kind == Kind::BadMethod {
             // RFC 9110 15.5.6: a 405 says what else may be tried.
-            Kind::BadMethod => {
-                headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"))
-            }
-            // What the client believes to be its next request may be part of this one.
-            Kind::BadRequest | Kind::UnknownCoding | Kind::TooLarge | Kind::ClientSlow => {
-                headers.insert(header::CONNECTION, HeaderValue::from_static("close"))
-            }
-            Kind::NoRule
-            | Kind::Unavailable
-            | Kind::Misdirected
-            | Kind::ClientCertificate
-            | Kind::ClientGone
-            | Kind::Connect
-            | Kind::BadAnswer
-            | Kind::Timeout
-            | Kind::Truncated => None,
-        };
+            headers.insert(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+        }
+        if self.closes {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         response
     }
 }

@@ -77,16 +77,15 @@ async fn answer(
 
     // What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
     let extended = connect::take(&mut parts);
-    connect::authority_to_host(&mut parts)?;
     let mut request = Request::from_parts(parts, ());
-    target::check(&mut request)?;
+    target::check(&mut request, client.tls.is_some())?;
     let (mut parts, ()) = request.into_parts();
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
     admit(client, &snapshot, host, &mut parts)?;
-    let path = if parts.uri.path() == "*" { "/" } else { parts.uri.path() };
+    let path = target::path(&parts.uri)?;
 
-    let (rule, upstream, pinned) = match decide(&snapshot, host, path, &parts.headers) {
+    let (rule, upstream, pinned) = match decide(&snapshot, host, &path, &parts.headers) {
         Decision::NotFound => return Err(Failure::NO_RULE),
         Decision::Unavailable { rule, reason } => {
             account.rule = Some(rule.stats.clone());
@@ -95,6 +94,7 @@ async fn answer(
         Decision::Forward { rule, upstream, pinned } => (rule, upstream, pinned),
     };
     account.rule = Some(rule.stats.clone());
+    target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
 
     if let Some(limit) = rule.policy.body_limit {
         if upload.length().is_some_and(|length| length > limit) {
@@ -148,7 +148,7 @@ fn admit(client: &Client, snapshot: &Snapshot, host: &str, parts: &mut Parts) ->
     }
     let Some(auth) = snapshot.tls.client_auth(host) else { return Ok(()) };
     let certificate = secured.and_then(|secured| secured.certificate.as_deref());
-    check_client(auth, certificate).map_err(Failure::refused)?;
+    check_client(auth, certificate).map_err(Failure::not_let_in)?;
     write_headers(&mut parts.headers, auth, certificate);
     Ok(())
 }

@@ -4,8 +4,8 @@
 //! of connections to pods and its view of the configuration. Only the counters are common to all. It knows rules and
 //! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
-//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `target` and
-//! `headers` what is refused, removed and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
+//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `refusals` is the
+//! table of what is refused, by `head_guard` and `target`; `headers` says what is removed and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
 //! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. An `arrival`
 //! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
 //! something else (`upgrade`, and `connect` for HTTP/2); `worker` listens and drains; [`limits`] holds every limit.
@@ -25,11 +25,13 @@ mod exchange;
 mod failure;
 mod forward;
 mod handle;
+mod head_guard;
 mod headers;
 pub mod limits;
 mod local;
 mod pod;
 mod preface;
+mod refusals;
 mod slots;
 pub mod stats;
 mod target;

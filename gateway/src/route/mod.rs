@@ -4,11 +4,13 @@
 //! A rule does not hold its endpoints but the number of its [`Upstream`](crate::snapshot::Upstream) in the snapshot: endpoints change
 //! every second in a large cluster, rules do not, and so the table of rules is taken over whole.
 //!
-//! `hosts` finds the host, `paths` the rule; [`policy`] and [`filter`] are what is done with its requests, [`split`] sends
-//! some of them elsewhere; `sticky` is the data of cookie affinity, `stats` the counters of a rule.
+//! `hosts` finds the host, `paths` the rule, by the path as [`normalise`] reads it; [`policy`] and [`filter`] are what is done
+//! with its requests, [`split`] sends some of them elsewhere; `sticky` is the data of cookie affinity, `stats` the counters of
+//! a rule.
 
 pub mod filter;
 mod hosts;
+pub mod normalise;
 mod paths;
 pub mod policy;
 pub mod split;

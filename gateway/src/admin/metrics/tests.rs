@@ -130,7 +130,7 @@ metadata: {name: odd}
 spec:
   ingressClassName: nginx
   rules:
-  - http: {paths: [{path: "/a\"b\\c\nd", pathType: Exact, backend: {service: {name: x, port: {number: 80}}}}]}
+  - http: {paths: [{path: "/a\"b\\c\nd", pathType: ImplementationSpecific, backend: {service: {name: x, port: {number: 80}}}}]}
 "#,
     );
     snapshot.routes.rules().for_each(|rule| rule.stats.count(503, Duration::ZERO));
