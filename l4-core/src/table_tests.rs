@@ -5,6 +5,7 @@ use crate::{
     affinity::UnixMillis,
     endpoints::Client,
     model::{Balance, Conditions, ConnectionOptions, Endpoint, Hints},
+    policy::EndpointPolicy,
 };
 
 fn endpoint(addr: &str, node: &str, conditions: Conditions) -> Endpoint {
@@ -30,6 +31,7 @@ fn port(name: &str, endpoints: Vec<Endpoint>) -> ServicePort {
         external_policy: TrafficPolicy::Cluster,
         affinity: Affinity::None,
         balance: Balance::Random,
+        policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
         endpoints,
     }

@@ -25,7 +25,7 @@ use tokio::{
 
 use crate::{
     copy::with_buffer,
-    endpoints::{Candidates, Client, EndpointIndex, EndpointSet, EndpointState, InFlight},
+    endpoints::{Candidates, Client, EndpointIndex, EndpointSet, EndpointState, InFlight, Permit},
     limits::{ACCEPT_BACKOFF, FLOW_EVICTION_SAMPLE, Limits},
     stats::Open,
     table::{Decision, Frontend, ServiceTable},
@@ -104,6 +104,12 @@ fn open_flow(
         stats.refused.add(1);
         return Ok(None);
     };
+    if let Some(refused) = avoid.and_then(|addr| set.position(addr)) {
+        set.failed(refused, caller.now);
+    }
+    // Where it is full the datagram is dropped, as on any network; the gate counts it.
+    let Ok(mut permit) = set.admit() else { return Ok(None) };
+    permit.connected();
     let Some(index) = choose(set, set.candidates(caller), avoid) else { return Ok(None) };
     let endpoint = set.endpoint(index).addr;
     shared.flows.make_room();
@@ -112,6 +118,7 @@ fn open_flow(
         Err(error) => {
             tracing::debug!(service = %target.port.config.name, %endpoint, %error, "endpoint not reached");
             set.state(index).count_connect_failure();
+            set.failed(index, caller.now);
             stats.connect_failed.add(1);
             return Ok(None);
         }
@@ -134,6 +141,7 @@ fn open_flow(
         open: Open::new(stats.clone()),
         state: set.state(index).clone(),
         _in_flight: set.state(index).carry(),
+        _permit: permit,
     });
     shared.flows.begin(&flow);
     let task = spawn_local(carry_replies(shared.clone(), flow.clone()));
@@ -201,6 +209,7 @@ pub(crate) struct Flow {
     open: Open,
     state: Arc<EndpointState>,
     _in_flight: InFlight,
+    _permit: Permit,
 }
 
 impl Flow {
@@ -227,7 +236,9 @@ impl Flow {
             match ready!(self.socket.poll_recv(cx, &mut datagram)) {
                 Ok(()) => {
                     self.last.set(Instant::now());
-                    self.replied.set(true);
+                    if !self.replied.replace(true) {
+                        self.state.succeeded();
+                    }
                     let frontend: SockRef<'_> = SockRef::from(&self.frontend.socket);
                     if let Ok(n) = Socket::send_to(&frontend, datagram.filled(), &self.client.into()) {
                         self.open.count(0, n as u64);

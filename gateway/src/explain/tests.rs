@@ -393,7 +393,7 @@ fn rules_for_every_host() {
  3. Backend: the requests of this rule go to Service default/kubia:80.
  4. Endpoints: 2 of 4 can be used; left out: 10.1.0.3:8080 (kubia-c) is not ready, 10.1.0.4:8080 is terminating.
 
-→ one of 2 endpoints: each is equally likely
+→ one of 2 endpoints: one after the other
    50.0 %  10.1.0.1:8080  kubia-a
    50.0 %  10.1.0.2:8080  kubia-b
 ";
