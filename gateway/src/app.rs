@@ -32,6 +32,7 @@ use crate::{
     explain::{Question, explain},
     health_check::{self, Health},
     http::HttpStats,
+    probe,
     snapshot::Snapshot,
     worker::{Announcement, Command, Workers},
 };
@@ -130,6 +131,7 @@ impl App {
         tokio::spawn(admin::serve(admin_listener, state, stop(stopped.clone())));
         let health = Health { snapshot: snapshots.clone(), runtime: status.clone() };
         tokio::spawn(health_check::serve(health_commands, health, stop(stopped.clone())));
+        tokio::spawn(probe::run(snapshots.clone(), stop(stopped.clone())));
         let dns_addr = dns.as_ref().map(DnsServer::local_addr);
         if let Some(dns) = dns {
             tokio::spawn(dns.run(zones, options.dns_forward, stop(stopped)));

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use http::uri::PathAndQuery;
 use tidegate_crd::core::Service;
 use tidegate_l4::{
     model::{Balance, ConnectionOptions, ProxyProtocol},
@@ -308,7 +309,7 @@ fn threshold(value: &str) -> Result<u32, &'static str> {
 
 /// What goes into a request line as it is.
 fn is_path(path: &str) -> bool {
-    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#')
+    path.starts_with('/') && path.is_ascii() && !path.contains('#') && PathAndQuery::try_from(path).is_ok()
 }
 
 fn ejection(options: &mut ServiceOptions) -> &mut Ejection {
