@@ -209,7 +209,7 @@ fn greeting(port: &ServedPort, probe: &Probe) -> &'static [u8] {
 
 /// One question; what was wrong with the answer, as the end of a sentence.
 async fn ask(addr: SocketAddr, probe: &Probe, greeting: &[u8]) -> Result<(), String> {
-    let target = SocketAddr::new(addr.ip(), probe.port.unwrap_or(addr.port()));
+    let target = SocketAddr::new(addr.ip(), probe.port.unwrap_or_else(|| addr.port()));
     let answer = async {
         let stream = connect(target, greeting).await.map_err(|error| error.to_string())?;
         match &probe.question {

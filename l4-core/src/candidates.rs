@@ -55,7 +55,7 @@ impl Ranking {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Tier {
     InUse,
-    /// Its share still grows, and this key is not in it yet.
+    /// Its share still grows, and this choice is not in it.
     NotYet,
     /// Ejected, or failing its probe.
     Out,
@@ -134,9 +134,9 @@ impl<'a> Candidates<'a> {
             Standing::InUse => Tier::InUse,
             Standing::SlowStart { share } => {
                 set.state(EndpointIndex(i)).health.begin(self.now);
-                // The same keys at all times, and more of them with every moment. Only a ranking has keys.
+                // The same keys at all times, and more of them with every moment. Without keys the dice have decided already.
                 let is_ranked = matches!(self.order, Order::Ranked(_));
-                if is_ranked && fraction(score) >= share { Tier::NotYet } else { Tier::InUse }
+                if is_ranked && fraction(score) < share { Tier::InUse } else { Tier::NotYet }
             }
             Standing::Ejected { .. } | Standing::ProbeFails => Tier::Out,
         }

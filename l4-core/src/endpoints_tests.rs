@@ -256,7 +256,7 @@ mod policy {
         let policy = EndpointPolicy { slow_start: Duration::from_secs(100), ..EndpointPolicy::default() };
         for balance in EVERY_RULE {
             let set = with_policy(4, balance, &policy);
-            set.states[1].renew();
+            set.states[1].renew(true);
             firsts(&set, balance, 1_000, 20);
             let seen = [1_000, 26_000, 51_000, 101_000].map(|now| firsts(&set, balance, now, 8_000)[1]);
             // A share of a quarter beside three full ones is 1 of 13, a half 1 of 7; a pair with it is as likely as
@@ -273,7 +273,7 @@ mod policy {
     fn keys_move_once_while_an_endpoint_starts_slowly() {
         let policy = EndpointPolicy { slow_start: Duration::from_secs(100), ..EndpointPolicy::default() };
         let set = with_policy(4, Balance::Hash, &policy);
-        set.states[1].renew();
+        set.states[1].renew(true);
         for key in 0..200 {
             let at = |now| set.order(Balance::Hash, Some(key), UnixMillis(now)).next().unwrap().0;
             let mut choices: Vec<usize> = (1..=101).map(|second| at(second * 1_000)).collect();

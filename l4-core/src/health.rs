@@ -62,12 +62,12 @@ pub(crate) struct Health {
 }
 
 impl Health {
-    /// What an endpoint has that is new, or came back: no past.
-    pub(crate) fn renew(&self) {
+    /// What an endpoint has that is new, or came back: no past, and a slow start if others can spare it one.
+    pub(crate) fn renew(&self, slowly: bool) {
         self.failures.store(0, Relaxed);
         self.ejected_until.store(0, Relaxed);
         self.nth.store(0, Relaxed);
-        self.since.store(UNSEEN, Relaxed);
+        self.since.store(if slowly { UNSEEN } else { 0 }, Relaxed);
         self.forget_probe();
     }
 
@@ -262,7 +262,7 @@ mod tests {
     fn slow_start_grows_evenly_from_when_it_was_first_seen_or_came_back() {
         let (health, policy) = (Health::default(), policy(20));
         assert_eq!(health.standing(&policy, at(0)), Standing::InUse, "what was there from the beginning needs none");
-        health.renew();
+        health.renew(true);
         assert_eq!(health.standing(&policy, at(0)), Standing::SlowStart { share: 0.0 });
         health.begin(at(5));
         health.begin(at(9));
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(health.standing(&policy, at(25)), Standing::InUse);
         health.eject(&EJECTION, at(30));
         assert_eq!(health.standing(&policy, at(45)), Standing::SlowStart { share: 0.25 });
-        health.renew();
+        health.renew(true);
         assert_eq!(health.standing(&policy, at(35)), Standing::SlowStart { share: 0.0 }, "ready again: not ejected");
     }
 

@@ -98,10 +98,10 @@ impl EndpointState {
         self.health.verdict()
     }
 
-    /// What an endpoint has that is new, or came back: no past but the counters.
-    pub(crate) fn renew(&self) {
+    /// What an endpoint has that is new, or came back: no past but the counters, and perhaps a slow start.
+    pub(crate) fn renew(&self, slowly: bool) {
         self.latency.forget();
-        self.health.renew();
+        self.health.renew(slowly);
     }
 
     /// What one more request costs here: the latency for each that it carries, and for the new one (peak EWMA as in
@@ -146,7 +146,7 @@ mod tests {
         drop(receipt);
         assert_eq!(state.cost(now), 2_000.0);
         assert_eq!(state.expected_latency(now).map(|latency| latency.as_micros()), Some(2_000));
-        state.renew();
+        state.renew(true);
         assert_eq!((state.cost(now), state.picks()), (0.0, 1));
     }
 }

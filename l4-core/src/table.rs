@@ -134,19 +134,17 @@ impl ServedPort {
 }
 
 /// Endpoints that are new, or were not usable before, begin without a past. Readiness is the truth: who is ready again is
-/// no longer ejected, but may have a slow start. Those that a port begins with need none, as no other could take their share.
+/// no longer ejected, but may have a slow start; not so where there was nobody before, who could take the rest of its share.
 fn renew(config: &ServicePort, now: [&FamilySets; 2], previous: &ServedPort, inherited: &Inherited) {
     if config.policy.ejection.is_none() && config.policy.probe.is_none() && config.policy.slow_start.is_zero() {
         return;
     }
     let before = [&previous.v4, &previous.v6];
-    if before.iter().all(|sets| sets.cluster.is_empty() && sets.local.is_empty()) {
-        return;
-    }
+    let slowly = before.iter().any(|sets| !sets.cluster.is_empty() || !sets.local.is_empty());
     for (before, now) in before.into_iter().zip(now) {
         let was_there = |addr| before.cluster.position(addr).or_else(|| before.local.position(addr)).is_some();
         let new = now.cluster.endpoints().iter().chain(now.local.endpoints()).filter(|e| !was_there(e.addr));
-        new.filter_map(|e| inherited.states.get(&e.addr)).for_each(|state| state.renew());
+        new.filter_map(|e| inherited.states.get(&e.addr)).for_each(|state| state.renew(slowly));
     }
 }
 

@@ -1,5 +1,6 @@
 //! A worker over real sockets: clients on one side, pods on the other, all on one thread.
 
+mod health;
 mod proxy_protocol;
 mod support;
 mod tcp;
