@@ -5,15 +5,16 @@ use std::{hint::black_box, net::IpAddr, sync::Arc, time::Duration};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidegate_l4::{
     affinity::UnixMillis,
-    endpoints::{Client, EndpointSet},
+    endpoints::{Client, EndpointIndex, EndpointSet},
     model::{
         Affinity, Balance, Conditions, ConnectionOptions, Endpoint, Hints, IpFamily, Place, Protocol, ServicePort,
         ServicePortName, TrafficPolicy,
     },
+    policy::{Ejection, EndpointPolicy, Probe, Question},
     table::ServiceTable,
 };
 
-fn set(endpoints: u32, balance: Balance, affinity: Affinity) -> Arc<EndpointSet> {
+fn set(endpoints: u32, balance: Balance, policy: EndpointPolicy, affinity: Affinity) -> Arc<EndpointSet> {
     let name = ServicePortName {
         namespace: "default".into(),
         service: "web".into(),
@@ -41,6 +42,7 @@ fn set(endpoints: u32, balance: Balance, affinity: Affinity) -> Arc<EndpointSet>
         external_policy: TrafficPolicy::Cluster,
         affinity,
         balance,
+        policy,
         connection: ConnectionOptions::default(),
         endpoints: (0..endpoints).map(endpoint).collect(),
     };
@@ -58,17 +60,38 @@ fn pick(criterion: &mut Criterion) {
         ("random", Balance::Random),
         ("round-robin", Balance::RoundRobin),
         ("least-in-flight", Balance::LeastInFlight),
+        ("ewma", Balance::Ewma),
         ("weighted", Balance::Weighted),
+        ("hash", Balance::Hash),
     ];
+    // All that makes the choice look at the endpoints' state.
+    let guarded = EndpointPolicy {
+        ejection: Some(Ejection::default()),
+        slow_start: Duration::from_secs(30),
+        probe: Some(Probe::new(Question::Tcp).into()),
+        ..EndpointPolicy::default()
+    };
     let affinity = Affinity::ClientIp { timeout: Duration::from_secs(10_800) };
     for endpoints in [5, 1_000] {
         for (label, balance) in rules {
-            let set = set(endpoints, balance, Affinity::None);
-            group.bench_function(format!("{label}/{endpoints}"), |bencher| {
-                bencher.iter(|| black_box(&set).candidates(black_box(client(7))).next());
-            });
+            for (suffix, policy) in [("", EndpointPolicy::default()), ("-guarded", guarded.clone())] {
+                let set = set(endpoints, balance, policy, Affinity::None);
+                for i in (0..endpoints as usize).map(EndpointIndex) {
+                    set.state(i).observe(Duration::from_millis(5), UnixMillis(990_000));
+                }
+                group.bench_function(format!("{label}{suffix}/{endpoints}"), |bencher| {
+                    bencher.iter(|| black_box(&set).candidates(black_box(client(7))).next());
+                });
+                // One of five is out, which costs a second draw now and then.
+                if endpoints == 5 && set.policy().ejection.is_some() {
+                    while !set.failed(EndpointIndex(2), UnixMillis(999_000)) {}
+                    group.bench_function(format!("{label}-ejected/{endpoints}"), |bencher| {
+                        bencher.iter(|| black_box(&set).candidates(black_box(client(7))).next());
+                    });
+                }
+            }
         }
-        let set = set(endpoints, Balance::Random, affinity);
+        let set = set(endpoints, Balance::Random, EndpointPolicy::default(), affinity);
         group.bench_function(format!("client-ip-miss/{endpoints}"), |bencher| {
             let mut n = 0;
             bencher.iter(|| {
@@ -89,6 +112,15 @@ fn pick(criterion: &mut Criterion) {
             });
         });
     }
+    let ewma = set(5, Balance::Ewma, EndpointPolicy::default(), Affinity::None);
+    let state = ewma.state(EndpointIndex(0));
+    group.bench_function("observe", |bencher| {
+        let mut now = 1_000_000;
+        bencher.iter(|| {
+            now += 1;
+            black_box(state).observe(Duration::from_micros(black_box(700)), UnixMillis(now));
+        });
+    });
     group.finish();
 }
 

@@ -5,6 +5,7 @@ use std::{hint::black_box, sync::Arc};
 use criterion::{Criterion, criterion_group, criterion_main};
 use tidegate_l4::{
     model::{Affinity, Balance, ConnectionOptions, Place, Protocol, ServicePort, ServicePortName, TrafficPolicy},
+    policy::EndpointPolicy,
     table::{Frontend, ServiceTable},
 };
 
@@ -30,6 +31,7 @@ fn table(services: u32) -> ServiceTable {
         external_policy: TrafficPolicy::Cluster,
         affinity: Affinity::None,
         balance: Balance::Random,
+        policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
         endpoints: Vec::new(),
     };

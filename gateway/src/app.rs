@@ -43,6 +43,7 @@ use crate::{
     explain::{Question, explain},
     health_check::{self, Health},
     http::{HttpOptions, HttpStats, Scheme},
+    probe,
     snapshot::Snapshot,
     takeover::{
         self, Estate, Freeze, Inherited, Predecessor, Purpose,
@@ -212,6 +213,7 @@ impl App {
         // health check fail.
         admin.take().map(tokio::spawn);
         let health = Health { snapshot: snapshots, runtime: self.status.clone() };
+        tokio::spawn(probe::run(health.snapshot.clone(), stopped()));
         tokio::spawn(health_check::serve(servers.health_commands, health, stopped()));
         if let Some(dns) = bound.dns {
             tokio::spawn(dns.run(servers.zones, servers.forward, stopped()));

@@ -20,6 +20,7 @@ pub mod explain;
 mod health_check;
 pub mod http;
 pub mod pod;
+mod probe;
 pub mod route;
 mod small_server;
 pub mod snapshot;

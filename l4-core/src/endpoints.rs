@@ -2,10 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 
@@ -15,8 +12,25 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::{
     affinity::{AffinityTable, UnixMillis},
     balance,
+    candidates::Ranking,
+    gate::Gate,
     model::{Affinity, Balance, Endpoint},
+    policy::EndpointPolicy,
 };
+pub use crate::{
+    candidates::Candidates,
+    gate::{Full, Permit},
+    health::{Standing, Verdict},
+    state::{EndpointState, InFlight},
+};
+
+/// A time at which every ejection and every slow start is over: for callers without a clock.
+pub const LATER: UnixMillis = UnixMillis(u64::MAX);
+
+/// The key of some bytes, for [`EndpointSet::order`]; the same in every process.
+pub fn hash_key(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
+}
 
 /// Position of an endpoint in its [`EndpointSet`]. Planes may keep arrays of their own under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -31,54 +45,6 @@ pub struct Client {
     pub now: UnixMillis,
 }
 
-/// What outlives a configuration: the counters of one endpoint of one port.
-#[derive(Debug, Default)]
-pub struct EndpointState {
-    in_flight: AtomicU32,
-    picks: AtomicU64,
-    connect_failures: AtomicU64,
-}
-
-impl EndpointState {
-    /// Connections or requests it carries now.
-    pub fn in_flight(&self) -> u32 {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// How often it was chosen and answered.
-    pub fn picks(&self) -> u64 {
-        self.picks.load(Ordering::Relaxed)
-    }
-
-    /// How often a connect to it failed.
-    pub fn connect_failures(&self) -> u64 {
-        self.connect_failures.load(Ordering::Relaxed)
-    }
-
-    /// Notes that a connect to it failed.
-    pub fn count_connect_failure(&self) {
-        self.connect_failures.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Counts a connection or request for as long as the receipt lives.
-    pub fn carry(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        self.picks.fetch_add(1, Ordering::Relaxed);
-        InFlight(self.clone())
-    }
-}
-
-/// Receipt for one connection or request an endpoint carries; dropping it ends the count.
-#[derive(Debug)]
-#[must_use = "dropping it at once counts nothing"]
-pub struct InFlight(Arc<EndpointState>);
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// Cells of one service port that its sets share and a new configuration inherits.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Inherited {
@@ -86,6 +52,9 @@ pub(crate) struct Inherited {
     /// Only for a port with ClientIP affinity.
     pub(crate) affinity: Option<Arc<AffinityTable>>,
     pub(crate) cursor: Arc<AtomicUsize>,
+    pub(crate) gate: Arc<Gate>,
+    /// Held while it is decided whether one more endpoint may be ejected, which is seldom.
+    pub(crate) ejecting: Arc<Mutex<()>>,
 }
 
 /// The endpoints one kind of traffic may use, ready to be chosen from.
@@ -95,9 +64,15 @@ pub struct EndpointSet {
     states: Box<[Arc<EndpointState>]>,
     positions: AHashMap<SocketAddr, usize>,
     hashes: Box<[u64]>,
+    /// Empty where all weights are the same.
     weight_totals: Box<[u64]>,
     balance: Balance,
+    policy: EndpointPolicy,
+    /// Whether an endpoint can be left out of the choice at all, so that its state must be looked at.
+    guarded: bool,
     cursor: Arc<AtomicUsize>,
+    gate: Arc<Gate>,
+    ejecting: Arc<Mutex<()>>,
     affinity: Option<(Arc<AffinityTable>, Duration)>,
 }
 
@@ -106,59 +81,89 @@ impl EndpointSet {
     pub(crate) fn build(
         endpoints: Vec<Endpoint>,
         balance: Balance,
+        policy: &EndpointPolicy,
         affinity: Affinity,
         inherited: &mut Inherited,
     ) -> Self {
-        let states = endpoints.iter().map(|e| inherited.states.entry(e.addr).or_default().clone()).collect();
-        let positions = endpoints.iter().enumerate().map(|(i, e)| (e.addr, i)).collect();
-        let hashes = endpoints.iter().map(|e| xxh3_64(e.addr.to_string().as_bytes())).collect();
-        let mut total = 0;
-        let mut add = |weight: u32| {
-            total += u64::from(weight);
-            total
-        };
-        let weight_totals = match balance {
-            Balance::Weighted => endpoints.iter().map(|e| add(e.weight)).collect(),
-            Balance::Random | Balance::RoundRobin | Balance::LeastInFlight => Box::default(),
-        };
         let affinity = match affinity {
             Affinity::None => None,
             Affinity::ClientIp { timeout } => Some((inherited.affinity.get_or_insert_default().clone(), timeout)),
         };
-        let cursor = inherited.cursor.clone();
-        Self { endpoints: endpoints.into(), states, positions, hashes, weight_totals, balance, cursor, affinity }
+        Self {
+            states: endpoints.iter().map(|e| inherited.states.entry(e.addr).or_default().clone()).collect(),
+            positions: endpoints.iter().enumerate().map(|(i, e)| (e.addr, i)).collect(),
+            hashes: endpoints.iter().map(|e| xxh3_64(e.addr.to_string().as_bytes())).collect(),
+            weight_totals: weight_totals(&endpoints),
+            endpoints: endpoints.into(),
+            balance,
+            policy: policy.clone(),
+            guarded: policy.ejection.is_some() || policy.probe.is_some() || policy.slow_start > Duration::ZERO,
+            cursor: inherited.cursor.clone(),
+            gate: inherited.gate.clone(),
+            ejecting: inherited.ejecting.clone(),
+            affinity,
+        }
     }
 
     /// A set with nothing to choose from.
     pub fn empty() -> Self {
-        Self::build(Vec::new(), Balance::Random, Affinity::None, &mut Inherited::default())
+        let policy = EndpointPolicy::default();
+        Self::build(Vec::new(), Balance::Random, &policy, Affinity::None, &mut Inherited::default())
     }
 
     /// Candidates for a connection of `client`, in order of preference: the first is the choice, the others are for
     /// when it cannot be reached. Each endpoint comes once.
     pub fn candidates(&self, client: Client) -> Candidates<'_> {
-        let Some((table, timeout)) = &self.affinity else { return self.balanced() };
-        let epoch = client.now.0 / (timeout.as_millis() as u64).max(1);
-        let remembered = table.find(client.ip, client.now, *timeout).and_then(|addr| self.position(addr));
-        Candidates { set: self, order: Order::Ranked { client: client.ip, epoch, remembered, last: None }, given: 0 }
-    }
-
-    /// Candidates by the balancing rule alone: what a gateway uses, whose affinity is its own.
-    pub fn balanced(&self) -> Candidates<'_> {
-        let n = self.endpoints.len();
-        let first = match self.balance {
-            _ if n == 0 => 0,
-            Balance::Random => balance::random(n),
-            Balance::RoundRobin => balance::round_robin(n, &self.cursor),
-            Balance::LeastInFlight => balance::least_of_two(n, |i| self.states[i].in_flight()),
-            Balance::Weighted => balance::weighted(&self.weight_totals),
+        let Some((_, timeout)) = &self.affinity else {
+            let key = (self.balance == Balance::Hash).then(|| key_of(client.ip));
+            return self.order(self.balance, key, client.now);
         };
-        self.starting_at(EndpointIndex(first))
+        let epoch = client.now.0 / (timeout.as_millis() as u64).max(1);
+        // One that is left out would not answer; what answers instead is remembered in its place.
+        let remembered = self.remembered(client).filter(|&i| !self.is_out(i, client.now)).map(|i| i.0);
+        let ranking = Ranking::Client { ip: client.ip, epoch };
+        Candidates::ranked(self, ranking, remembered, self.balance, client.now)
     }
 
-    /// All candidates, beginning with one that is already decided (a cookie named it).
+    /// Candidates by a rule of choice alone, be it the Service's or another: what a gateway uses, whose affinity is its own.
+    ///
+    /// [`Balance::Hash`] goes by `key`, such as a [`hash_key`]; without one it is random.
+    pub fn order(&self, balance: Balance, key: Option<u64>, now: UnixMillis) -> Candidates<'_> {
+        let n = self.len();
+        if n == 0 {
+            return Candidates::rotation(self, None, balance, now);
+        }
+        let accepts = |i: usize| !self.guarded || self.accepts(i, now);
+        let first = match (balance, key) {
+            (Balance::Hash, Some(key)) => {
+                return Candidates::ranked(self, Ranking::Key(key), None, balance, now);
+            }
+            (Balance::Random, _) | (Balance::Hash, None) => balance::accepted(|| balance::random(n), accepts),
+            (Balance::RoundRobin, _) => balance::accepted(|| balance::round_robin(n, &self.cursor), accepts),
+            (Balance::LeastInFlight, _) => balance::least_of_two(n, accepts, |i| self.states[i].in_flight()),
+            (Balance::Ewma, _) => balance::least_of_two(n, accepts, |i| self.states[i].cost(now)),
+            (Balance::Weighted, _) => balance::accepted(|| balance::weighted(n, &self.weight_totals), accepts),
+        };
+        if first.is_some() {
+            return Candidates::rotation(self, first, balance, now);
+        }
+        // Every draw was in vain: the nearest that is in use will do; and if there is none, all are as good as ejected, and
+        // any is. Trouble that all endpoints share is none of theirs.
+        let mut rest = Candidates::rotation(self, Some(balance::random(n)), balance, now);
+        rest.settle();
+        rest
+    }
+
+    /// Candidates by the Service's rule for requests, without a clock: who fails its probe is left out, but ejection and
+    /// slow start do not count. [`order`](Self::order) can do more.
+    pub fn balanced(&self) -> Candidates<'_> {
+        self.order(self.policy.request_balance, None, LATER)
+    }
+
+    /// All candidates, beginning with one that is already decided (a cookie named it). Say [at](Candidates::at) what
+    /// time it is, so that those that are ejected come last.
     pub fn starting_at(&self, first: EndpointIndex) -> Candidates<'_> {
-        Candidates { set: self, order: Order::Rotation { first: first.0 }, given: 0 }
+        Candidates::rotation(self, Some(first.0), self.balance, LATER)
     }
 
     /// A candidate answered `client`: only now does affinity remember it.
@@ -172,7 +177,45 @@ impl EndpointSet {
     pub fn remembered(&self, client: Client) -> Option<EndpointIndex> {
         let (table, timeout) = self.affinity.as_ref()?;
         let addr = table.find(client.ip, client.now, *timeout)?;
-        self.position(addr).map(EndpointIndex)
+        self.position(addr)
+    }
+
+    /// An endpoint failed: it could not be reached, or gave no proper answer. Whether that ejected it.
+    ///
+    /// Does nothing where there is no ejection. Never takes out more than the policy's share; an endpoint that was spared
+    /// for that is asked about again with its next failure.
+    pub fn failed(&self, endpoint: EndpointIndex, now: UnixMillis) -> bool {
+        let Some(ejection) = &self.policy.ejection else { return false };
+        let health = &self.states[endpoint.0].health;
+        if !health.failed(ejection, now) {
+            return false;
+        }
+        // No code under this lock can panic half way through a change.
+        let _one_at_a_time = self.ejecting.lock().unwrap_or_else(PoisonError::into_inner);
+        let out = self.states.iter().filter(|state| state.is_ejected(now)).count();
+        let may = !health.is_ejected(now) && out < self.len() * usize::from(ejection.max_share) / 100;
+        if may {
+            health.eject(ejection, now);
+        }
+        may
+    }
+
+    /// Lets in one more connection or request, for as long as the permit lives.
+    ///
+    /// # Errors
+    /// If as many are in, or wait for a connection, as the Service allows. It is counted as turned away.
+    pub fn admit(&self) -> Result<Permit, Full> {
+        self.gate.admit(self.policy.admission)
+    }
+
+    /// Whether an endpoint is chosen at present, and if not, why.
+    pub fn standing(&self, endpoint: EndpointIndex, now: UnixMillis) -> Standing {
+        self.states[endpoint.0].health.standing(&self.policy, now)
+    }
+
+    /// Whether an endpoint is left out of the choice at present: ejected, or failing its probe.
+    pub fn is_out(&self, endpoint: EndpointIndex, now: UnixMillis) -> bool {
+        self.guarded && matches!(self.standing(endpoint, now), Standing::Ejected { .. } | Standing::ProbeFails)
     }
 
     /// The endpoint at a position.
@@ -190,9 +233,14 @@ impl EndpointSet {
         &self.endpoints
     }
 
-    /// The rule of choice.
+    /// The rule of choice for connections.
     pub fn balance(&self) -> Balance {
         self.balance
+    }
+
+    /// How it treats its endpoints, and the rule of choice for requests.
+    pub fn policy(&self) -> &EndpointPolicy {
+        &self.policy
     }
 
     /// How long ClientIP affinity lasts here; `None` without affinity.
@@ -210,146 +258,51 @@ impl EndpointSet {
         self.endpoints.len()
     }
 
-    fn position(&self, addr: SocketAddr) -> Option<usize> {
-        self.positions.get(&addr).copied()
+    /// Where an address is.
+    pub fn position(&self, addr: SocketAddr) -> Option<EndpointIndex> {
+        self.positions.get(&addr).copied().map(EndpointIndex)
+    }
+
+    pub(crate) fn hash(&self, i: usize) -> u64 {
+        self.hashes[i]
+    }
+
+    pub(crate) fn is_guarded(&self) -> bool {
+        self.guarded
+    }
+
+    /// Whether the dice may fall on an endpoint: never if it is left out, and now and then while it starts slowly.
+    fn accepts(&self, i: usize, now: UnixMillis) -> bool {
+        match self.standing(EndpointIndex(i), now) {
+            Standing::InUse => true,
+            Standing::SlowStart { share } => {
+                self.states[i].health.begin(now);
+                fastrand::f32() < share
+            }
+            Standing::Ejected { .. } | Standing::ProbeFails => false,
+        }
     }
 }
 
-/// Endpoints in order of preference; see [`EndpointSet::candidates`].
-#[derive(Clone, Debug)]
-pub struct Candidates<'a> {
-    set: &'a EndpointSet,
-    order: Order,
-    given: usize,
+fn weight_totals(endpoints: &[Endpoint]) -> Box<[u64]> {
+    if endpoints.windows(2).all(|two| two[0].weight == two[1].weight) {
+        return Box::default();
+    }
+    let mut total = 0;
+    let mut add = |weight: u32| {
+        total += u64::from(weight);
+        total
+    };
+    endpoints.iter().map(|e| add(e.weight)).collect()
 }
 
-#[derive(Clone, Debug)]
-enum Order {
-    /// A first one, then the rest in their own order.
-    Rotation { first: usize },
-    /// The remembered one, then by rendezvous score, best first. `last` is the score and position given before.
-    Ranked { client: IpAddr, epoch: u64, remembered: Option<usize>, last: Option<(u64, usize)> },
-}
-
-impl Iterator for Candidates<'_> {
-    type Item = EndpointIndex;
-
-    fn next(&mut self) -> Option<EndpointIndex> {
-        let n = self.set.endpoints.len();
-        if self.given >= n {
-            return None;
-        }
-        let given = self.given;
-        self.given += 1;
-        match &mut self.order {
-            Order::Rotation { first } => Some(EndpointIndex((*first + given) % n)),
-            Order::Ranked { remembered: Some(first), .. } if given == 0 => Some(EndpointIndex(*first)),
-            Order::Ranked { client, epoch, remembered, last } => {
-                // Retries are rare, so each looks over all scores again rather than sorting for a case that seldom comes.
-                // Weights make no shares here, but 0 takes an endpoint out: it comes last.
-                let out = |i: usize| self.set.balance == Balance::Weighted && self.set.endpoints[i].weight == 0;
-                let rank = |i| if out(i) { 0 } else { balance::rendezvous_score(*client, *epoch, self.set.hashes[i]) };
-                let score = |i: usize| (rank(i), i);
-                let below = |s: &(u64, usize)| last.is_none_or(|last| *s < last) && Some(s.1) != *remembered;
-                let best = (0..n).map(score).filter(below).max()?;
-                *last = Some(best);
-                Some(EndpointIndex(best.1))
-            }
-        }
+fn key_of(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => hash_key(&ip.octets()),
+        IpAddr::V6(ip) => hash_key(&ip.octets()),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Conditions, Hints};
-
-    fn endpoint(n: u8, weight: u32) -> Endpoint {
-        let addr = SocketAddr::from(([10, 0, 0, n], 80));
-        let hints = Hints::default();
-        Endpoint { addr, conditions: Conditions::READY, node: None, zone: None, hints, weight, pod: None }
-    }
-
-    fn set(ns: impl IntoIterator<Item = u8>, affinity: Affinity, inherited: &mut Inherited) -> EndpointSet {
-        EndpointSet::build(ns.into_iter().map(|n| endpoint(n, 1)).collect(), Balance::Random, affinity, inherited)
-    }
-
-    const STICKY: Affinity = Affinity::ClientIp { timeout: Duration::from_secs(10) };
-
-    fn client(n: u8, now: u64) -> Client {
-        Client { ip: IpAddr::from([192, 0, 2, n]), now: UnixMillis(now) }
-    }
-
-    #[test]
-    fn every_endpoint_comes_once_whatever_the_order() {
-        let mut inherited = Inherited::default();
-        for affinity in [Affinity::None, STICKY] {
-            let set = set(0..7, affinity, &mut inherited);
-            for remember in [false, true] {
-                if remember {
-                    set.chosen(client(1, 0), EndpointIndex(3));
-                }
-                let mut seen: Vec<usize> = set.candidates(client(1, 1)).map(|i| i.0).collect();
-                seen.sort_unstable();
-                assert_eq!(seen, [0, 1, 2, 3, 4, 5, 6]);
-            }
-        }
-        assert_eq!(set([], STICKY, &mut inherited).candidates(client(1, 0)).next(), None);
-        assert_eq!(set([], Affinity::None, &mut inherited).candidates(client(1, 0)).next(), None);
-    }
-
-    #[test]
-    fn affinity_survives_a_rebuild_in_another_order_and_expires_by_the_callers_clock() {
-        let mut inherited = Inherited::default();
-        let before = set([1, 2, 3], STICKY, &mut inherited);
-        before.chosen(client(1, 0), EndpointIndex(1));
-        let after = set([3, 9, 2, 1], STICKY, &mut inherited);
-        let first = after.candidates(client(1, 9_999)).next().unwrap();
-        assert_eq!(after.endpoint(first).addr, before.endpoint(EndpointIndex(1)).addr);
-        assert_eq!(after.remembered(client(1, 10_000)), None);
-    }
-
-    #[test]
-    fn two_replicas_agree_and_a_later_epoch_may_differ() {
-        let (a, b) =
-            (set(0..5, STICKY, &mut Inherited::default()), set((0..5).rev(), STICKY, &mut Inherited::default()));
-        let choice = |set: &EndpointSet, c| set.endpoint(set.candidates(c).next().unwrap()).addr;
-        assert!((0..200).all(|n| choice(&a, client(n, 5)) == choice(&b, client(n, 5))));
-        assert!((0..20).any(|epoch| choice(&a, client(1, epoch * 10_000)) != choice(&a, client(1, 0))));
-    }
-
-    #[test]
-    fn in_flight_is_counted_while_the_receipt_lives_and_inherited() {
-        let mut inherited = Inherited::default();
-        let before = set([1, 2], Affinity::None, &mut inherited);
-        let receipt = before.state(EndpointIndex(0)).carry();
-        let after = set([2, 1], Affinity::None, &mut inherited);
-        assert_eq!(after.state(EndpointIndex(1)).in_flight(), 1);
-        drop(receipt);
-        assert_eq!(after.state(EndpointIndex(1)).in_flight(), 0);
-        assert_eq!(after.state(EndpointIndex(1)).picks(), 1);
-    }
-
-    #[test]
-    fn weight_0_takes_an_endpoint_out_with_affinity_too() {
-        let endpoints = (0..4).map(|n| endpoint(n, u32::from(n % 2))).collect();
-        let set = EndpointSet::build(endpoints, Balance::Weighted, STICKY, &mut Inherited::default());
-        for n in 0..100 {
-            let order: Vec<usize> = set.candidates(client(n, 0)).map(|i| i.0).collect();
-            assert!(order.len() == 4 && order[..2].iter().all(|i| i % 2 == 1), "{order:?}");
-        }
-    }
-
-    #[test]
-    fn weighted_and_round_robin_do_what_they_say() {
-        let mut inherited = Inherited::default();
-        let endpoints = vec![endpoint(1, 3), endpoint(2, 0), endpoint(3, 1)];
-        let set = EndpointSet::build(endpoints.clone(), Balance::Weighted, Affinity::None, &mut inherited);
-        let mut seen = [0; 3];
-        (0..8_000).for_each(|_| seen[set.balanced().next().unwrap().0] += 1);
-        assert!(seen[1] == 0 && (5_500..6_500).contains(&seen[0]), "{seen:?}");
-        let set = EndpointSet::build(endpoints, Balance::RoundRobin, Affinity::None, &mut inherited);
-        let seen: Vec<usize> = (0..4).map(|_| set.balanced().next().unwrap().0).collect();
-        assert_eq!(seen, [0, 1, 2, 0]);
-    }
-}
+#[path = "endpoints_tests.rs"]
+mod tests;

@@ -4,7 +4,8 @@
 //! whoever has those turns them into [`model::ServicePort`]s.
 //!
 //! Where to look: [`model`] is what a Service is; [`eligible`] says which endpoints may be used; [`endpoints`] makes
-//! the choice, with [`affinity`] and `balance`; [`table`] leads from an address to the choice. [`listen`] opens the
+//! the choice (`candidates`), with [`affinity`], `balance` and what the [`policy`] adds (`health`, `latency`, `gate`, all in
+//! the `state` of an endpoint); [`table`] leads from an address to the choice. [`listen`] opens the
 //! sockets; a [`worker`] serves them, by `tcp` (with `copy`, `splice` and `proxy_protocol`) and `udp`, and ends by
 //! `drain`. [`limits`] has every limit, [`stats`] every counter.
 //!
@@ -12,7 +13,7 @@
 //!
 //! ```
 //! use std::{io::{Read, Write}, sync::Arc};
-//! use tidegate_l4::{limits::Limits, listen, model::*, table::{Frontend, ServiceTable}, worker::L4Worker};
+//! use tidegate_l4::{limits::Limits, listen, model::*, policy::EndpointPolicy, table::{Frontend, ServiceTable}, worker::L4Worker};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let pod = std::net::TcpListener::bind("127.0.0.1:0")?;
@@ -25,7 +26,7 @@
 //!     port: vip.port(), node_port: None,
 //!     cluster_ips: vec![vip.ip()], load_balancer_ips: vec![], external_ips: vec![], source_ranges: vec![],
 //!     internal_policy: TrafficPolicy::Cluster, external_policy: TrafficPolicy::Cluster,
-//!     affinity: Affinity::None, balance: Balance::Random, connection: ConnectionOptions::default(),
+//!     affinity: Affinity::None, balance: Balance::Random, policy: EndpointPolicy::default(), connection: ConnectionOptions::default(),
 //!     endpoints: vec![Endpoint { addr: pod.local_addr()?, conditions, node, zone, hints, weight: 1, pod: None }],
 //! };
 //! let (table, _conflicts) = ServiceTable::build([Arc::new(service)], &[], &Place::default(), None);
@@ -53,16 +54,22 @@
 
 pub mod affinity;
 mod balance;
+mod candidates;
 mod copy;
 mod drain;
 pub mod eligible;
 pub mod endpoints;
+mod gate;
+mod health;
+mod latency;
 pub mod limits;
 pub mod listen;
 pub mod model;
+pub mod policy;
 pub mod proxy_protocol;
 #[cfg(target_os = "linux")]
 mod splice;
+mod state;
 pub mod stats;
 pub mod table;
 mod tcp;

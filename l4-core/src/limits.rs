@@ -34,6 +34,38 @@ pub const FLOW_UNREPLIED_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a silent UDP flow lives on once the endpoint has answered (Linux `nf_conntrack_udp_timeout_stream`).
 pub const FLOW_REPLIED_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Failures in a row after which an endpoint is ejected, where that is asked for: more than the tries of one connection, so
+/// that one unlucky client takes nobody out (Envoy's `consecutive_5xx` is 5 as well).
+pub const MAX_FAILURES: u32 = 5;
+
+/// How long an endpoint is ejected the first time: a few times what a container needs to start again.
+pub const EJECTION_TIME: Duration = Duration::from_secs(10);
+
+/// How long an endpoint is ejected at most, however often it failed. One that is mended waits no longer than this.
+pub const EJECTION_MAX_TIME: Duration = Duration::from_secs(300);
+
+/// Percent of a port's endpoints that may be ejected at once. With more than half in trouble the fault is more likely
+/// common to them (a database, the network), and the rest could not bear their load.
+pub const EJECTION_MAX_SHARE: u8 = 50;
+
+/// From one probe to the next, where probes are asked for (a kubelet's `periodSeconds`).
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time for the answer to a probe (a kubelet's `timeoutSeconds`).
+pub const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Good answers in a row that bring an endpoint back (a kubelet's `successThreshold`).
+pub const PROBE_HEALTHY: u32 = 1;
+
+/// Bad answers in a row that take an endpoint out (a kubelet's `failureThreshold`).
+pub const PROBE_UNHEALTHY: u32 = 3;
+
+/// Time after which an endpoint's latency weighs 1/e of what it did (ingress-nginx's `DECAY_TIME`).
+pub(crate) const EWMA_DECAY: Duration = Duration::from_secs(10);
+
+/// Draws for one choice before every endpoint is looked at: with half of them ejected all are in vain once in 256 times.
+pub(crate) const DRAWS: usize = 8;
+
 /// How many flows are looked at to find one that may give way: a bounded price for a good guess.
 pub(crate) const FLOW_EVICTION_SAMPLE: usize = 16;
 

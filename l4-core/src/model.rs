@@ -12,6 +12,8 @@ use std::{
 
 use ipnet::IpNet;
 
+use crate::policy::EndpointPolicy;
+
 /// Namespace, Service and port name: what names one port of one Service in the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServicePortName {
@@ -75,6 +77,8 @@ pub struct ServicePort {
     pub affinity: Affinity,
     /// How an endpoint is chosen where affinity does not decide.
     pub balance: Balance,
+    /// How endpoints that fail are treated, and how much is let in.
+    pub policy: EndpointPolicy,
     /// How connections are carried.
     pub connection: ConnectionOptions,
     /// Every endpoint of this port, usable or not (see `eligible`).
@@ -156,8 +160,13 @@ pub enum Balance {
     RoundRobin,
     /// Of two drawn at random, the one that carries less now (power of two choices).
     LeastInFlight,
+    /// Of two drawn at random, the one that promises the shorter wait, by its latency of late and what it carries now
+    /// (peak EWMA, decay 10 s; ingress-nginx's `load-balance: ewma`).
+    Ewma,
     /// Random in proportion to the weights.
     Weighted,
+    /// By a key: the same one comes to the same endpoint for as long as that is there. At L4 the key is the client's IP.
+    Hash,
 }
 
 /// How the connections of a port are carried.

@@ -87,6 +87,9 @@ impl ServedPort {
             let usable: AHashSet<SocketAddr> = inherited.states.keys().filter(|a| usable(a)).copied().collect();
             affinity.keep_only(|addr| usable.contains(&addr));
         }
+        if let Some(previous) = previous {
+            renew(&config, [&v4, &v6], previous, &inherited);
+        }
         let listed: AHashSet<_> = config.endpoints.iter().map(|e| e.addr).collect();
         inherited.states.retain(|addr, _| listed.contains(addr));
         let stats = previous.map(|p| p.stats.clone()).unwrap_or_default();
@@ -137,6 +140,11 @@ impl ServedPort {
         self.inherited.affinity.as_ref().map_or(0, |table| table.len())
     }
 
+    /// How many connections and requests were turned away because as many as may be were under way, in both planes.
+    pub fn turned_away(&self) -> u64 {
+        self.inherited.gate.turned_away()
+    }
+
     fn family(&self, family: IpFamily) -> &FamilySets {
         match family {
             IpFamily::V4 => &self.v4,
@@ -145,12 +153,27 @@ impl ServedPort {
     }
 }
 
+/// Endpoints that are new, or were not usable before, begin without a past. Readiness is the truth: who is ready again is
+/// no longer ejected, but may have a slow start; not so where there was nobody before, who could take the rest of its share.
+fn renew(config: &ServicePort, now: [&FamilySets; 2], previous: &ServedPort, inherited: &Inherited) {
+    if config.policy.ejection.is_none() && config.policy.probe.is_none() && config.policy.slow_start.is_zero() {
+        return;
+    }
+    let before = [&previous.v4, &previous.v6];
+    let slowly = before.iter().any(|sets| !sets.cluster.is_empty() || !sets.local.is_empty());
+    for (before, now) in before.into_iter().zip(now) {
+        let was_there = |addr| before.cluster.position(addr).or_else(|| before.local.position(addr)).is_some();
+        let new = now.cluster.endpoints().iter().chain(now.local.endpoints()).filter(|e| !was_there(e.addr));
+        new.filter_map(|e| inherited.states.get(&e.addr)).for_each(|state| state.renew(slowly));
+    }
+}
+
 impl FamilySets {
     fn build(config: &ServicePort, family: IpFamily, place: &Place, inherited: &mut Inherited) -> Self {
         let eligible = eligible(&config.endpoints, family, place);
         let mut set = |indexes: &[usize]| {
             let endpoints = indexes.iter().map(|&i| config.endpoints[i].clone()).collect();
-            Arc::new(EndpointSet::build(endpoints, config.balance, config.affinity, inherited))
+            Arc::new(EndpointSet::build(endpoints, config.balance, &config.policy, config.affinity, inherited))
         };
         let cluster = set(&eligible.cluster);
         let local = if eligible.local == eligible.cluster { cluster.clone() } else { set(&eligible.local) };

@@ -3,8 +3,9 @@ use std::time::Duration;
 use super::*;
 use crate::{
     affinity::UnixMillis,
-    endpoints::Client,
+    endpoints::{Client, Standing},
     model::{Balance, Conditions, ConnectionOptions, Endpoint, Hints},
+    policy::{Ejection, EndpointPolicy},
 };
 
 fn endpoint(addr: &str, node: &str, conditions: Conditions) -> Endpoint {
@@ -30,10 +31,13 @@ fn port(name: &str, endpoints: Vec<Endpoint>) -> ServicePort {
         external_policy: TrafficPolicy::Cluster,
         affinity: Affinity::None,
         balance: Balance::Random,
+        policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
         endpoints,
     }
 }
+
+const NOT_READY: Conditions = Conditions { ready: false, serving: false, terminating: false };
 
 const NODE: &str = "192.168.0.1";
 const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
@@ -169,4 +173,33 @@ fn udp_flows_end_only_when_another_endpoint_could_take_over() {
     assert!(served(&dns).keeps_flow(next), "a terminating endpoint that still serves keeps its flows");
     dns.endpoints.clear();
     assert!(served(&dns).keeps_flow(gone), "with nothing to take over, the flow is left alone");
+}
+
+#[test]
+fn what_a_port_begins_with_is_warm_and_what_comes_later_starts_slowly() {
+    let (a, b) = ("10.0.0.1:80", "10.0.0.2:80");
+    let mut web = port("web", vec![endpoint(a, "here", Conditions::READY), endpoint(b, "here", NOT_READY)]);
+    web.policy.slow_start = Duration::from_secs(60);
+    let first = build([web.clone()], None);
+    web.endpoints[1].conditions = Conditions::READY;
+    let second = build([web.clone()], Some(&first));
+    let standing = |table: &ServiceTable, i| {
+        let set = table.ports().next().unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
+        set.standing(crate::endpoints::EndpointIndex(i), UnixMillis(1_000_000))
+    };
+    assert_eq!(standing(&first, 0), Standing::InUse);
+    assert_eq!(standing(&second, 0), Standing::InUse);
+    assert_eq!(standing(&second, 1), Standing::SlowStart { share: 0.0 });
+
+    // From nothing to two: there is nobody to take the rest of their shares. Nor is one of them still ejected.
+    web.policy.ejection = Some(Ejection { max_failures: 1, ..Ejection::default() });
+    let second = build([web.clone()], Some(&second));
+    let set = second.ports().next().unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
+    assert!(set.failed(crate::endpoints::EndpointIndex(0), UnixMillis(999_000)));
+    assert!(matches!(standing(&second, 0), Standing::Ejected { .. }));
+    web.endpoints.iter_mut().for_each(|e| e.conditions = NOT_READY);
+    let none = build([web.clone()], Some(&second));
+    web.endpoints.iter_mut().for_each(|e| e.conditions = Conditions::READY);
+    let both = build([web], Some(&none));
+    assert_eq!([0, 1].map(|i| standing(&both, i)), [Standing::InUse; 2]);
 }

@@ -21,9 +21,9 @@ use tokio::{
 use crate::{
     copy::{Duplex, Unfinished},
     drain::{Listening, Ticket},
-    endpoints::{Client, EndpointIndex, EndpointSet, InFlight},
+    endpoints::{Client, EndpointIndex, EndpointSet, InFlight, Permit},
     limits::{ACCEPT_BACKOFF, KEEPALIVE_IDLE},
-    model::{Protocol, ServicePortName},
+    model::{Balance, Protocol, ServicePortName},
     proxy_protocol::{self, Addresses},
     stats::Open,
     table::{Decision, Frontend, FrontendKind, ServiceTable, Target},
@@ -175,6 +175,8 @@ impl Arrival {
             target.port.stats.refused.add(1);
             return None;
         };
+        // Who finds it full is reset, and counted by the gate.
+        let mut permit = set.admit().ok()?;
         let open = Open::new(target.port.stats.clone());
         let caller = Client { ip, now: now() };
         let remembered = set.remembered(caller);
@@ -182,6 +184,7 @@ impl Arrival {
             open.stats.connect_failed.add(1);
             return None;
         };
+        permit.connected();
         if set.affinity_timeout().is_some() {
             let hit = remembered == Some(index);
             if hit { &open.stats.affinity_hits } else { &open.stats.affinity_misses }.add(1);
@@ -190,7 +193,7 @@ impl Arrival {
         let idle = config.idle_timeout.map(Idle::new);
         let in_flight = set.state(index).carry();
         let duplex = Duplex::new(client.into_stream()?, upstream, head);
-        Some(Box::new(Link { duplex, open, idle, _in_flight: in_flight, _ticket: self.ticket }))
+        Some(Box::new(Link { duplex, open, idle, _in_flight: in_flight, _permit: permit, _ticket: self.ticket }))
     }
 
     /// Tries the candidates in turn, within the limits.
@@ -205,10 +208,11 @@ impl Arrival {
         let header = target.port.config.connection.send_proxy_protocol.map(|v| proxy_protocol::write(v, addresses));
         let header = header.transpose().ok()?.unwrap_or_default();
         let deadline = Instant::now() + limits.connect_timeout;
-        let mut candidates = set.candidates(caller).take(limits.connect_tries).peekable();
-        while let Some(index) = candidates.next() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let time = if candidates.peek().is_some() { left.min(limits.connect_try_timeout) } else { left };
+        let tries = set.len().min(limits.connect_tries);
+        for (tried, index) in set.candidates(caller).take(tries).enumerate() {
+            let begun = Instant::now();
+            let left = deadline.saturating_duration_since(begun);
+            let time = if tried + 1 < tries { left.min(limits.connect_try_timeout) } else { left };
             let addr = set.endpoint(index).addr;
             let socket = match upstream_socket(addr) {
                 Ok(socket) => socket,
@@ -219,12 +223,19 @@ impl Arrival {
                 }
             };
             let error = match timeout(time, greet(socket, addr, &header)).await {
-                Ok(Ok(upstream)) => return Some((index, upstream)),
+                Ok(Ok(upstream)) => {
+                    set.state(index).succeeded();
+                    if set.balance() == Balance::Ewma {
+                        set.state(index).observe(begun.elapsed(), now());
+                    }
+                    return Some((index, upstream));
+                }
                 Ok(Err(e)) => e,
                 Err(_) => io::ErrorKind::TimedOut.into(),
             };
             set.state(index).count_connect_failure();
-            tracing::debug!(service = %target.port.config.name, endpoint = %addr, %error, "endpoint not reached");
+            let ejected = set.failed(index, now());
+            tracing::debug!(service = %target.port.config.name, endpoint = %addr, %error, ejected, "endpoint not reached");
         }
         None
     }
@@ -255,6 +266,7 @@ struct Link {
     open: Open,
     idle: Option<Idle>,
     _in_flight: InFlight,
+    _permit: Permit,
     _ticket: Ticket,
 }
 

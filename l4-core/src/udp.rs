@@ -26,7 +26,7 @@ use tokio::{
 
 use crate::{
     copy::with_buffer,
-    endpoints::{Candidates, Client, EndpointIndex, EndpointSet, EndpointState, InFlight},
+    endpoints::{Candidates, Client, EndpointIndex, EndpointSet, EndpointState, InFlight, Permit},
     limits::{ACCEPT_BACKOFF, FLOW_EVICTION_SAMPLE, Limits},
     stats::{Open, PortStats},
     table::{Decision, Frontend, ServiceTable},
@@ -110,6 +110,12 @@ fn open_flow(
         stats.refused.add(1);
         return Ok(None);
     };
+    if let Some(refused) = avoid.and_then(|addr| set.position(addr)) {
+        set.failed(refused, caller.now);
+    }
+    // Where it is full the datagram is dropped, as on any network; the gate counts it.
+    let Ok(mut permit) = set.admit() else { return Ok(None) };
+    permit.connected();
     let Some(index) = choose(set, set.candidates(caller), avoid) else { return Ok(None) };
     let endpoint = set.endpoint(index).addr;
     shared.flows.make_room();
@@ -118,6 +124,7 @@ fn open_flow(
         Err(error) => {
             tracing::debug!(service = %target.port.config.name, %endpoint, %error, "endpoint not reached");
             set.state(index).count_connect_failure();
+            set.failed(index, caller.now);
             stats.connect_failed.add(1);
             return Ok(None);
         }
@@ -127,7 +134,8 @@ fn open_flow(
         if hit { &stats.affinity_hits } else { &stats.affinity_misses }.add(1);
     }
     set.chosen(caller, index);
-    let flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));
+    let mut flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));
+    flow.permit = Some(permit);
     Ok(Some(begin(shared, flow)))
 }
 
@@ -234,6 +242,8 @@ pub(crate) struct Flow {
     open: Open,
     state: Arc<EndpointState>,
     _in_flight: InFlight,
+    /// `None` for a flow of another process, which had its own.
+    permit: Option<Permit>,
 }
 
 impl Flow {
@@ -258,6 +268,7 @@ impl Flow {
             open: Open::new(stats.clone()),
             state: state.clone(),
             _in_flight: state.carry(),
+            permit: None,
         }
     }
 
@@ -284,7 +295,9 @@ impl Flow {
             match ready!(self.socket.poll_recv(cx, &mut datagram)) {
                 Ok(()) => {
                     self.last.set(Instant::now());
-                    self.replied.set(true);
+                    if !self.replied.replace(true) {
+                        self.state.succeeded();
+                    }
                     let frontend: SockRef<'_> = SockRef::from(&self.frontend.socket);
                     if let Ok(n) = Socket::send_to(&frontend, datagram.filled(), &self.client.into()) {
                         self.open.count(0, n as u64);

@@ -2,6 +2,7 @@
 
 mod broken;
 mod dns;
+mod endpoints;
 mod examples;
 mod explain;
 mod ingress_conformance;

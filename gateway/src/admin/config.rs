@@ -8,9 +8,10 @@ use std::{
 
 use ahash::AHashMap;
 use tidegate_l4::{
-    endpoints::{EndpointIndex, EndpointState},
+    endpoints::{EndpointIndex, EndpointState, Standing, Verdict},
     model::{Endpoint, IpFamily, Protocol, ServicePortName, TrafficPolicy},
     table::ServedPort,
+    worker::now,
 };
 
 use super::{
@@ -93,18 +94,21 @@ impl From<&Finding> for FindingView {
 #[derive(Debug)]
 pub(crate) struct InUse<'a> {
     pub(crate) state: &'a EndpointState,
+    pub(crate) standing: Standing,
     pub(crate) eligible: EligibleView,
 }
 
 /// The endpoints of `port` that some traffic may use.
 pub(crate) fn in_use(port: &ServedPort) -> AHashMap<SocketAddr, InUse<'_>> {
     let mut out: AHashMap<SocketAddr, InUse<'_>> = AHashMap::new();
+    let now = now();
     for family in [IpFamily::V4, IpFamily::V6] {
         for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
             let set = port.set(family, policy);
             for (position, endpoint) in set.endpoints().iter().enumerate() {
-                let state = set.state(EndpointIndex(position));
-                let new = || InUse { state, eligible: EligibleView::default() };
+                let (state, standing) =
+                    (set.state(EndpointIndex(position)), set.standing(EndpointIndex(position), now));
+                let new = || InUse { state, standing, eligible: EligibleView::default() };
                 let entry = out.entry(endpoint.addr).or_insert_with(new);
                 match policy {
                     TrafficPolicy::Cluster => entry.eligible.cluster = true,
@@ -144,7 +148,9 @@ fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot) -> PortView 
     });
     let endpoints = served.map(|served| {
         let in_use = in_use(served);
-        served.config.endpoints.iter().map(|endpoint| endpoint_view(endpoint, in_use.get(&endpoint.addr))).collect()
+        let is_probed = served.config.policy.probe.is_some();
+        let view = |endpoint: &Endpoint| endpoint_view(endpoint, in_use.get(&endpoint.addr), is_probed);
+        served.config.endpoints.iter().map(view).collect()
     });
     PortView {
         name: port.name.to_string(),
@@ -157,8 +163,9 @@ fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot) -> PortView 
     }
 }
 
-fn endpoint_view(endpoint: &Endpoint, in_use: Option<&InUse<'_>>) -> EndpointView {
+fn endpoint_view(endpoint: &Endpoint, in_use: Option<&InUse<'_>>, is_probed: bool) -> EndpointView {
     let text = |text: &Option<Arc<str>>| text.as_ref().map(|text| text.to_string());
+    let standing = in_use.map_or(Standing::InUse, |in_use| in_use.standing);
     EndpointView {
         address: endpoint.addr.to_string(),
         pod: text(&endpoint.pod),
@@ -171,6 +178,23 @@ fn endpoint_view(endpoint: &Endpoint, in_use: Option<&InUse<'_>>) -> EndpointVie
         eligible: in_use.map(|in_use| in_use.eligible).unwrap_or_default(),
         in_flight: in_use.map(|in_use| in_use.state.in_flight()),
         picks: in_use.map(|in_use| in_use.state.picks()),
+        ejected_seconds: match standing {
+            Standing::Ejected { until } => Some(until.0.saturating_sub(now().0).div_ceil(1_000)),
+            Standing::InUse | Standing::SlowStart { .. } | Standing::ProbeFails => None,
+        },
+        slow_start_percent: match standing {
+            Standing::SlowStart { share } => Some((share * 100.0) as u8),
+            Standing::InUse | Standing::Ejected { .. } | Standing::ProbeFails => None,
+        },
+        health_check: in_use.filter(|_| is_probed).map(|in_use| verdict(in_use.state.verdict()).to_owned()),
+    }
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Unknown => "unknown",
+        Verdict::Passing => "passing",
+        Verdict::Failing => "failing",
     }
 }
 
@@ -186,6 +210,7 @@ fn stats_view(port: &ServedPort) -> StatsView {
         affinity_entries: port.affinity_entries(),
         refused: stats.refused.value(),
         connect_failed: stats.connect_failed.value(),
+        turned_away: port.turned_away(),
     }
 }
 

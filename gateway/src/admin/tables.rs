@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use super::view::{ConfigView, IngressView, ServiceView};
+use super::view::{ConfigView, EndpointView, IngressView, ServiceView};
 
 /// Spaces between columns.
 const PADDING: usize = 3;
@@ -37,9 +37,10 @@ pub fn services(view: &ConfigView, wide: bool) -> String {
     services_at(view, wide, now())
 }
 
-/// `kubectl get endpoints`; kubectl has nothing more to say on them when `wide`. A Service that is an ExternalName has none.
-pub fn endpoints(view: &ConfigView, _wide: bool) -> String {
-    endpoints_at(view, now())
+/// `kubectl get endpoints`, with those marked that are not chosen at present. If `wide`, a column says why; kubectl has nothing
+/// more to say then. A Service that is an ExternalName has none.
+pub fn endpoints(view: &ConfigView, wide: bool) -> String {
+    endpoints_at(view, wide, now())
 }
 
 /// `kubectl get ingresses`, with `-o wide` if `wide`.
@@ -77,11 +78,15 @@ fn services_at(view: &ConfigView, wide: bool, now: i64) -> String {
     render(&header, view.services.iter().map(row).collect())
 }
 
-fn endpoints_at(view: &ConfigView, now: i64) -> String {
+fn endpoints_at(view: &ConfigView, wide: bool, now: i64) -> String {
     let row = |service: &ServiceView| {
-        (service.namespace.clone(), vec![service.name.clone(), endpoint_list(service), age(service.created, now)])
+        let mut cells = vec![service.name.clone(), endpoint_list(service), age(service.created, now)];
+        cells.extend(wide.then(|| health(service)));
+        (service.namespace.clone(), cells)
     };
-    render(&["NAME", "ENDPOINTS", "AGE"], with_endpoints(view).map(row).collect())
+    let mut header = vec!["NAME", "ENDPOINTS", "AGE"];
+    header.extend(wide.then_some("HEALTH"));
+    render(&header, with_endpoints(view).map(row).collect())
 }
 
 fn ingresses_at(view: &ConfigView, wide: bool, now: i64) -> String {
@@ -134,7 +139,36 @@ fn selector(service: &ServiceView) -> String {
 /// Ready endpoints, as an Endpoints object lists them.
 fn endpoint_list(service: &ServiceView) -> String {
     let ready = service.ports.iter().flat_map(|port| port.endpoints.iter().filter(|endpoint| endpoint.ready));
-    some_of(&ready.map(|endpoint| endpoint.address.clone()).collect::<Vec<_>>()).unwrap_or_else(|| "<none>".to_owned())
+    some_of(&ready.map(marked).collect::<Vec<_>>()).unwrap_or_else(|| "<none>".to_owned())
+}
+
+fn marked(endpoint: &EndpointView) -> String {
+    let mark = match endpoint {
+        EndpointView { ejected_seconds: Some(_), .. } => "(ejected)",
+        endpoint if fails_its_check(endpoint) => "(failing)",
+        EndpointView { slow_start_percent: Some(_), .. } => "(slow start)",
+        _ => "",
+    };
+    format!("{}{mark}", endpoint.address)
+}
+
+/// Every endpoint that is not as usual, and how it does; none is left out of this list.
+fn health(service: &ServiceView) -> String {
+    let say = |endpoint: &EndpointView| {
+        let address = &endpoint.address;
+        match (endpoint.ejected_seconds, endpoint.slow_start_percent) {
+            (Some(seconds), _) => Some(format!("{address} ejected for {seconds}s")),
+            _ if fails_its_check(endpoint) => Some(format!("{address} fails its health check")),
+            (None, Some(percent)) => Some(format!("{address} has {percent}% of its share")),
+            (None, None) => None,
+        }
+    };
+    let unusual: Vec<String> = service.ports.iter().flat_map(|port| port.endpoints.iter().filter_map(say)).collect();
+    if unusual.is_empty() { "OK".to_owned() } else { unusual.join(", ") }
+}
+
+fn fails_its_check(endpoint: &EndpointView) -> bool {
+    endpoint.health_check.as_deref() == Some("failing")
 }
 
 /// A rule for any host is not listed, but counted: so does kubectl.

@@ -60,14 +60,38 @@ NAME             ENDPOINTS                                               AGE
 kubia            10.0.0.1:8080,10.0.0.2:8080,10.0.0.1:8443 + 1 more...   5d3h
 kubia-headless   <none>                                                  <unknown>
 ";
-    assert_eq!(endpoints_at(&view(), NOW), expected);
+    assert_eq!(endpoints_at(&view(), false, NOW), expected);
     let endpoint = |ready| EndpointView { address: "[fd00::1]:80".into(), ready, ..EndpointView::default() };
     let port = PortView { endpoints: vec![endpoint(true), endpoint(false)], ..PortView::default() };
     let view = ConfigView {
         services: vec![ServiceView { ports: vec![port], created: Some(NOW), ..service("a", "b", "ClusterIP") }],
         ..ConfigView::default()
     };
-    assert_eq!(endpoints_at(&view, NOW), "NAME   ENDPOINTS      AGE\nb      [fd00::1]:80   0s\n");
+    assert_eq!(endpoints_at(&view, false, NOW), "NAME   ENDPOINTS      AGE\nb      [fd00::1]:80   0s\n");
+}
+
+#[test]
+fn endpoints_that_are_not_chosen_are_marked_and_explained() {
+    let endpoint =
+        |last: u8| EndpointView { address: format!("10.0.0.{last}:80"), ready: true, ..EndpointView::default() };
+    let ejected = EndpointView { ejected_seconds: Some(8), health_check: Some("failing".into()), ..endpoint(1) };
+    let failing = EndpointView { health_check: Some("failing".into()), ..endpoint(2) };
+    let well = EndpointView { health_check: Some("passing".into()), ..endpoint(3) };
+    let starting = EndpointView { slow_start_percent: Some(40), ..endpoint(4) };
+    let port = PortView { endpoints: vec![ejected, failing, well.clone(), starting], ..PortView::default() };
+    let quiet = ServiceView {
+        ports: vec![PortView { endpoints: vec![well], ..PortView::default() }],
+        ..service("a", "quiet", "ClusterIP")
+    };
+    let services = vec![ServiceView { ports: vec![port], ..service("a", "b", "ClusterIP") }, quiet];
+    let view = ConfigView { services, ..ConfigView::default() };
+    let expected = "\
+NAME    ENDPOINTS                                                            AGE         HEALTH
+b       10.0.0.1:80(ejected),10.0.0.2:80(failing),10.0.0.3:80 + 1 more...   <unknown>   10.0.0.1:80 ejected for 8s, 10.0.0.2:80 fails its health check, 10.0.0.4:80 has 40% of its share
+quiet   10.0.0.3:80                                                          <unknown>   OK
+";
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(words(&endpoints_at(&view, true, NOW)), words(expected));
 }
 
 #[test]

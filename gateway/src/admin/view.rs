@@ -116,6 +116,15 @@ pub struct EndpointView {
     /// How often it was chosen and answered; unknown if it is not eligible.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub picks: Option<u64>,
+    /// For how long it is left out yet because it failed too often in a row; absent if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ejected_seconds: Option<u64>,
+    /// What it has of a full share while it starts slowly; absent if it does not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slow_start_percent: Option<u8>,
+    /// What its health check says: `unknown`, `passing` or `failing`; absent without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health_check: Option<String>,
 }
 
 /// Which traffic may use an endpoint.
@@ -150,6 +159,8 @@ pub struct StatsView {
     pub refused: u64,
     /// Clients for whom no endpoint could be connected.
     pub connect_failed: u64,
+    /// Clients and requests turned away because as many as may be were under way.
+    pub turned_away: u64,
 }
 
 /// One Ingress.

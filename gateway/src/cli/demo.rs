@@ -31,20 +31,24 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 14] = examples![
+const MANIFESTS: [(&str, &str); 18] = examples![
     "balance.yaml",
     "clusterip.yaml",
     "cookie.yaml",
+    "ejection.yaml",
     "endpoints.yaml",
     "external-name.yaml",
     "headless.yaml",
+    "health-check.yaml",
     "ingress.yaml",
+    "limits.yaml",
     "load-balancer.yaml",
     "local.yaml",
     "multi-port.yaml",
     "node-port.yaml",
     "pods.yaml",
     "session-affinity.yaml",
+    "slow-start.yaml",
     "udp.yaml",
 ];
 

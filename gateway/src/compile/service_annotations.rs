@@ -1,9 +1,13 @@
 //! The `tidegate.io/…` annotations of a Service: a table, one row each.
 
-use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
+use http::uri::PathAndQuery;
 use tidegate_crd::core::Service;
-use tidegate_l4::model::{Balance, ConnectionOptions, ProxyProtocol};
+use tidegate_l4::{
+    model::{Balance, ConnectionOptions, ProxyProtocol},
+    policy::{Ejection, EndpointPolicy, Probe, Question},
+};
 
 use super::finding::Report;
 
@@ -15,6 +19,8 @@ const PREFIX: &str = "tidegate.io/";
 pub(crate) struct ServiceOptions {
     pub(crate) balance: Balance,
     pub(crate) connection: ConnectionOptions,
+    pub(crate) policy: EndpointPolicy,
+    probe: ProbeOptions,
     /// By Pod name or IP; who is not listed has weight 1.
     pub(crate) weights: BTreeMap<String, u32>,
 }
@@ -48,7 +54,35 @@ impl ServiceOptions {
                 }
             }
         }
+        options.finish(report);
         options
+    }
+
+    /// What takes several annotations to say.
+    fn finish(&mut self, report: &mut Report<'_>) {
+        // Whoever says anything about ejection wants it, unless it is that nobody is to be ejected.
+        self.policy.ejection = self.policy.ejection.filter(|ejection| ejection.max_failures > 0);
+        let ProbeOptions { question, port, interval, timeout, healthy, unhealthy, named } = self.probe.clone();
+        let Some(question) = question else {
+            if let Some(name) = named {
+                report.warning(
+                    "UnusedHealthCheck",
+                    &format!("metadata.annotations[{:?}]", format!("{PREFIX}{name}")),
+                    "nothing is checked, as nothing says what to ask.",
+                    "Add tidegate.io/health-check: tcp, or a path such as /healthz.",
+                );
+            }
+            return;
+        };
+        let usual = Probe::new(question);
+        self.policy.probe = Some(Arc::new(Probe {
+            port,
+            interval: interval.unwrap_or(usual.interval),
+            timeout: timeout.unwrap_or(usual.timeout),
+            healthy: healthy.unwrap_or(usual.healthy),
+            unhealthy: unhealthy.unwrap_or(usual.unhealthy),
+            ..usual
+        }));
     }
 
     /// The weight of an endpoint.
@@ -58,6 +92,19 @@ impl ServiceOptions {
         }
         self.weights.get(pod).or_else(|| self.weights.get(&ip.to_string())).copied().unwrap_or(1)
     }
+}
+
+/// The annotations `health-check…`, before it is known whether there is a check.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct ProbeOptions {
+    question: Option<Question>,
+    port: Option<u16>,
+    interval: Option<Duration>,
+    timeout: Option<Duration>,
+    healthy: Option<u32>,
+    unhealthy: Option<u32>,
+    /// One of those that say how, not what.
+    named: Option<&'static str>,
 }
 
 /// One annotation.
@@ -77,7 +124,9 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // How an endpoint is chosen where affinity does not decide.
+    // How an endpoint is chosen where affinity does not decide, for connections and for requests: random (the default for
+    // connections), round-robin (the default for requests), least-in-flight, ewma (the shorter wait by latency and load),
+    // weighted (see weights), or hash (by the client's IP, moving few clients when endpoints change).
     Row {
         name: "balance",
         apply: |options, value| {
@@ -85,9 +134,81 @@ const ROWS: &[Row] = &[
                 "random" => Balance::Random,
                 "round-robin" => Balance::RoundRobin,
                 "least-in-flight" => Balance::LeastInFlight,
+                "ewma" => Balance::Ewma,
                 "weighted" => Balance::Weighted,
-                _ => return Err("random, round-robin, least-in-flight or weighted"),
+                "hash" => Balance::Hash,
+                _ => return Err("random, round-robin, least-in-flight, ewma, weighted or hash"),
             };
+            options.policy.request_balance = options.balance;
+            Ok(())
+        },
+    },
+    // How long an endpoint that failed too often is left out the first time (default 10s); each time soon after is twice
+    // as long, up to 5 minutes. Turns ejection on.
+    Row {
+        name: "ejection-time",
+        apply: |options, value| {
+            ejection(options).time = duration(value).ok_or("a duration such as 10s or 1m")?;
+            Ok(())
+        },
+    },
+    // Ask each endpoint whether it is well, and leave out those that are not: tcp (it accepts a connection), or a path,
+    // which an HTTP GET must find with a status of 200 to 399. For TCP ports, and UDP ports with health-check-port.
+    Row {
+        name: "health-check",
+        apply: |options, value| {
+            options.probe.question = Some(match value {
+                "tcp" => Question::Tcp,
+                path if is_path(path) => Question::Http { path: path.into() },
+                _ => return Err("tcp, or a path such as /healthz"),
+            });
+            Ok(())
+        },
+    },
+    // Good answers in a row after which an endpoint is used again (default 1).
+    Row {
+        name: "health-check-healthy",
+        apply: |options, value| {
+            options.probe.healthy = Some(threshold(value)?);
+            options.probe.named = Some("health-check-healthy");
+            Ok(())
+        },
+    },
+    // From one question to the next (default 10s).
+    Row {
+        name: "health-check-interval",
+        apply: |options, value| {
+            let interval = duration(value).filter(|interval| *interval >= LEAST_INTERVAL);
+            options.probe.interval = Some(interval.ok_or("a duration of 100ms or more, such as 10s")?);
+            options.probe.named = Some("health-check-interval");
+            Ok(())
+        },
+    },
+    // The port to ask, if it is not the endpoint's own.
+    Row {
+        name: "health-check-port",
+        apply: |options, value| {
+            let port = value.parse().ok().filter(|port| *port != 0);
+            options.probe.port = Some(port.ok_or("a port number from 1 to 65535")?);
+            options.probe.named = Some("health-check-port");
+            Ok(())
+        },
+    },
+    // How long an answer may take (default 1s).
+    Row {
+        name: "health-check-timeout",
+        apply: |options, value| {
+            options.probe.timeout = Some(duration(value).ok_or("a duration such as 1s")?);
+            options.probe.named = Some("health-check-timeout");
+            Ok(())
+        },
+    },
+    // Bad answers in a row after which an endpoint is left out (default 3).
+    Row {
+        name: "health-check-unhealthy",
+        apply: |options, value| {
+            options.probe.unhealthy = Some(threshold(value)?);
+            options.probe.named = Some("health-check-unhealthy");
             Ok(())
         },
     },
@@ -101,6 +222,41 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
+    // Percent of the endpoints that may be left out at once for failing (default 50%). Turns ejection on.
+    Row {
+        name: "max-ejected",
+        apply: |options, value| {
+            let share = value.strip_suffix('%').unwrap_or(value).trim_end().parse().ok();
+            ejection(options).max_share = share.filter(|share| (1..=100).contains(share)).ok_or("1% to 100%")?;
+            Ok(())
+        },
+    },
+    // Failures in a row, with no success between them, after which an endpoint is left out for a while (default 5; 0 is
+    // never). A failure is a connect that fails; for requests also one that gets no proper answer. Turns ejection on: by
+    // default there is none, as readiness is the kubelet's to tell.
+    Row {
+        name: "max-failures",
+        apply: |options, value| {
+            ejection(options).max_failures = value.parse().map_err(|_| "a number, or 0 for never")?;
+            Ok(())
+        },
+    },
+    // Connections and requests that each port has at once, over the whole process. More are reset, or answered 503.
+    Row {
+        name: "max-in-flight",
+        apply: |options, value| {
+            options.policy.admission.max_in_flight = Some(threshold(value)?);
+            Ok(())
+        },
+    },
+    // Connections and requests of each port that wait for a connection to an endpoint. More are reset, or answered 503.
+    Row {
+        name: "max-pending",
+        apply: |options, value| {
+            options.policy.admission.max_pending = Some(threshold(value)?);
+            Ok(())
+        },
+    },
     // Begin connections to endpoints with a PROXY protocol header.
     Row {
         name: "proxy-protocol",
@@ -110,6 +266,15 @@ const ROWS: &[Row] = &[
                 "v2" => ProxyProtocol::V2,
                 _ => return Err("v1 or v2"),
             });
+            Ok(())
+        },
+    },
+    // An endpoint that is new, or comes back, gets a share that grows to a full one over this time (default 0s: at once).
+    Row {
+        name: "slow-start",
+        apply: |options, value| {
+            let window = humantime::parse_duration(value).ok().filter(|window| *window <= LONGEST);
+            options.policy.slow_start = window.ok_or("a duration such as 30s, or 0s for none")?;
             Ok(())
         },
     },
@@ -126,3 +291,31 @@ const ROWS: &[Row] = &[
         },
     },
 ];
+
+/// Questions at a shorter interval would be a load of their own.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Longer than anybody means; what is added to a time stays a time.
+const LONGEST: Duration = Duration::from_secs(7 * 86_400);
+
+/// More than nothing, and no longer than anybody means.
+fn duration(value: &str) -> Option<Duration> {
+    humantime::parse_duration(value).ok().filter(|duration| *duration > Duration::ZERO && *duration <= LONGEST)
+}
+
+fn threshold(value: &str) -> Result<u32, &'static str> {
+    value.parse().ok().filter(|n| *n > 0).ok_or("a number from 1")
+}
+
+/// What goes into a request line as it is.
+fn is_path(path: &str) -> bool {
+    path.starts_with('/') && path.is_ascii() && !path.contains('#') && PathAndQuery::try_from(path).is_ok()
+}
+
+fn ejection(options: &mut ServiceOptions) -> &mut Ejection {
+    options.policy.ejection.get_or_insert_default()
+}
+
+#[cfg(test)]
+#[path = "service_annotations_tests.rs"]
+mod tests;

@@ -39,6 +39,9 @@ const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 /// A Service with this label is not proxied.
 const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
+/// Where a health check is asked for.
+const HEALTH_CHECK: &str = "metadata.annotations[\"tidegate.io/health-check\"]";
+
 /// One Service, compiled.
 #[derive(Debug)]
 pub(crate) struct CompiledService {
@@ -293,7 +296,14 @@ impl One<'_> {
             let weight = |pod: &str, ip| shared.options.weight(pod, ip);
             let endpoints = slices::endpoints_of(slices, &name.port, name.protocol, &self.settings.node_name, weight);
             let endpoints = if kind == ServiceType::ExternalName { self.resolved(number) } else { endpoints };
-            out.push(self.lower(name, number, index, &shared, endpoints));
+            let port = self.lower(name, number, index, &shared, endpoints);
+            if shared.options.policy.probe.is_some() && port.policy.probe.is_none() {
+                let message =
+                    format!("port {number} is UDP, on which nothing can be asked: its endpoints are not checked.");
+                let fix = "Name a TCP port to ask with tidegate.io/health-check-port.";
+                self.report.warning("UdpHealthCheck", HEALTH_CHECK, message, fix);
+            }
+            out.push(port);
         }
         if kind == ServiceType::ExternalName {
             for number in self.inputs.external.iter().flat_map(|(ports, _)| ports.clone()) {
@@ -328,6 +338,8 @@ impl One<'_> {
         endpoints: Vec<Endpoint>,
     ) -> ServicePort {
         let addresses = &self.inputs.addresses;
+        let mut policy = shared.options.policy.clone();
+        policy.probe = policy.probe.filter(|probe| name.protocol == Protocol::Tcp || probe.port.is_some());
         let here = |ips: &[IpAddr]| if shared.proxied { ips.to_vec() } else { Vec::new() };
         ServicePort {
             name,
@@ -341,6 +353,7 @@ impl One<'_> {
             external_policy: shared.external_policy,
             affinity: shared.affinity,
             balance: shared.options.balance,
+            policy,
             connection: shared.options.connection,
             endpoints,
         }

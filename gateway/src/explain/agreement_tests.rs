@@ -29,7 +29,7 @@ struct Plan {
 
 prop_compose! {
     fn plan()(
-        balance in 0..4usize, affinity in any::<bool>(), local in any::<bool>(), udp in any::<bool>(), ranges in any::<bool>(),
+        balance in 0..6usize, affinity in any::<bool>(), local in any::<bool>(), udp in any::<bool>(), ranges in any::<bool>(),
         endpoints in prop::collection::vec(any::<EndpointPlan>(), 0..5),
     ) -> Plan {
         Plan { balance, affinity, local, udp, ranges, endpoints }
@@ -40,7 +40,7 @@ fn manifests(plans: &[Plan]) -> String {
     let mut yaml =
         String::from("apiVersion: v1\nkind: Node\nmetadata: {name: here, labels: {topology.kubernetes.io/zone: z1}}\n");
     for (i, plan) in plans.iter().enumerate() {
-        let balance = ["random", "round-robin", "least-in-flight", "weighted"][plan.balance];
+        let balance = ["random", "round-robin", "least-in-flight", "weighted", "ewma", "hash"][plan.balance];
         let policy = if plan.local { "Local" } else { "Cluster" };
         let affinity = if plan.affinity { "ClientIP" } else { "None" };
         let protocol = if plan.udp { "UDP" } else { "TCP" };
@@ -48,7 +48,7 @@ fn manifests(plans: &[Plan]) -> String {
         let _ = write!(
             yaml,
             "---\napiVersion: v1\nkind: Service\nmetadata: {{name: s{i}, annotations: {{tidegate.io/balance: {balance}, \
-             tidegate.io/weights: 10.{i}.0.0=3}}}}\nspec: {{type: LoadBalancer, {ranges}clusterIP: 127.96.0.{ip}, \
+             tidegate.io/weights: 10.{i}.0.0=3, tidegate.io/max-failures: '1', tidegate.io/max-ejected: 100%}}}}\nspec: {{type: LoadBalancer, {ranges}clusterIP: 127.96.0.{ip}, \
              loadBalancerIP: 127.97.0.{ip}, internalTrafficPolicy: {policy}, externalTrafficPolicy: {policy}, \
              sessionAffinity: {affinity}, ports: [{{port: 80, nodePort: {node_port}, protocol: {protocol}}}]}}\n\
              ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
@@ -115,6 +115,7 @@ proptest! {
     #[test]
     fn about_connections(
         plans in prop::collection::vec(plan(), 1..4), client in 0..3usize, remembered in any::<bool>(), time in 0..100_000_000u64,
+        failed in prop::collection::vec(0..5usize, 0..5),
     ) {
         let compiled = compiled(&manifests(&plans));
         let snapshot = &*compiled.snapshot;
@@ -128,6 +129,11 @@ proptest! {
             let decision = snapshot.table.find(&frontend).map(|target| target.decide(&frontend, from, &snapshot.table));
             if let (true, Some(table::Decision::Choose(set))) = (remembered, &decision) {
                 set.chosen(caller, EndpointIndex(set.len() - 1));
+            }
+            if let Some(table::Decision::Choose(set)) = &decision {
+                for i in failed.iter().filter(|i| **i < set.len()) {
+                    set.failed(EndpointIndex(*i), now);
+                }
             }
             let outcome = ask(snapshot, &target, &[], Some(from), now);
             match decision {

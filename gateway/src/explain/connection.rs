@@ -7,13 +7,13 @@ use tidegate_l4::{
     affinity::UnixMillis,
     eligible::Reason,
     endpoints::{Client, EndpointSet},
-    model::{IpFamily, Protocol, TrafficPolicy},
+    model::{Balance, IpFamily, Protocol, TrafficPolicy},
     table::{Decision, Frontend, FrontendKind, Refusal, Target},
 };
 
 use super::{
     Outcome, Step, Steps,
-    endpoints::{balanced, candidates, certain, equal, named, usable},
+    endpoints::{balanced, candidates, certain, equal, named, trouble, usable},
     listed,
     question::ServiceAddress,
 };
@@ -120,6 +120,9 @@ fn connection(
             let mut text = usable(config, Some(set), Some(family), policy);
             text.push_str(topology(target.port.reason(family), policy));
             steps.add("Endpoints", text);
+            if let Some(trouble) = trouble(set, now) {
+                steps.add("Health", trouble);
+            }
             choose(set, from, now, frontend.protocol, steps)
         }
     };
@@ -223,8 +226,15 @@ fn choose(set: &EndpointSet, from: Option<IpAddr>, now: UnixMillis, protocol: Pr
         Protocol::Udp => "flow",
     };
     let Some(timeout) = set.affinity_timeout() else {
-        let (rule, shares) = balanced(set);
-        return Outcome::Endpoints { rule, candidates: candidates(set, &shares, None), sticky: false };
+        let by_ip = set.balance() == Balance::Hash;
+        if let Some(ip) = from.filter(|_| by_ip)
+            && let Some(first) = set.candidates(Client { ip, now }).next()
+        {
+            let rule = format!("it follows from the client's address, {ip}, on every replica (rendezvous hashing)");
+            return Outcome::Endpoints { rule, candidates: certain(set, first), sticky: true };
+        }
+        let (rule, shares) = balanced(set, set.balance(), now);
+        return Outcome::Endpoints { rule, candidates: candidates(set, &shares, None), sticky: by_ip };
     };
     let seconds = timeout.as_secs();
     let keeps = format!("a client IP keeps its endpoint until it has opened no {unit} for {seconds} s");

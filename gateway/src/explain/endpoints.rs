@@ -1,7 +1,8 @@
 //! Endpoints in words: which of a Service can be used, why the others cannot, and how one is chosen.
 
 use tidegate_l4::{
-    endpoints::{EndpointIndex, EndpointSet},
+    affinity::UnixMillis,
+    endpoints::{EndpointIndex, EndpointSet, EndpointState, Standing},
     model::{Balance, Endpoint, IpFamily, ServicePort, TrafficPolicy},
 };
 
@@ -24,49 +25,123 @@ pub(super) fn certain(set: &EndpointSet, index: EndpointIndex) -> Vec<Candidate>
     candidates(set, &shares, Some(index))
 }
 
-/// The balancing rule of a set in words, and the share of each endpoint. The balancer itself is not asked: it would count the
-/// question as a connection.
-pub(super) fn balanced(set: &EndpointSet) -> (String, Vec<f64>) {
+/// A balancing rule in words, and the share it gives each endpoint of a set at present. The balancer itself is not asked: it
+/// would count the question as a connection.
+pub(super) fn balanced(set: &EndpointSet, balance: Balance, now: UnixMillis) -> (String, Vec<f64>) {
     let n = set.len();
     if n == 1 {
         return ("it is the only one".to_owned(), vec![1.0]);
     }
-    match set.balance() {
-        Balance::Random => ("each is equally likely".to_owned(), equal(n)),
-        Balance::RoundRobin => ("one after the other".to_owned(), equal(n)),
-        Balance::LeastInFlight => {
-            ("of two drawn at random, the one that carries less now".to_owned(), least_of_two(set))
+    if is_all_out(set, now) {
+        let usable = |e: &Endpoint| if balance == Balance::Weighted && e.weight == 0 { 0.0 } else { 1.0 };
+        let shares: Vec<f64> = set.endpoints().iter().map(usable).collect();
+        let shares = if shares.iter().sum::<f64>() > 0.0 { whole(shares) } else { equal(n) };
+        return ("all are left out at present, which helps nobody, so any is used".to_owned(), shares);
+    }
+    let open = open(set, now);
+    let weights = || set.endpoints().iter().map(|endpoint| f64::from(endpoint.weight));
+    let cost = |cost: &dyn Fn(&EndpointState) -> f64| -> Vec<f64> {
+        (0..n).map(|i| cost(set.state(EndpointIndex(i)))).collect()
+    };
+    let in_flight = |state: &EndpointState| f64::from(state.in_flight());
+    match balance {
+        Balance::Random => ("each is equally likely".to_owned(), whole(open)),
+        Balance::RoundRobin => ("one after the other".to_owned(), whole(open)),
+        Balance::LeastInFlight => (
+            "of two drawn at random, the one that carries less now".to_owned(),
+            cheaper_of_two(&open, &cost(&in_flight)),
+        ),
+        Balance::Ewma => (
+            "of two drawn at random, the one that promises the shorter wait, by its latency of late and what it carries"
+                .to_owned(),
+            cheaper_of_two(&open, &cost(&|state| f64::from(state.cost(now)))),
+        ),
+        Balance::Weighted if weights().sum::<f64>() == 0.0 => {
+            ("all weights are 0, so each is equally likely".to_owned(), whole(open))
         }
         Balance::Weighted => {
-            let weights: Vec<u64> = set.endpoints().iter().map(|endpoint| u64::from(endpoint.weight)).collect();
-            match weights.iter().sum::<u64>() {
-                0 => ("all weights are 0, so each is equally likely".to_owned(), equal(n)),
-                total => {
-                    let shares = weights.iter().map(|weight| *weight as f64 / total as f64).collect();
-                    ("at random in proportion to tidegate.io/weights".to_owned(), shares)
-                }
+            let mut shares: Vec<f64> = weights().zip(&open).map(|(weight, open)| weight * open).collect();
+            if shares.iter().sum::<f64>() == 0.0 {
+                // All that have a weight are out: they come before those that have none.
+                shares = weights().map(|weight| weight.min(1.0)).collect();
             }
+            ("at random in proportion to tidegate.io/weights".to_owned(), whole(shares))
         }
+        Balance::Hash => ("it follows from the key (rendezvous hashing)".to_owned(), whole(open)),
     }
+}
+
+/// Whether every endpoint is left out, so that none is.
+fn is_all_out(set: &EndpointSet, now: UnixMillis) -> bool {
+    (0..set.len()).all(|i| set.is_out(EndpointIndex(i), now))
+}
+
+/// What each endpoint has of a full share.
+fn open(set: &EndpointSet, now: UnixMillis) -> Vec<f64> {
+    let share = |i| match set.standing(EndpointIndex(i), now) {
+        Standing::InUse => 1.0,
+        // Too little to be noticed, but not impossible.
+        Standing::SlowStart { share } => f64::from(share).max(0.001),
+        Standing::Ejected { .. } | Standing::ProbeFails => 0.0,
+    };
+    (0..set.len()).map(share).collect()
+}
+
+/// The same proportions, but together they are 1.
+fn whole(mut shares: Vec<f64>) -> Vec<f64> {
+    let total: f64 = shares.iter().sum();
+    shares.iter_mut().for_each(|share| *share /= total);
+    shares
+}
+
+/// How likely each endpoint is to be drawn and to cost less than another one drawn; in a tie the one drawn first wins.
+/// Where some have less than a full share, what they win counts for as much less, which is nearly right.
+fn cheaper_of_two(open: &[f64], costs: &[f64]) -> Vec<f64> {
+    let mut sorted: Vec<f64> = open.iter().zip(costs).filter(|(open, _)| **open > 0.0).map(|(_, cost)| *cost).collect();
+    sorted.sort_unstable_by(f64::total_cmp);
+    if let [_] = sorted[..] {
+        return whole(open.to_vec());
+    }
+    let share = |(open, cost): (&f64, &f64)| {
+        let no_less = sorted.len() - sorted.partition_point(|other| other < cost);
+        let more = sorted.len() - sorted.partition_point(|other| other <= cost);
+        if *open > 0.0 { open * (no_less - 1 + more) as f64 } else { 0.0 }
+    };
+    whole(open.iter().zip(costs).map(share).collect())
+}
+
+/// Who of a set is left out at present, or has less than a full share, and why; nothing if all is as usual.
+pub(super) fn trouble(set: &EndpointSet, now: UnixMillis) -> Option<String> {
+    let indexes = (0..set.len()).map(EndpointIndex);
+    let unusual: Vec<(EndpointIndex, Standing)> = indexes
+        .map(|index| (index, set.standing(index, now)))
+        .filter(|(_, standing)| *standing != Standing::InUse)
+        .collect();
+    if unusual.is_empty() {
+        return None;
+    }
+    let said = |(index, standing): &(EndpointIndex, Standing)| {
+        let what = match standing {
+            Standing::InUse => "is in use".to_owned(),
+            Standing::SlowStart { share } => {
+                format!("starts slowly, with {:.0} % of a full share so far", share * 100.0)
+            }
+            Standing::Ejected { until } => {
+                let left = until.0.saturating_sub(now.0).div_ceil(1_000);
+                format!("is ejected for {left} s more, as it failed too often in a row (tidegate.io/max-failures)")
+            }
+            Standing::ProbeFails => "fails its health check (tidegate.io/health-check)".to_owned(),
+        };
+        format!("{} {what}", named(set.endpoint(*index)))
+    };
+    let mut text = listed(unusual.iter().map(said));
+    text.push_str(if is_all_out(set, now) { "; as none is left, all are used all the same." } else { "." });
+    Some(text)
 }
 
 /// Each endpoint as likely as the others.
 pub(super) fn equal(n: usize) -> Vec<f64> {
     vec![1.0 / n as f64; n]
-}
-
-/// How likely each endpoint is to win against another one drawn at random; in a tie the one drawn first wins.
-fn least_of_two(set: &EndpointSet) -> Vec<f64> {
-    let loads: Vec<u32> = (0..set.len()).map(|i| set.state(EndpointIndex(i)).in_flight()).collect();
-    let mut sorted = loads.clone();
-    sorted.sort_unstable();
-    let pairs = (loads.len() * (loads.len() - 1)) as f64;
-    let share = |load: &u32| {
-        let no_less = sorted.len() - sorted.partition_point(|other| other < load) - 1;
-        let more = sorted.len() - sorted.partition_point(|other| other <= load);
-        (no_less + more) as f64 / pairs
-    };
-    loads.iter().map(share).collect()
 }
 
 /// An endpoint as people know it.

@@ -101,7 +101,7 @@ pub struct Candidate {
 /// Why the connection or request of `question` goes where it goes under `snapshot` at the time `now`.
 pub fn explain(snapshot: &Snapshot, question: &Question, now: UnixMillis) -> Explanation {
     let (steps, outcome) = match &question.subject {
-        Subject::Request(request) => request::explain(snapshot, request),
+        Subject::Request(request) => request::explain(snapshot, request, now),
         Subject::Connection(frontend) => connection::explain(snapshot, frontend, question.from, now),
         Subject::Service(service) => connection::explain_service(snapshot, service, question.from, now),
     };

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use tidegate_crd::Kind;
 use tidegate_l4::{
+    affinity::UnixMillis,
     endpoints::EndpointIndex,
     model::{IpFamily, TrafficPolicy},
     table::ServedPort,
@@ -12,7 +13,7 @@ use tidegate_l4::{
 
 use super::{
     Outcome, Step, Steps,
-    endpoints::{balanced, candidates, certain, equal, named, usable},
+    endpoints::{balanced, candidates, certain, equal, named, trouble, usable},
     listed,
     question::Request,
 };
@@ -23,9 +24,9 @@ use crate::{
 };
 
 /// A request for a host and path.
-pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Outcome) {
+pub(super) fn explain(snapshot: &Snapshot, request: &Request, now: UnixMillis) -> (Vec<Step>, Outcome) {
     let mut steps = Steps::default();
-    if let Some(outcome) = super::tls::explain(snapshot, request, &mut steps) {
+    if let Some(outcome) = super::tls::explain(snapshot, request, now, &mut steps) {
         return (steps.0, outcome);
     }
     let found = snapshot.routes.find(&request.host, &request.path);
@@ -58,6 +59,9 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Out
         // The set may be that of either family; only where it has endpoints is it clear of which.
         let family = upstream.endpoints.endpoints().first().map(|endpoint| IpFamily::of(endpoint.addr.ip()));
         steps.add("Endpoints", usable(&port.config, Some(&upstream.endpoints), family, TrafficPolicy::Cluster));
+        if let Some(trouble) = trouble(&upstream.endpoints, now) {
+            steps.add("Health", trouble);
+        }
     }
     let outcome = match decision {
         Decision::NotFound => Outcome::Status { code: 404, reason: "no rule for this host and path".to_owned() },
@@ -66,7 +70,7 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request) -> (Vec<Step>, Out
             if let Some(cookie) = &upstream.cookie {
                 steps.add("Session cookie", session(rule, upstream, cookie, pinned, &request.headers));
             }
-            choose(rule, upstream, pinned)
+            choose(rule, upstream, pinned, now)
         }
     };
     steps.add_findings(snapshot, Kind::Ingress, &rule.owner.namespace, &rule.owner.name);
@@ -226,7 +230,7 @@ fn session(
     }
 }
 
-fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>) -> Outcome {
+fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>, now: UnixMillis) -> Outcome {
     let set = &upstream.endpoints;
     let (rule, candidates, sticky) = match (&upstream.cookie, pinned) {
         (Some(cookie), Some(index)) => {
@@ -244,7 +248,7 @@ fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>) -> Ou
             (rule.to_owned(), candidates(set, &equal(set.len()), None), true)
         }
         (Some(_) | None, _) => {
-            let (rule, shares) = balanced(set);
+            let (rule, shares) = balanced(set, set.policy().request_balance, now);
             (rule, candidates(set, &shares, None), false)
         }
     };

@@ -3,7 +3,7 @@
 use tidegate_crd::yaml;
 use tidegate_l4::{
     endpoints::{Client, EndpointIndex},
-    model::Protocol,
+    model::{IpFamily, Protocol, TrafficPolicy},
     table::{Decision, Frontend},
 };
 
@@ -406,7 +406,7 @@ fn rules_for_every_host() {
  3. Backend: the requests of this rule go to Service default/kubia:80.
  4. Endpoints: 2 of 4 can be used; left out: 10.1.0.3:8080 (kubia-c) is not ready, 10.1.0.4:8080 is terminating.
 
-→ one of 2 endpoints: each is equally likely
+→ one of 2 endpoints: one after the other
    50.0 %  10.1.0.1:8080  kubia-a
    50.0 %  10.1.0.2:8080  kubia-b
 ";
@@ -452,4 +452,88 @@ fn json_is_for_programs() {
     let first = serde_json::json!({ "address": "10.3.0.1:53", "pod": null, "share": 0.75, "first": false });
     assert_eq!(answer["outcome"]["candidates"][0], first);
     assert_eq!(answer["outcome"]["kind"], "endpoints");
+}
+
+const GUARDED: &str = "
+apiVersion: v1
+kind: Service
+metadata:
+  name: guarded
+  annotations:
+    tidegate.io/balance: BALANCE
+    tidegate.io/max-failures: '2'
+    tidegate.io/health-check: /healthz
+spec: {clusterIP: 127.96.0.20, ports: [{port: 80}]}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: guarded-1, labels: {kubernetes.io/service-name: guarded}}
+addressType: IPv4
+ports: [{name: '', port: 8080}]
+endpoints:
+- {addresses: [10.5.0.1], targetRef: {kind: Pod, name: a}}
+- {addresses: [10.5.0.2], targetRef: {kind: Pod, name: b}}
+- {addresses: [10.5.0.3], targetRef: {kind: Pod, name: c}}
+- {addresses: [10.5.0.4], targetRef: {kind: Pod, name: d}}
+";
+
+/// The Service above, with `b` ejected 4 s ago and `c` failing its check.
+fn guarded(balance: &str) -> Compiled {
+    let compiled = compiled(&GUARDED.replace("BALANCE", balance));
+    assert_eq!(*compiled.snapshot.findings, []);
+    let port = compiled.snapshot.table.ports().next().unwrap();
+    let set = port.set(IpFamily::V4, TrafficPolicy::Cluster);
+    let before = UnixMillis(NOW.0 - 4_000);
+    assert_eq!([(), ()].map(|()| set.failed(EndpointIndex(1), before)), [false, true]);
+    let probe = set.policy().probe.as_ref().unwrap();
+    for _ in 0..3 {
+        let _ = set.state(EndpointIndex(2)).set_probe(false, probe, NOW);
+    }
+    compiled
+}
+
+#[test]
+fn who_is_left_out_for_its_failures_is_said_with_the_reason() {
+    let question = Question::parse("tcp://127.96.0.20:80", &[], None).unwrap();
+    let explanation = explain(&guarded("ewma").snapshot, &question, NOW).to_text();
+    let expected = "
+ 3. Endpoints: 4 of 4 can be used.
+ 4. Health: 10.5.0.2:8080 (b) is ejected for 6 s more, as it failed too often in a row (tidegate.io/max-failures), \
+10.5.0.3:8080 (c) fails its health check (tidegate.io/health-check).
+
+→ one of 2 endpoints: of two drawn at random, the one that promises the shorter wait, by its latency of late and what it carries
+   50.0 %  10.5.0.1:8080  a
+   50.0 %  10.5.0.4:8080  d
+";
+    assert!(explanation.contains(expected.trim_start_matches('\n')), "{explanation}");
+}
+
+#[test]
+fn when_all_are_left_out_none_is() {
+    let compiled = guarded("round-robin");
+    let set = compiled.snapshot.table.ports().next().unwrap().set(IpFamily::V4, TrafficPolicy::Cluster);
+    let probe = set.policy().probe.as_ref().unwrap();
+    for i in 0..12 {
+        let _ = set.state(EndpointIndex(i % 4)).set_probe(false, probe, NOW);
+    }
+    let question = Question::parse("tcp://127.96.0.20:80", &[], None).unwrap();
+    let text = explain(&compiled.snapshot, &question, NOW).to_text();
+    assert!(text.contains("; as none is left, all are used all the same."), "{text}");
+    assert!(
+        text.contains("one of 4 endpoints: all are left out at present, which helps nobody, so any is used"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_hash_of_the_client_is_told_for_a_client() {
+    let compiled = guarded("hash");
+    let asked = |from: Option<&str>| {
+        let question = Question::parse("tcp://127.96.0.20:80", &[], from.map(|ip| ip.parse().unwrap())).unwrap();
+        explain(&compiled.snapshot, &question, NOW)
+    };
+    let text = asked(Some("192.0.2.1")).to_text();
+    assert!(text.contains("→ this endpoint: it follows from the client's address, 192.0.2.1"), "{text}");
+    let Outcome::Endpoints { candidates, sticky: true, .. } = asked(None).outcome else { panic!("not sticky") };
+    assert_eq!(candidates.iter().map(|candidate| candidate.share).collect::<Vec<_>>(), [0.5, 0.0, 0.0, 0.5]);
 }

@@ -1,7 +1,7 @@
 //! Which certificate a client is shown, what it must show itself, and whether its request may use the connection.
 
 use tidegate_crd::Kind;
-use tidegate_l4::{model::ServicePortName, table::Decision};
+use tidegate_l4::{affinity::UnixMillis, model::ServicePortName, table::Decision};
 
 use super::{
     Outcome, Steps,
@@ -17,7 +17,7 @@ use crate::{
 
 /// What happens before a request is looked at; an outcome if that is all. A request without TLS is of interest only where a host
 /// asks for client certificates.
-pub(super) fn explain(snapshot: &Snapshot, request: &Request, steps: &mut Steps) -> Option<Outcome> {
+pub(super) fn explain(snapshot: &Snapshot, request: &Request, now: UnixMillis, steps: &mut Steps) -> Option<Outcome> {
     let Some(sni) = request.sni.as_deref() else { return without_tls(snapshot, request, steps) };
     let host = if sni.is_empty() { snapshot.tls.default_host() } else { snapshot.tls.find(sni) };
     let config = match &host.serve {
@@ -26,7 +26,7 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request, steps: &mut Steps)
             let detail =
                 format!("{} is passed through: its bytes go to Service {service}, and TLS ends at a pod.", host.name);
             steps.add("TLS", detail);
-            return Some(passed_through(snapshot, service));
+            return Some(passed_through(snapshot, service, now));
         }
     };
     steps.add("TLS", found(sni, host));
@@ -47,11 +47,11 @@ pub(super) fn explain(snapshot: &Snapshot, request: &Request, steps: &mut Steps)
     closed(host)
 }
 
-fn passed_through(snapshot: &Snapshot, service: &ServicePortName) -> Outcome {
+fn passed_through(snapshot: &Snapshot, service: &ServicePortName, now: UnixMillis) -> Outcome {
     let port = snapshot.table.port(service);
     match port.map(|port| port.decide()) {
         Some(Decision::Choose(set)) => {
-            let (rule, shares) = balanced(set);
+            let (rule, shares) = balanced(set, set.balance(), now);
             Outcome::Endpoints { rule, candidates: candidates(set, &shares, None), sticky: false }
         }
         Some(Decision::Refuse(_)) => Outcome::Refused { reason: format!("Service {service} has no usable endpoint") },

@@ -25,6 +25,7 @@ use tidegate_l4::{
         Affinity, Balance, Conditions, ConnectionOptions, Endpoint, Hints, IpFamily, Place, Protocol, ServicePort,
         ServicePortName, TrafficPolicy,
     },
+    policy::EndpointPolicy,
     table::ServiceTable,
 };
 use tokio::{
@@ -128,6 +129,7 @@ fn upstream(route: &Route<'_>) -> Upstream {
         external_policy: TrafficPolicy::Cluster,
         affinity: Affinity::None,
         balance: Balance::RoundRobin,
+        policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
         endpoints: endpoints.collect(),
     };

@@ -2,6 +2,7 @@
 
 mod carry;
 mod handover;
+mod health;
 mod proxy_protocol;
 mod support;
 mod tcp;

@@ -15,6 +15,7 @@ use tidegate_l4::{
         Affinity, Balance, Conditions, ConnectionOptions, Endpoint, Hints, Place, Protocol, ServicePort,
         ServicePortName, TrafficPolicy,
     },
+    policy::EndpointPolicy,
     stats::PortStats,
     table::{Frontend, ServedPort, ServiceTable},
     worker::L4Worker,
@@ -65,6 +66,7 @@ pub(crate) fn service(endpoints: &[SocketAddr]) -> ServicePort {
         external_policy: TrafficPolicy::Cluster,
         affinity: Affinity::None,
         balance: Balance::RoundRobin,
+        policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
         endpoints: endpoints.iter().copied().map(endpoint).collect(),
     }

@@ -4,18 +4,22 @@ use std::{borrow::Cow, fmt, net::SocketAddr};
 
 use prometheus_client::encoding::DescriptorEncoder;
 use tidegate_l4::{
-    endpoints::EndpointState,
+    endpoints::{EndpointState, Standing, Verdict},
     model::{Affinity, IpFamily, Protocol, TrafficPolicy},
+    policy::Admission,
     table::ServedPort,
 };
 
 use super::Family;
-use crate::{admin::config::in_use, snapshot::Snapshot};
+use crate::{
+    admin::config::{InUse, in_use},
+    snapshot::Snapshot,
+};
 
 /// Service ports in one scrape: a cluster of 10,000 Services of one port, with 100,000 series or 15 MB.
 const MAX_PORTS: usize = 10_000;
 
-/// Endpoints in one scrape. Only those that were used at least once are counted, and those stay.
+/// Endpoints in one scrape. Only those that were used at least once, or fail their health check, are counted.
 const MAX_ENDPOINTS: usize = 10_000;
 
 type PortLabels<'a> = [(&'static str, &'a str); 4];
@@ -23,7 +27,7 @@ type PortLabels<'a> = [(&'static str, &'a str); 4];
 /// A metric of a service port; `None` where it makes no sense.
 struct PortMetric(Family, fn(&ServedPort) -> Option<u64>);
 
-const PORT_METRICS: [PortMetric; 11] = [
+const PORT_METRICS: [PortMetric; 12] = [
     PortMetric(Family::counter("connections", "Connections, or UDP flows, accepted."), |port| {
         Some(port.stats.accepted.value())
     }),
@@ -39,6 +43,10 @@ const PORT_METRICS: [PortMetric; 11] = [
     PortMetric(
         Family::counter("connections_refused", "Clients turned away, for want of an endpoint or by source range."),
         |port| Some(port.stats.refused.value()),
+    ),
+    PortMetric(
+        Family::counter("turned_away", "Connections and requests turned away as the Service's limits were reached."),
+        |port| (port.config.policy.admission != Admission::default()).then(|| port.turned_away()),
     ),
     PortMetric(Family::counter("connect_failed", "Clients for whom no endpoint could be connected."), |port| {
         Some(port.stats.connect_failed.value())
@@ -70,21 +78,37 @@ fn eligible(port: &ServedPort) -> u64 {
     count(IpFamily::V4) + count(IpFamily::V6)
 }
 
-/// A metric of an endpoint.
-struct EndpointMetric(Family, fn(&EndpointState) -> u64);
+/// A metric of an endpoint; `None` where it makes no sense.
+struct EndpointMetric(Family, fn(&Used<'_>) -> Option<u64>);
 
-const ENDPOINT_METRICS: [EndpointMetric; 3] = [
+const ENDPOINT_METRICS: [EndpointMetric; 6] = [
     EndpointMetric(
         Family::counter("endpoint_picks", "Connections and requests that the endpoint was chosen for, and took."),
-        |state| state.picks(),
+        |used| Some(used.state.picks()),
     ),
     EndpointMetric(
         Family::gauge("endpoint_in_flight", "Connections and requests that the endpoint carries now."),
-        |state| u64::from(state.in_flight()),
+        |used| Some(u64::from(used.state.in_flight())),
     ),
-    EndpointMetric(Family::counter("endpoint_connect_failures", "Connects to the endpoint that failed."), |state| {
-        state.connect_failures()
+    EndpointMetric(Family::counter("endpoint_connect_failures", "Connects to the endpoint that failed."), |used| {
+        Some(used.state.connect_failures())
     }),
+    EndpointMetric(Family::gauge("endpoint_ejected", "1 while the endpoint is left out for its failures."), |used| {
+        let is_ejected = || u64::from(matches!(used.standing, Standing::Ejected { .. }));
+        used.port.config.policy.ejection.is_some().then(is_ejected)
+    }),
+    EndpointMetric(
+        Family::counter("endpoint_ejections", "How often the endpoint was left out for its failures."),
+        |used| used.port.config.policy.ejection.is_some().then(|| used.state.ejections()),
+    ),
+    EndpointMetric(
+        Family::gauge("endpoint_healthy", "1 if the endpoint passes its health check, 0 if it fails."),
+        |used| match used.state.verdict() {
+            Verdict::Unknown => None,
+            Verdict::Passing => Some(1),
+            Verdict::Failing => Some(0),
+        },
+    ),
 ];
 
 /// Writes the metrics, and gives back how many were left out, by kind.
@@ -107,17 +131,18 @@ pub(super) fn encode(
         family.encode(encoder, samples)?;
     }
     for EndpointMetric(family, value) in &ENDPOINT_METRICS {
-        family.encode(encoder, endpoints.iter().map(|used| (used.labels(), value(used.state))))?;
+        family.encode(encoder, endpoints.iter().filter_map(|used| Some((used.labels(), value(used)?))))?;
     }
     Ok(left_out)
 }
 
-/// An endpoint that was chosen at least once.
+/// An endpoint of which there is something to say.
 struct Used<'a> {
     port: &'a ServedPort,
     name: Cow<'a, str>,
     addr: SocketAddr,
     state: &'a EndpointState,
+    standing: Standing,
 }
 
 impl Used<'_> {
@@ -131,8 +156,13 @@ fn used_endpoints<'a>(ports: &[&'a ServedPort]) -> Vec<Used<'a>> {
     let mut out = Vec::new();
     for port in ports {
         let begin = out.len();
-        let used = in_use(port).into_iter().filter(|(_, e)| e.state.picks() + e.state.connect_failures() > 0);
-        out.extend(used.map(|(addr, e)| Used { port, name: port_label(port), addr, state: e.state }));
+        let is_used =
+            |e: &InUse<'_>| e.state.picks() + e.state.connect_failures() > 0 || e.state.verdict() == Verdict::Failing;
+        let used = in_use(port).into_iter().filter(|(_, e)| is_used(e));
+        out.extend(used.map(|(addr, e)| {
+            let (state, standing) = (e.state, e.standing);
+            Used { port, name: port_label(port), addr, state, standing }
+        }));
         out[begin..].sort_unstable_by_key(|used| used.addr);
     }
     out

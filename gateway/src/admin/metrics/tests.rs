@@ -121,6 +121,39 @@ fn everything_that_happened_is_counted() {
 }
 
 #[test]
+fn ejection_health_checks_and_limits_have_metrics_where_a_service_asks_for_them() {
+    let kubia = "metadata: {name: kubia, creationTimestamp";
+    let annotations = "{tidegate.io/max-failures: '1', tidegate.io/health-check: tcp, tidegate.io/max-in-flight: '1'}";
+    let manifests =
+        fixture::MANIFESTS.replacen(kubia, &kubia.replace("name:", &format!("annotations: {annotations}, name:")), 1);
+    let snapshot = fixture::snapshot(&manifests);
+    let port = snapshot.table.ports().find(|port| &*port.config.name.port == "http").unwrap();
+    let set = port.set(IpFamily::V4, TrafficPolicy::Cluster);
+    let (now, probe) = (tidegate_l4::worker::now(), set.policy().probe.as_ref().unwrap());
+    assert!(set.failed(EndpointIndex(0), now));
+    drop(set.state(EndpointIndex(0)).carry());
+    for _ in 0..3 {
+        let _ = set.state(EndpointIndex(1)).set_probe(false, probe, now);
+    }
+    let _place = set.admit().unwrap();
+    assert!(set.admit().is_err());
+
+    let samples = parse(&encode(&state(Some(snapshot))));
+    let http = r#"namespace="default",service="kubia",port="http",protocol="TCP""#;
+    let [a, b] = [1, 2].map(|last| format!("{{{http},endpoint=\"10.0.0.{last}:8080\"}}"));
+    for (series, value) in [
+        (format!("tidegate_endpoint_ejected{a}"), Some(1.0)),
+        (format!("tidegate_endpoint_ejections_total{a}"), Some(1.0)),
+        (format!("tidegate_endpoint_ejected{b}"), Some(0.0)),
+        (format!("tidegate_endpoint_healthy{b}"), Some(0.0)),
+        (format!("tidegate_endpoint_healthy{a}"), None),
+        (format!("tidegate_turned_away_total{{{http}}}"), Some(1.0)),
+    ] {
+        assert_eq!(samples.get(&series).copied(), value, "{series} in {samples:#?}");
+    }
+}
+
+#[test]
 fn labels_are_escaped() {
     let snapshot = fixture::snapshot(
         r#"
