@@ -16,6 +16,7 @@ use crate::{
     dns::Zone,
     route::{
         RouteTable,
+        policy::UpstreamOptions,
         sticky::{CookieAffinity, StickyMap},
     },
 };
@@ -60,6 +61,8 @@ pub struct Upstream {
     pub endpoints: Arc<EndpointSet>,
     /// Cookie affinity, if an Ingress asks for it.
     pub cookie: Option<CookieUpstream>,
+    /// What else the Ingresses say about it.
+    pub options: UpstreamOptions,
 }
 
 /// Cookie affinity of one upstream.

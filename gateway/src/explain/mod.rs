@@ -5,11 +5,12 @@
 //! [`http::decide`](crate::http::decide)) and puts the way to their answer into words. It changes nothing either: no
 //! counter moves and no affinity is refreshed by asking.
 //!
-//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, `endpoints` is what
-//! both say about endpoints; `text` shows the answer to people and programs.
+//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP with `policy`, what a
+//! rule does besides choosing a pod; `endpoints` is what both say about endpoints; `text` shows the answer to people and programs.
 
 mod connection;
 mod endpoints;
+mod policy;
 mod question;
 mod request;
 mod text;
@@ -98,7 +99,7 @@ pub struct Candidate {
 /// Why the connection or request of `question` goes where it goes under `snapshot` at the time `now`.
 pub fn explain(snapshot: &Snapshot, question: &Question, now: UnixMillis) -> Explanation {
     let (steps, outcome) = match &question.subject {
-        Subject::Request(request) => request::explain(snapshot, request),
+        Subject::Request(request) => request::explain(snapshot, request, question.from),
         Subject::Connection(frontend) => connection::explain(snapshot, frontend, question.from, now),
         Subject::Service(service) => connection::explain_service(snapshot, service, question.from, now),
     };

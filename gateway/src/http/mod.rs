@@ -4,10 +4,11 @@
 //! of connections to pods and its view of the configuration. Only the counters are common to all. It knows rules and
 //! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
-//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `target` and
-//! `headers` what is refused, removed and added; `forward` tries pods, `upstream` is a connection to one, `pool` keeps
-//! them; `body` streams both ways; `failure` maps what went wrong to a status; `connection` is a client's connection;
-//! `worker` listens and drains; [`limits`] holds every limit.
+//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes (`split`: to the canary
+//! or not), and [`facts`] is all it asks; `filters` are what a rule does to requests and answers (`rewrite`, `template` and
+//! `cookie_edit` are their tools); `target` and `headers` what is refused, removed and added; `forward` tries pods, `upstream`
+//! is a connection to one, `pool` keeps them; `body` streams both ways; `failure` maps what went wrong to a status;
+//! `connection` is a client's connection; `worker` listens and drains; [`limits`] holds every limit.
 
 mod account;
 mod attempts;
@@ -15,15 +16,21 @@ mod body;
 mod client_io;
 mod connection;
 pub mod cookie_affinity;
+mod cookie_edit;
 pub mod decision;
+pub mod facts;
 mod failure;
+pub(crate) mod filters;
 mod forward;
 mod handle;
 mod headers;
 pub mod limits;
 mod pool;
+pub(crate) mod rewrite;
+pub(crate) mod split;
 pub mod stats;
 mod target;
+mod template;
 mod upload;
 mod upstream;
 mod warn;
@@ -33,6 +40,7 @@ mod worker;
 mod tests;
 
 pub use decision::{Decision, decide};
+pub use facts::{Facts, Scheme};
 pub use failure::Kind;
 pub use limits::HttpLimits;
 pub use stats::HttpStats;

@@ -35,6 +35,7 @@ use crate::{
     dns::Zone,
     route::{
         Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId,
+        policy::UpstreamOptions,
         sticky::{AffinityMode, CookieAffinity, StickyMap},
     },
     snapshot::{CookieUpstream, Snapshot, Upstream},
@@ -121,7 +122,7 @@ fn upstream(route: &Route<'_>) -> Upstream {
         map: StickyMap::build(&name, &addrs, affinity.mode),
         affinity: Arc::new(affinity.clone()),
     });
-    Upstream { name, endpoints, cookie }
+    Upstream { name, endpoints, cookie, options: UpstreamOptions::default() }
 }
 
 /// A configuration with one upstream for each route.

@@ -5,15 +5,18 @@
 //! every second in a large cluster, rules do not, and so the table of rules is taken over whole.
 //!
 //! `hosts` finds the host, `paths` the rule; [`policy`] and [`filter`] are what is done with its requests, [`split`] sends
-//! some of them elsewhere; `sticky` is the data of cookie affinity, `stats` the counters of a rule.
+//! some of them elsewhere; `pattern` and `template` are texts of users', compiled; `sticky` is the data of cookie affinity,
+//! `stats` the counters of a rule.
 
 pub mod filter;
 mod hosts;
 mod paths;
+pub mod pattern;
 pub mod policy;
 pub mod split;
 pub mod stats;
 pub mod sticky;
+pub mod template;
 
 use std::sync::Arc;
 
@@ -78,13 +81,19 @@ pub enum Backend {
         /// Why there is nothing.
         reason: Arc<str>,
     },
+    /// To nothing, as nothing is written: the answer is 404, unless a filter answers first. It carries what an Ingress says
+    /// about its whole host to the paths that no rule takes.
+    None {
+        /// A name for it, for people and metrics.
+        service: Arc<str>,
+    },
 }
 
 impl Backend {
     /// `namespace/service:port`.
     pub fn service(&self) -> &Arc<str> {
         match self {
-            Self::Upstream { service, .. } | Self::Missing { service, .. } => service,
+            Self::Upstream { service, .. } | Self::Missing { service, .. } | Self::None { service } => service,
         }
     }
 }
