@@ -30,21 +30,37 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 14] = examples![
+const MANIFESTS: [(&str, &str); 30] = examples![
+    "app-root.yaml",
     "balance.yaml",
+    "body-limit.yaml",
+    "canary-cookie.yaml",
+    "canary-header.yaml",
+    "canary-weight.yaml",
     "clusterip.yaml",
     "cookie.yaml",
     "endpoints.yaml",
     "external-name.yaml",
+    "force-https.yaml",
+    "hash.yaml",
+    "headers.yaml",
     "headless.yaml",
     "ingress.yaml",
     "load-balancer.yaml",
     "local.yaml",
     "multi-port.yaml",
+    "names.yaml",
     "node-port.yaml",
     "pods.yaml",
+    "redirect.yaml",
+    "regex.yaml",
+    "retries.yaml",
+    "rewrite-prefix.yaml",
+    "rewrite.yaml",
     "session-affinity.yaml",
+    "timeouts.yaml",
     "udp.yaml",
+    "upstream-vhost.yaml",
 ];
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
