@@ -1,15 +1,17 @@
 //! How pods are spoken to: `backend-protocol` of the Ingress, else `appProtocol` of the Service's port (KEP-3726).
 
+use std::sync::Arc;
+
 use super::{annotations::Protocol, finding::Report};
 use crate::{
     route::policy::{BackendProtocol, Transport},
-    tls::unverified,
+    tls::{BackendTls, unverified},
 };
 
 /// The transport for a port. An `appProtocol` that nobody here knows is HTTP; TCP-ish names are common and harmless.
 pub(crate) fn transport(annotation: Option<Protocol>, app_protocol: Option<&str>) -> Transport {
     let plain = |protocol| Transport { protocol, ..Transport::default() };
-    let tls = |protocol| Transport { protocol, tls: Some(unverified()), ..Transport::default() };
+    let tls = |protocol| Transport { protocol, tls: Some(tls_to_pods()), ..Transport::default() };
     match annotation {
         Some(Protocol::Http) => plain(BackendProtocol::Http1),
         Some(Protocol::Https) => tls(BackendProtocol::Http1),
@@ -24,6 +26,11 @@ pub(crate) fn transport(annotation: Option<Protocol>, app_protocol: Option<&str>
             _ => plain(BackendProtocol::Http1),
         },
     }
+}
+
+/// How TLS to pods is secured: not at all beyond encryption, as in ingress-nginx without `proxy-ssl-secret`.
+fn tls_to_pods() -> Arc<BackendTls> {
+    unverified()
 }
 
 /// FastCGI in `appProtocol` cannot be served, and is worth a word.

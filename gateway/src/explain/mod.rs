@@ -18,6 +18,8 @@ mod text;
 #[cfg(test)]
 mod agreement_tests;
 #[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod tests;
 
 use std::{net::SocketAddr, sync::Arc};

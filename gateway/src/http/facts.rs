@@ -97,12 +97,13 @@ pub(crate) mod fixture {
             for (name, value) in fields {
                 request = request.header(*name, *value);
             }
-            let (parts, ()) = request.body(()).unwrap().into_parts();
+            let (parts, ()) = request.body(()).expect("a request").into_parts();
             Self { parts, scheme: Scheme::Http, https_port: Some(443) }
         }
 
         pub(crate) fn facts(&self) -> Facts<'_> {
-            let host = self.parts.headers.get("host").map_or("Shop.example.com:8080", |host| host.to_str().unwrap());
+            let host =
+                self.parts.headers.get("host").map_or("Shop.example.com:8080", |host| host.to_str().expect("text"));
             Facts {
                 method: &self.parts.method,
                 uri: &self.parts.uri,

@@ -64,7 +64,7 @@ pub(crate) fn on_request<'r>(rule: &'r Rule, facts: &Facts<'_>) -> ControlFlow<R
                     None => {}
                 }
             }
-            Filter::RewriteHost(host) => match value(host, rule, facts).filter(|host| !host.is_empty()) {
+            Filter::RewriteHost(host) => match value(host, rule, facts).filter(is_host) {
                 Some(host) => edits.host = Some(host),
                 None => return ControlFlow::Break(refused("the rewritten host is no host")),
             },
@@ -177,6 +177,12 @@ fn value(text: &Text, rule: &Rule, facts: &Facts<'_>) -> Option<HeaderValue> {
         Text::Fixed(value) => Some(value.clone()),
         Text::Template(text) => HeaderValue::from_maybe_shared(Bytes::from(template::text(text, rule, facts))).ok(),
     }
+}
+
+/// What pods may be asked for as a host: a variable may hold anything a client wrote.
+fn is_host(host: &HeaderValue) -> bool {
+    let is_good = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~:[]".contains(byte);
+    !host.is_empty() && host.as_bytes().iter().all(is_good)
 }
 
 fn sent_elsewhere(status: StatusCode, location: Option<HeaderValue>) -> Response<Bytes> {

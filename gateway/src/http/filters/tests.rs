@@ -128,6 +128,15 @@ fn answers_cannot_be_split() {
 }
 
 #[test]
+fn a_host_made_of_the_request_is_a_host_or_nothing() {
+    let rule = rule([Filter::RewriteHost(Text::of(Template::parse("$http_x_site").unwrap()).unwrap())]);
+    assert_eq!(edited(&rule, Asked::get("/", &[("x-site", "a.b:80")])).headers["host"], "a.b:80");
+    for bad in ["", "a b", "a/b", "a@b", "a,b"] {
+        assert_eq!(answered(&rule, &Asked::get("/", &[("x-site", bad)])).unwrap().0, 400, "{bad:?}");
+    }
+}
+
+#[test]
 fn the_path_is_rewritten_and_the_query_stays() {
     let rewrite =
         PathRewrite::Regex { pattern: Pattern::of_path("/something(/|$)(.*)").unwrap(), replacement: "/$2".into() };
