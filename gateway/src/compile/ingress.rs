@@ -6,9 +6,12 @@
 //! attaches Ingresses that split off some of another's requests.
 
 mod canary;
+mod checks;
 pub(crate) mod host;
 mod modes;
 mod policy;
+mod rest;
+mod row;
 mod upstreams;
 
 use std::sync::Arc;
@@ -21,16 +24,15 @@ use tidegate_crd::{
 
 pub(crate) use self::upstreams::{UpstreamSpec, asked_ports};
 use self::{
-    canary::{Canaries, Found},
+    canary::Canaries,
     host::{PathType, Written},
     modes::Modes,
     policy::{Shared, Target},
     upstreams::{Upstreams, find_port, port_list},
 };
 use super::{
-    annotations::{self, IngressOptions},
+    annotations::IngressOptions,
     backend_protocol,
-    class::{Class, class_of},
     finding::{Finding, Report},
     objects::{Name, Objects, Stored},
     rows::IngressRow,
@@ -38,14 +40,10 @@ use super::{
 };
 use crate::route::{
     Backend, HostName, Owner, PathMatch, RouteTable, Rule,
-    filter::{Filter, Redirect, RedirectTo},
     pattern::Pattern,
-    policy::{HttpsWhen, Policy, Transport},
+    policy::{Policy, Transport},
     stats::RuleStats,
 };
-
-/// The name, for people and metrics, of what serves paths that nothing serves.
-const NOTHING: &str = "default-backend";
 
 /// The rules of all Ingresses.
 #[derive(Debug, Default)]
@@ -57,13 +55,13 @@ pub(crate) struct CompiledIngresses {
 }
 
 /// An Ingress that is ours, with its annotations read.
-struct Main<'a> {
+struct Ours<'a> {
     name: &'a Name,
     stored: &'a Stored<Ingress>,
     options: IngressOptions,
 }
 
-impl Main<'_> {
+impl Ours<'_> {
     fn owner(&self) -> Owner {
         Owner { namespace: self.name.namespace.clone(), name: self.name.name.clone() }
     }
@@ -80,12 +78,12 @@ pub(crate) fn compile(objects: &Objects, settings: &Settings, previous: Option<&
     let (mut mains, mut reports) = (Vec::new(), Vec::new());
     for (name, stored) in all {
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
-        let ours = is_ours(&stored.object, objects, &mut report);
-        out.rows.push(Arc::new(row(name, &stored.object, ours)));
+        let ours = row::is_ours(&stored.object, objects, &mut report);
+        out.rows.push(Arc::new(row::row(name, &stored.object, ours)));
         if ours {
             let mut options = IngressOptions::read(&stored.object, &mut report);
-            custom_headers(objects, name, &mut options, &mut report);
-            mains.push(Main { name, stored, options });
+            checks::custom_headers(objects, name, &mut options, &mut report);
+            mains.push(Ours { name, stored, options });
             reports.push(report);
         } else {
             out.findings.extend(report.into_findings());
@@ -107,58 +105,6 @@ pub(crate) fn compile(objects: &Objects, settings: &Settings, previous: Option<&
     out
 }
 
-fn is_ours(ingress: &Ingress, objects: &Objects, report: &mut Report<'_>) -> bool {
-    match class_of(ingress, objects) {
-        Class::Ours => return true,
-        Class::Other { controller } => {
-            report.info(
-                "OtherClass",
-                "spec.ingressClassName",
-                format!("its class belongs to {controller}, so it is not served here."),
-                "Nothing, if that is as meant.",
-            );
-        }
-        Class::Unknown { class, field } => {
-            let fix =
-                "Create the IngressClass with controller tidegate.io/ingress, or use the class tidegate or nginx.";
-            report.error(
-                "UnknownClass",
-                field,
-                format!("there is no IngressClass {class:?}, so the Ingress is not served."),
-                fix,
-            );
-        }
-        Class::NotDefault { class } => {
-            let message = format!(
-                "it names no class, and the default class {class:?} is another controller's, so it is not served."
-            );
-            report.warning("NotDefaultClass", "spec", message, "Write spec.ingressClassName: tidegate.");
-        }
-    }
-    false
-}
-
-fn row(name: &Name, ingress: &Ingress, ours: bool) -> IngressRow {
-    let spec = ingress.spec.as_ref();
-    let mut hosts: Vec<String> = spec
-        .iter()
-        .flat_map(|s| s.rules.iter().flatten())
-        .map(|r| r.host.clone().unwrap_or_else(|| "*".to_owned()))
-        .collect();
-    if hosts.is_empty() {
-        hosts.push("*".to_owned());
-    }
-    IngressRow {
-        namespace: name.namespace.clone(),
-        name: name.name.clone(),
-        class: spec.and_then(|spec| spec.ingress_class_name.clone()),
-        ours,
-        hosts,
-        tls: spec.is_some_and(|spec| spec.tls.as_ref().is_some_and(|tls| !tls.is_empty())),
-        created: ingress.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
-    }
-}
-
 type StatsKey = (Owner, Arc<str>, Option<PathMatch>);
 
 fn stats_key(rule: &Rule) -> StatsKey {
@@ -178,7 +124,7 @@ struct Builder<'a> {
 
 /// One Ingress on its way.
 struct One<'a, 'b> {
-    main: &'a Main<'a>,
+    main: &'a Ours<'a>,
     /// Its place among all, the oldest first.
     rank: usize,
     report: &'a mut Report<'b>,
@@ -192,7 +138,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The canaries first: a main rule must know its own.
-    fn add_all(&mut self, mains: &[Main<'_>], reports: &mut [Report<'_>]) {
+    fn add_all(&mut self, mains: &[Ours<'_>], reports: &mut [Report<'_>]) {
         for canaries in [true, false] {
             let all = mains.iter().zip(reports.iter_mut()).enumerate();
             for (rank, (main, report)) in all.filter(|(_, (main, _))| main.options.canary.enabled == canaries) {
@@ -213,7 +159,7 @@ impl<'a> Builder<'a> {
                 "Terminate TLS in front of Tidegate for now.",
             );
         }
-        self.check_forwarded_prefix(one, spec);
+        checks::forwarded_prefix(&one.main.options, spec, one.report);
         let default =
             spec.default_backend.as_ref().and_then(|backend| self.backend(one, backend, "spec.defaultBackend"));
         for (index, rule) in spec.rules.iter().flatten().enumerate() {
@@ -323,7 +269,7 @@ impl<'a> Builder<'a> {
             one.report.warning("RegexHost", &field, message, fix);
         }
         if let Some(target) = policy::replacement(options, &written.path) {
-            check_captures(target, &pattern, &field, one.report);
+            checks::captures(target, &pattern, &field, one.report);
         }
         if options.rewrite.prefix.is_some() {
             let message = format!("tidegate.io/rewrite-prefix has no effect: {host} is in regex mode by Ingress {by}.");
@@ -365,7 +311,7 @@ impl<'a> Builder<'a> {
 
     fn rule(
         &self,
-        main: &Main<'_>,
+        main: &Ours<'_>,
         host: &HostName,
         path: Option<PathMatch>,
         backend: Backend,
@@ -450,135 +396,6 @@ impl<'a> Builder<'a> {
         }
         Some((backend, transport))
     }
-
-    /// What is left once every Ingress is there.
-    fn finish(&mut self, mains: &[Main<'_>], reports: &mut [Report<'_>]) {
-        let main: Vec<usize> = (0..mains.len()).filter(|at| !mains[*at].options.canary.enabled).collect();
-        for (host, mode) in self.modes.sorted() {
-            let at = main[mode.oldest];
-            let mut one = One { main: &mains[at], rank: at, report: &mut reports[at], policies: Shared::default() };
-            if !mode.has_root && self.routes.host(host).is_some_and(|host| host.default.is_none()) {
-                self.speak_for_the_rest(&mut one, host);
-            }
-            if mode.www {
-                self.add_www(&one, host);
-            }
-        }
-        for at in main {
-            self.add_aliases(&mains[at], &mut reports[at]);
-        }
-        for (main, canary) in std::mem::take(&mut self.canaries.share_cookie) {
-            self.upstreams.share_cookie(&main, &canary);
-        }
-        for (host, written, waiting) in self.canaries.unused() {
-            let report = &mut reports[waiting.at];
-            if waiting.found == Found::Same {
-                let message = "the canary has the Service port of its main Ingress: there is nothing to split.";
-                report.error("CanaryIsMain", &waiting.field, message, "Name another Service.");
-            } else {
-                let message = format!(
-                    "no main Ingress has {host} {} with this path type, so the canary gets no requests.",
-                    written.path
-                );
-                let fix = "Write host, path and pathType as in the Ingress whose requests are to be split.";
-                report.error("CanaryWithoutMain", &waiting.field, message, fix);
-            }
-        }
-    }
-
-    /// Where no rule names `/`, the oldest Ingress of a host has it all the same: what it redirects or guards, it redirects or
-    /// guards for the paths that no rule takes, too. The rest of them is answered 404.
-    fn speak_for_the_rest(&mut self, one: &mut One<'_, '_>, host: &HostName) {
-        let policy = self.policy(one, host, Target::Rest, Transport::default());
-        let answers = policy.https.when != HttpsWhen::Never
-            || policy.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-        let backend = match &one.main.options.closed {
-            Some(reason) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
-            None if answers => Backend::None { service: NOTHING.into() },
-            None => return,
-        };
-        let rule = Rule { issues_cookie: false, ..self.rule(one.main, host, None, backend, policy) };
-        self.routes.host_mut(host).default = Some(Arc::new(rule));
-    }
-
-    /// `www.X` is sent to `X`, or `X` to `www.X`, unless an Ingress names both.
-    fn add_www(&mut self, one: &One<'_, '_>, host: &HostName) {
-        let HostName::Exact(name) = host else { return };
-        let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
-        let other = HostName::Exact(other.into());
-        if self.routes.host(&other).is_some() {
-            return;
-        }
-        let to = Redirect {
-            status: http::StatusCode::PERMANENT_REDIRECT,
-            to: RedirectTo::Host(name.clone()),
-            only_path: None,
-        };
-        let policy = Policy { filters: [Filter::Redirect(to)].into(), ..Policy::default() };
-        let backend = Backend::None { service: NOTHING.into() };
-        let rule = Rule { issues_cookie: false, ..self.rule(one.main, &other, None, backend, Arc::new(policy)) };
-        self.routes.host_mut(&other).default = Some(Arc::new(rule));
-    }
-
-    fn add_aliases(&mut self, main: &Main<'_>, report: &mut Report<'_>) {
-        let rules = main.stored.object.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
-        for host in rules.filter_map(|rule| host::parse(rule.host.as_deref()?).ok()) {
-            for alias in &main.options.aliases {
-                if let Err(holder) = self.routes.add_alias(alias, &host) {
-                    let field = format!("metadata.annotations[\"{}server-alias\"]", annotations::PREFIX);
-                    let message = format!("{alias} belongs to {holder} already, so it is no alias of {host}.");
-                    report.warning("AliasTaken", &field, message, "Remove the alias, or the other use of the name.");
-                }
-            }
-        }
-    }
-
-    fn check_forwarded_prefix(&self, one: &mut One<'_, '_>, spec: &IngressSpec) {
-        let options = &one.main.options;
-        let paths = spec.rules.iter().flatten().flat_map(|rule| rule.http.iter().flat_map(|http| &http.paths));
-        let rewritten =
-            |path: &HTTPIngressPath| policy::replacement(options, path.path.as_deref().unwrap_or("/")).is_some();
-        if options.rewrite.forwarded_prefix.is_some() && !paths.into_iter().any(rewritten) {
-            let message = "x-forwarded-prefix has no effect without a rewrite-target that differs from the path.";
-            let field = format!("metadata.annotations[\"{}x-forwarded-prefix\"]", annotations::PREFIX);
-            let fix = "Use tidegate.io/request-headers-set: \"X-Forwarded-Prefix: …\".";
-            one.report.warning("UnusedAnnotation", &field, message, fix);
-        }
-    }
-
-    fn add_global_default(&mut self, namespace: &Arc<str>, service: &Arc<str>) {
-        let service_name = Name { namespace: namespace.clone(), name: service.clone() };
-        let first = self
-            .objects
-            .services
-            .get(&service_name)
-            .and_then(|s| s.object.spec.as_ref()?.ports.as_ref()?.first().map(|port| port.port.to_string()));
-        let port = first.and_then(|port| find_port(self.objects, &service_name, &port));
-        let transport = backend_protocol::transport(None, port.as_ref().and_then(|port| port.app_protocol));
-        let backend = match port {
-            Some(port) => {
-                let (number, options) = (port.number.to_string(), IngressOptions::default());
-                self.upstreams.backend(&service_name, &number, &port, &options, usize::MAX).0
-            }
-            None => Backend::Missing {
-                service: service_name.to_string().into(),
-                reason: "the default backend Service does not exist or has no port".into(),
-            },
-        };
-        let owner = Owner { namespace: namespace.clone(), name: service.clone() };
-        let key = (owner.clone(), Arc::from("*"), None);
-        let stats = self.stats.get(&key).cloned().unwrap_or_default();
-        self.routes.set_default(Arc::new(Rule {
-            owner,
-            host: "*".into(),
-            path: None,
-            backend,
-            split: None,
-            policy: Arc::new(Policy { transport, ..Policy::default() }),
-            issues_cookie: false,
-            stats,
-        }));
-    }
 }
 
 fn host_name(host: Option<&str>, field: &str, report: &mut Report<'_>) -> Option<HostName> {
@@ -587,54 +404,6 @@ fn host_name(host: Option<&str>, field: &str, report: &mut Report<'_>) -> Option
         Err((message, fix)) => {
             report.error("InvalidHost", field, message, fix);
             None
-        }
-    }
-}
-
-/// A rewrite that loses what it should keep, or refers to what is not there.
-fn check_captures(target: &str, pattern: &Pattern, field: &str, report: &mut Report<'_>) {
-    let digits = target.split('$').skip(1).filter_map(|after| after.chars().next()?.to_digit(10));
-    let last = digits.max().unwrap_or(0);
-    let groups = pattern.groups();
-    if usize::try_from(last).is_ok_and(|last| last > groups) {
-        let message =
-            format!("rewrite-target {target} refers to ${last}, and {pattern} has only {groups} groups: it is empty.");
-        report.warning(
-            "RewriteWithoutGroup",
-            field,
-            message,
-            "Put what is to be kept into parentheses, as in /shop(/|$)(.*).",
-        );
-    } else if last == 0 && !target.starts_with("http") {
-        let message =
-            format!("rewrite-target {target} has no group: every path that begins with {pattern} becomes {target}.");
-        let fix = "To keep the rest of the path, write /shop(/|$)(.*) and $2, or use tidegate.io/rewrite-prefix.";
-        report.warning("RewriteWithoutGroup", field, message, fix);
-    }
-}
-
-/// `custom-headers`: fields of a ConfigMap. What cannot be honoured closes the Ingress, as in ingress-nginx.
-fn custom_headers(objects: &Objects, name: &Name, options: &mut IngressOptions, report: &mut Report<'_>) {
-    let Some(written) = options.headers.config_map.clone() else { return };
-    let (namespace, config_map) = written.split_once('/').unwrap_or((&name.namespace, &written));
-    let field = format!("metadata.annotations[\"{}custom-headers\"]", annotations::PREFIX);
-    let result = if namespace == &*name.namespace {
-        match objects.config_maps.get(&Name::new(namespace, config_map)) {
-            Some(stored) => annotations::config_map_fields(
-                stored.object.data.iter().flatten().map(|(k, v)| (k.as_str(), v.as_str())),
-            ),
-            None => Err(format!("there is no ConfigMap {namespace}/{config_map}")),
-        }
-    } else {
-        Err(format!("ConfigMap {written} is in another namespace"))
-    };
-    match result {
-        Ok(fields) => policy::set_on_answers(options, fields),
-        Err(reason) => {
-            let message = format!("{reason}; every request is answered 503.");
-            let fix = "Name a ConfigMap of the Ingress's own namespace that lists fields which may be set.";
-            report.error("InvalidCustomHeaders", &field, message, fix);
-            options.closed = Some("its custom-headers cannot be set".to_owned());
         }
     }
 }

@@ -1,6 +1,12 @@
 //! What is said about redirects, rewrites, canaries and settings: the very text.
 
-use super::tests::check;
+use http::{HeaderMap, Method, Uri};
+
+use super::{
+    Outcome, Question, explain,
+    tests::{check, compiled},
+};
+use crate::http::{Decision, Facts, Scheme, decide};
 
 const SERVICES: &str = "
 {apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 127.96.0.5, ports: [{port: 80}]}}
@@ -188,4 +194,32 @@ fn a_hash_names_its_text() {
    50.0 %  10.0.2.2:8080
 ";
     ask("GET http://hash.com/?user=1", &[], expected);
+}
+
+/// The share of a canary is what the data plane gives it: every lot that can be drawn is drawn once.
+#[test]
+fn shares_are_those_of_the_data_plane() {
+    let compiled = compiled(&[SERVICES, INGRESSES].join("---"));
+    let question = Question::parse("GET http://split.com/", &[], None).unwrap();
+    let explanation = explain(&compiled.snapshot, &question, tidegate_l4::affinity::UnixMillis(0));
+    let Outcome::Endpoints { candidates, .. } = explanation.outcome else { panic!("no endpoints") };
+    let canary = candidates.iter().find(|candidate| candidate.addr.to_string() == "10.0.1.1:8080").unwrap();
+    let (uri, headers) = (Uri::from_static("/"), HeaderMap::new());
+    let facts = Facts {
+        method: &Method::GET,
+        uri: &uri,
+        headers: &headers,
+        host: "split.com",
+        path: "/",
+        scheme: Scheme::Http,
+        client: [127, 0, 0, 1].into(),
+        port: 80,
+        https_port: None,
+    };
+    let to_canary = |lot: &u32| match decide(&compiled.snapshot, &facts, |_| *lot) {
+        Decision::Forward { backend, .. } => &**backend.service() == "default/beta:80",
+        other => panic!("{other:?}"),
+    };
+    let got = (0..100).filter(to_canary).count();
+    assert!((canary.share * 100.0 - got as f64).abs() < 1e-9, "{got} of 100");
 }

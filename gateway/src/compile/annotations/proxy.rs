@@ -159,12 +159,9 @@ pub(super) const ROWS: &[Row] = &[
         Location,
         |options, value| seconds(value).map(|value| options.proxy.timeouts.read = value),
     ),
-    accepted(
-        "proxy-request-buffering",
-        "Requests are streamed; those without content, and those small enough to be kept, can be tried again.",
-        Location,
-        |value| on_off(value).map(drop),
-    ),
+    accepted("proxy-request-buffering", "Requests are streamed to the pod as they come.", Location, |value| {
+        on_off(value).map(drop)
+    }),
     yes(
         "proxy-send-timeout",
         "Seconds a pod may take to accept a piece of the request; 60 by default.",

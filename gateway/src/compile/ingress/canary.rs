@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ahash::AHashMap;
 
-use super::{Main, host::Written};
+use super::{Ours, host::Written};
 use crate::route::{
     Backend, HostName,
     split::{HeaderMatch, HeaderSplit, Split},
@@ -46,7 +46,7 @@ impl Canaries {
         &mut self,
         host: HostName,
         written: Written,
-        one: &Main<'_>,
+        one: &Ours<'_>,
         at: usize,
         field: String,
         backend: Backend,

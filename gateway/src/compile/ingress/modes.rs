@@ -5,7 +5,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use tidegate_crd::ingress::{Ingress, IngressTLS};
 
-use super::{Main, host};
+use super::{Ours, host};
 use crate::route::{HostName, Owner};
 
 /// What the Ingresses of one host make of it together.
@@ -31,7 +31,7 @@ pub(super) struct Modes(AHashMap<HostName, Mode>);
 
 impl Modes {
     /// Reads the main Ingresses, the oldest first.
-    pub(super) fn read<'a>(ingresses: impl Iterator<Item = &'a Main<'a>> + Clone) -> Self {
+    pub(super) fn read<'a>(ingresses: impl Iterator<Item = &'a Ours<'a>> + Clone) -> Self {
         let mut modes = Self::default();
         for (at, one) in ingresses.clone().enumerate() {
             for rule in one.stored.object.spec.iter().flat_map(|spec| spec.rules.iter().flatten()) {
@@ -54,7 +54,7 @@ impl Modes {
             }
         }
         // Where no rule names `/`, there is one all the same, and it has the annotations of the oldest Ingress.
-        let all: Vec<&Main<'_>> = ingresses.collect();
+        let all: Vec<&Ours<'_>> = ingresses.collect();
         for mode in modes.0.values_mut().filter(|mode| mode.regex.is_none() && !mode.has_root) {
             let oldest = all[mode.oldest];
             if rewrites(oldest.options.rewrite.target.as_deref(), "/") {

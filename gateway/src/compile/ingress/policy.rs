@@ -86,7 +86,15 @@ fn redirects(options: &IngressOptions, mode: Option<&Mode>, target: Target<'_>) 
 
 /// The rewrite of a path, and the field that says what was there before.
 fn rewrites(options: &IngressOptions, target: Target<'_>) -> Vec<Filter> {
-    let Target::Path(written, matcher) = target else { return Vec::new() };
+    let (written, matcher) = match target {
+        Target::Path(written, matcher) => (written, matcher),
+        // `/` as a pattern takes every path, and has no group to keep anything of it.
+        Target::Rest => {
+            let pattern = replacement(options, "/").and_then(|target| Some((Pattern::of_path("/").ok()?, target)));
+            return pattern.map(|(pattern, target)| rewrite(&pattern, target)).into_iter().collect();
+        }
+        Target::Global => return Vec::new(),
+    };
     let mut filters = Vec::new();
     if let (Some(replacement), PathMatch::Regex(pattern)) = (replacement(options, written), matcher) {
         filters.push(rewrite(pattern, replacement));

@@ -4,10 +4,14 @@ use std::{fmt::Write, path::Path};
 
 use tidegate_crd::yaml;
 
-use super::*;
+use super::{rest::NOTHING, *};
 use crate::{
-    compile::{Compiled, allocate::Allocations},
-    route::{filter::PathRewrite, policy::BackendProtocol, split::HeaderMatch},
+    compile::{Compiled, allocate::Allocations, annotations},
+    route::{
+        filter::{Filter, PathRewrite, Redirect, RedirectTo},
+        policy::{BackendProtocol, HttpsWhen},
+        split::HeaderMatch,
+    },
 };
 
 /// One Ingress: its name, annotations (without prefix, `name: value`), host, and paths with their types and Services.
@@ -190,6 +194,25 @@ fn what_concerns_a_host_concerns_paths_that_no_rule_takes() {
     // The app-root of one Ingress is for the `/` of another.
     let compiled = compiled(&[("a", &[("app-root", "/x")], "a.com", paths), ("b", &[], "a.com", ROOT)]);
     assert_eq!((policy_of(&compiled, "/").filters.len(), policy_of(&compiled, "/x").filters.len()), (1, 0));
+}
+
+#[test]
+fn a_default_backend_has_the_rewrite_and_a_global_one_has_not() {
+    let with_default = |rules: &str| {
+        let yaml = format!(
+            "{SERVICES}---\n{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a, annotations: \
+             {{nginx.ingress.kubernetes.io/rewrite-target: /v1, nginx.ingress.kubernetes.io/permanent-redirect: 'https://x'}}}}, \
+             spec: {{defaultBackend: {{service: {{name: web, port: {{number: 80}}}}}}{rules}}}}}\n"
+        );
+        let mut objects = Objects::default();
+        for document in yaml::parse(Path::new("test.yaml"), &yaml).documents {
+            objects.apply(document);
+        }
+        let compiled = super::super::compile(&objects, &Settings::default(), &[], &Allocations::default(), None);
+        rule(&compiled, "a.com", "/x").unwrap().policy.filters.len()
+    };
+    assert_eq!(with_default(", rules: [{host: a.com}]"), 2);
+    assert_eq!(with_default(""), 0);
 }
 
 #[test]
