@@ -125,7 +125,8 @@ impl App {
         let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
         let stats = Arc::new(HttpStats::default());
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
-        let workers = Workers::start(options.workers, &options.clients, &empty, &stats)?;
+        let clients = HttpOptions { https_port: bound.https_addr.map(|https| https.port()), ..options.clients };
+        let workers = Workers::start(options.workers, &clients, &empty, &stats)?;
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }

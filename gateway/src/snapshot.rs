@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use tidegate_l4::{endpoints::EndpointSet, table::ServiceTable};
+use tidegate_l4::{endpoints::EndpointSet, model::Balance, table::ServiceTable};
 
 use crate::{
     compile::{
@@ -16,6 +16,7 @@ use crate::{
     dns::Zone,
     route::{
         RouteTable,
+        policy::{LoadBalance, UpstreamOptions},
         sticky::{CookieAffinity, StickyMap},
     },
     tls::TlsTable,
@@ -63,6 +64,20 @@ pub struct Upstream {
     pub endpoints: Arc<EndpointSet>,
     /// Cookie affinity, if an Ingress asks for it.
     pub cookie: Option<CookieUpstream>,
+    /// What else the Ingresses say about it.
+    pub options: UpstreamOptions,
+}
+
+impl Upstream {
+    /// By which rule a pod is chosen for a request, where no session decides. `hash`: what `upstream-hash-by` makes of it.
+    pub fn balance(&self, hash: Option<u64>) -> Balance {
+        match (hash, self.options.load_balance) {
+            (Some(_), _) => Balance::Hash,
+            (None, Some(LoadBalance::RoundRobin)) => Balance::RoundRobin,
+            (None, Some(LoadBalance::Ewma)) => Balance::Ewma,
+            (None, None) => self.endpoints.policy().request_balance,
+        }
+    }
 }
 
 /// Cookie affinity of one upstream.

@@ -273,9 +273,16 @@ impl Demo {
         for (what, written) in WRITTEN {
             command = command.replace(written, &self.addrs[what].to_string());
         }
-        let asks_the_admin = (command.starts_with("tidegate get") || command.starts_with("tidegate explain"))
-            && !command.contains("--manifests");
-        if asks_the_admin { format!("{command} --admin {}", self.addrs["admin"]) } else { command }
+        if command.contains("--manifests") {
+            return command;
+        }
+        // Behind the subcommand, as a pipe may follow.
+        for subcommand in ["tidegate get", "tidegate explain"] {
+            if command.starts_with(subcommand) {
+                command = command.replacen(subcommand, &format!("{subcommand} --admin {}", self.addrs["admin"]), 1);
+            }
+        }
+        command
     }
 
     fn end(mut self) -> (ExitStatus, String) {

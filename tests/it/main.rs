@@ -7,6 +7,7 @@ mod examples;
 mod explain;
 mod ingress_conformance;
 mod never_drop;
+mod policy;
 mod robust;
 mod services;
 mod soak;

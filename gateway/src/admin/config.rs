@@ -26,7 +26,7 @@ use crate::{
         finding::Finding,
         rows::{IngressRow, PortRow, ServiceRow},
     },
-    route::{Backend, Owner, PathMatch, Rule, sticky::AffinityMode},
+    route::{Backend, Owner, Rule, sticky::AffinityMode},
     snapshot::Snapshot,
 };
 
@@ -232,6 +232,7 @@ fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
     let (upstream, problem) = match &rule.backend {
         Backend::Upstream { id, .. } => (snapshot.upstreams.get(id.0 as usize), None),
         Backend::Missing { reason, .. } => (None, Some(reason.to_string())),
+        Backend::None { .. } => (None, None),
     };
     let cookie = upstream.and_then(|upstream| upstream.cookie.as_ref()).map(|cookie| CookieView {
         name: cookie.affinity.name.to_string(),
@@ -241,14 +242,10 @@ fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
         },
         issued: rule.issues_cookie,
     });
-    let path_type = |path: &PathMatch| match path {
-        PathMatch::Exact(_) => "Exact".to_owned(),
-        PathMatch::Prefix(_) => "Prefix".to_owned(),
-    };
     RuleView {
         host: rule.host.to_string(),
         path: rule.path.as_ref().map(|path| path.as_str().to_string()),
-        path_type: rule.path.as_ref().map(path_type),
+        path_type: rule.path.as_ref().map(|path| path.kind().to_owned()),
         backend: rule.backend.service().to_string(),
         problem,
         upstream: upstream.map(|upstream| upstream.name.to_string()),

@@ -25,7 +25,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         settings: args.serve.settings(),
         http: args.http,
         https: Some(args.https),
-        clients: HttpOptions { trusted_proxies: args.trusted_proxies, proxy_protocol: args.proxy_protocol },
+        clients: HttpOptions {
+            trusted_proxies: args.trusted_proxies,
+            proxy_protocol: args.proxy_protocol,
+            https_port: None,
+        },
         admin: args.admin,
         dns: args.dns,
         dns_forward: args.dns_forward,

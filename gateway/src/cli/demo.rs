@@ -31,13 +31,21 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 18] = examples![
+const MANIFESTS: [(&str, &str); 34] = examples![
+    "app-root.yaml",
     "balance.yaml",
+    "body-limit.yaml",
+    "canary-cookie.yaml",
+    "canary-header.yaml",
+    "canary-weight.yaml",
     "clusterip.yaml",
     "cookie.yaml",
     "ejection.yaml",
     "endpoints.yaml",
     "external-name.yaml",
+    "force-https.yaml",
+    "hash.yaml",
+    "headers.yaml",
     "headless.yaml",
     "health-check.yaml",
     "ingress.yaml",
@@ -45,11 +53,19 @@ const MANIFESTS: [(&str, &str); 18] = examples![
     "load-balancer.yaml",
     "local.yaml",
     "multi-port.yaml",
+    "names.yaml",
     "node-port.yaml",
     "pods.yaml",
+    "redirect.yaml",
+    "regex.yaml",
+    "retries.yaml",
+    "rewrite-prefix.yaml",
+    "rewrite.yaml",
     "session-affinity.yaml",
     "slow-start.yaml",
+    "timeouts.yaml",
     "udp.yaml",
+    "upstream-vhost.yaml",
 ];
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {

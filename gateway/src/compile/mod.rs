@@ -12,13 +12,13 @@
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | what load balancers ask of this node | [`health_check`] |
-//! | Ingresses → rules | `ingress`, `class`, `annotations` |
-//! | Secrets and Ingresses → TLS | `tls`, `tls_secret`, `tls_table`, `tls_backend`, `annotations_tls` |
+//! | Secrets and Ingresses → TLS | `tls`, `tls_secret`, `tls_table`, `tls_backend` |
+//! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
 mod annotations;
-mod annotations_tls;
+mod backend_protocol;
 mod class;
 mod dns_records;
 pub mod finding;
@@ -34,17 +34,16 @@ mod services;
 pub mod settings;
 mod slices;
 mod tls;
-#[allow(dead_code, reason = "asked for by the row of backend-protocol")]
 mod tls_backend;
 mod tls_secret;
 mod tls_table;
 
-use std::{cell::OnceCell, collections::BTreeMap, sync::Arc};
+use std::{cell::OnceCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use tidegate_crd::Kind;
 use tidegate_l4::{
     endpoints::EndpointSet,
-    model::{IpFamily, Place, TrafficPolicy},
+    model::{Affinity, Conditions, Endpoint, Hints, IpFamily, Place, ServicePort, TrafficPolicy},
     table::{Conflict, ServiceTable},
 };
 
@@ -84,6 +83,7 @@ struct Versions {
     classes: u64,
     namespaces: u64,
     secrets: u64,
+    config_maps: u64,
 }
 
 impl Compiled {
@@ -113,6 +113,7 @@ pub fn compile(
         classes: objects.classes.version(),
         namespaces: objects.namespaces.version(),
         secrets: objects.secrets.version(),
+        config_maps: objects.config_maps.version(),
     };
     let same_services = previous.filter(|p| p.versions.services == versions.services);
     let allocated = match same_services {
@@ -203,20 +204,23 @@ fn place(objects: &Objects, settings: &Settings) -> Place {
     Place { node: settings.node_name.clone(), zone }
 }
 
-/// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor cookie changed.
+/// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor options changed.
 fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
-    let endpoints = table.port(&spec.port).map_or_else(
-        || Arc::new(EndpointSet::empty()),
-        |port| {
+    let before = before.filter(|held| held.name == spec.name);
+    let port = table.port(&spec.port);
+    let endpoints = match port {
+        None => Arc::new(EndpointSet::empty()),
+        Some(port) if spec.options.service_upstream => cluster_ip_alone(&port.config, before),
+        Some(port) => {
             let v4 = port.set(IpFamily::V4, TrafficPolicy::Cluster);
             let set = if v4.is_empty() { port.set(IpFamily::V6, TrafficPolicy::Cluster) } else { v4 };
             set.clone()
-        },
-    );
+        }
+    };
     if let Some(held) = before
-        && held.name == spec.name
         && Arc::ptr_eq(&held.endpoints, &endpoints)
         && held.cookie.as_ref().map(|cookie| &cookie.affinity) == spec.cookie.as_ref()
+        && held.options == spec.options
     {
         return held.clone();
     }
@@ -225,7 +229,42 @@ fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstr
         let map = StickyMap::build(&spec.name, &addresses, affinity.mode);
         CookieUpstream { affinity, map }
     });
-    Arc::new(Upstream { name: spec.name.clone(), endpoints, cookie })
+    Arc::new(Upstream { name: spec.name.clone(), endpoints, cookie, options: spec.options.clone() })
+}
+
+/// The Service's ClusterIP as the only endpoint (`service-upstream`); none for a Service without.
+fn cluster_ip_alone(port: &ServicePort, before: Option<&Arc<Upstream>>) -> Arc<EndpointSet> {
+    let Some(ip) = port.cluster_ips.first() else { return Arc::new(EndpointSet::empty()) };
+    let addr = SocketAddr::new(*ip, port.port);
+    if let Some(held) = before
+        && held.options.service_upstream
+        && let [only] = held.endpoints.endpoints()
+        && only.addr == addr
+    {
+        return held.endpoints.clone();
+    }
+    // A table of that one endpoint: a set is only ever made as a part of one.
+    let endpoint = Endpoint {
+        addr,
+        conditions: Conditions { ready: true, serving: true, terminating: false },
+        node: None,
+        zone: None,
+        hints: Hints::default(),
+        pod: None,
+        weight: 1,
+    };
+    let alone = ServicePort {
+        endpoints: vec![endpoint],
+        affinity: Affinity::None,
+        internal_policy: TrafficPolicy::Cluster,
+        cluster_ips: Vec::new(),
+        ..port.clone()
+    };
+    let (table, _) = ServiceTable::build([Arc::new(alone)], &[], &Place::default(), None);
+    table.port(&port.name).map_or_else(
+        || Arc::new(EndpointSet::empty()),
+        |port| port.set(IpFamily::of(*ip), TrafficPolicy::Cluster).clone(),
+    )
 }
 
 fn health_checks(services: &[Arc<CompiledService>]) -> Vec<Arc<HealthCheck>> {
@@ -273,7 +312,7 @@ mod tests;
 #[cfg(test)]
 pub(crate) mod tls_for_tests {
     pub(crate) use super::{
-        annotations_tls::ProxySslOptions,
+        annotations::ProxySslOptions,
         tls_backend::{BackendTlsFault, backend_tls},
     };
 }

@@ -8,7 +8,7 @@ use tidegate_crd::{Document, yaml};
 use super::*;
 
 /// Objects that depend on each other in every way there is, each in two versions and perhaps absent.
-const OBJECTS: [[&str; 2]; 13] = [
+const OBJECTS: [[&str; 2]; 16] = [
     [
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 127.96.0.5, selector: {app: web}, ports: [{name: http, port: 80, targetPort: main}]}}",
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 127.96.0.5, sessionAffinity: ClientIP, selector: {app: web}, ports: [{name: http, port: 8080, targetPort: 99}]}}",
@@ -61,6 +61,18 @@ const OBJECTS: [[&str; 2]; 13] = [
         "{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {type: NodePort, clusterIP: 127.96.0.6, ports: [{port: 80, nodePort: 30500}]}}",
         "{apiVersion: v1, kind: Service, metadata: {name: late}, spec: {clusterIP: None, selector: {app: web}, ports: [{port: 80}]}}",
     ],
+    [
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: fields}, data: {X-A: '1'}}",
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: fields}, data: {Content-Length: '1'}}",
+    ],
+    [
+        "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i3, annotations: {nginx.ingress.kubernetes.io/canary: 'true', nginx.ingress.kubernetes.io/canary-weight: '30'}}, spec: {rules: [{host: a.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: hand, port: {number: 80}}}}]}}]}}",
+        "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i3, annotations: {nginx.ingress.kubernetes.io/use-regex: 'true', nginx.ingress.kubernetes.io/server-alias: b.com, nginx.ingress.kubernetes.io/custom-headers: fields}}, spec: {rules: [{host: a.com, http: {paths: [{path: '/x[0-9]', pathType: ImplementationSpecific, backend: {service: {name: web, port: {name: http}}}}]}}]}}",
+    ],
+    [
+        "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i4, annotations: {nginx.ingress.kubernetes.io/service-upstream: 'true', nginx.ingress.kubernetes.io/app-root: /app}}, spec: {rules: [{host: a.com, http: {paths: [{path: /y, pathType: Exact, backend: {service: {name: late, port: {number: 80}}}}]}}]}}",
+        "{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {name: i4, annotations: {nginx.ingress.kubernetes.io/upstream-hash-by: $request_uri, nginx.ingress.kubernetes.io/from-to-www-redirect: 'true'}}, spec: {tls: [{hosts: [a.com]}], rules: [{host: a.com, http: {paths: [{path: /y, pathType: Exact, backend: {service: {name: late, port: {number: 80}}}}]}}]}}",
+    ],
 ];
 
 fn document(object: usize, version: usize) -> Document {
@@ -89,14 +101,24 @@ fn words(snapshot: &Snapshot) -> String {
         .routes
         .rules()
         .map(|rule| {
-            format!("{} {:?} {} {} {}", rule.host, rule.path, rule.owner, rule.backend.service(), rule.issues_cookie)
+            let (host, path, owner, backend) = (&rule.host, &rule.path, &rule.owner, rule.backend.service());
+            let (cookie, policy) = (rule.issues_cookie, &rule.policy);
+            // The numbers of upstreams are nobody's business.
+            let split = rule.split.as_ref().map(|split| (split.backend.service(), split.weight, &split.owner));
+            format!("{host} {path:?} {owner} {backend} {cookie} {:?} {:?} {split:?}", policy.filters, policy.https)
         })
         .collect();
+    for host in ["a.com", "b.com", "www.a.com"] {
+        for path in ["/", "/y", "/x1", "/z"] {
+            let found = snapshot.routes.find(host, path).rule.map(|rule| (&rule.owner, &rule.path));
+            let _ = writeln!(out, "{host}{path} {found:?}");
+        }
+    }
     rules.sort();
     let upstreams: BTreeMap<_, _> = snapshot
         .upstreams
         .iter()
-        .map(|u| (&u.name, (u.endpoints.endpoints(), u.cookie.as_ref().map(|c| &c.affinity))))
+        .map(|u| (&u.name, (u.endpoints.endpoints(), u.cookie.as_ref().map(|c| &c.affinity), &u.options)))
         .collect();
     let _ = writeln!(out, "{rules:?}\n{upstreams:?}");
     for name in ["web", "hand", "alias", "late"] {

@@ -17,7 +17,7 @@ use tidegate_l4::model::ServicePortName;
 
 use super::{
     annotations::annotation_field,
-    annotations_tls::{AuthTlsOptions, ProxySslOptions, TlsOptions},
+    annotations::{AuthTlsOptions, ProxySslOptions, TlsOptions},
     finding::{Finding, Report, Severity},
     ingress::{find_port, host_name},
     objects::{Name, Objects, Stored},
@@ -490,7 +490,7 @@ fn backend_port(objects: &Objects, namespace: &Arc<str>, backend: &IngressBacken
     let port = service.port.as_ref()?;
     let written = port.name.clone().or_else(|| Some(port.number?.to_string()))?;
     let name = Name { namespace: namespace.clone(), name: service.name.as_str().into() };
-    find_port(objects, &name, &written).map(|(port, _)| port)
+    find_port(objects, &name, &written).map(|port| port.name)
 }
 
 #[cfg(test)]

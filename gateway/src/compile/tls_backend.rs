@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use ahash::{AHashMap, AHashSet};
 use rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use tidegate_crd::core::Secret;
 
 use super::{
-    annotations::annotation_field,
-    annotations_tls::ProxySslOptions,
+    annotations::{ProxySslOptions, annotation_field},
     finding::Report,
+    objects::{Name, Objects},
+    tls::secret_name,
     tls_secret::{self, CERTIFICATE, KEY, SecretFault},
 };
 use crate::tls::{BackendTls, BackendTlsSpec, BackendTrust, Suites, read_chain};
@@ -100,6 +102,67 @@ fn client(secret: &Secret) -> Result<Option<ClientKey>, BackendTlsFault> {
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| fault("InvalidPrivateKey", KEY, "it holds no private key in PEM form.".to_owned()))?;
     Ok(Some((chain, key)))
+}
+
+/// What was made for pods in this compile, so that Ingresses with the same options share it.
+#[derive(Default)]
+pub(crate) struct BackendTlsMaker {
+    made: AHashMap<(Option<Name>, ProxySslOptions, bool), Arc<BackendTls>>,
+    /// Whose pods are not verified, and who has been told.
+    told: AHashSet<Name>,
+}
+
+impl BackendTlsMaker {
+    /// TLS to the pods of `ingress`. `None` if it cannot be as the annotations say, which is reported: then requests are answered
+    /// 503.
+    pub(crate) fn make(
+        &mut self,
+        objects: &Objects,
+        ingress: &Name,
+        options: &ProxySslOptions,
+        h2: bool,
+        report: &mut Report<'_>,
+    ) -> Option<Arc<BackendTls>> {
+        let secret = match options.secret.as_deref().map(|written| secret_name(written, &ingress.namespace)).transpose()
+        {
+            Ok(secret) => secret,
+            Err(message) => {
+                let fix = "Name a Secret of the Ingress's own namespace.";
+                let field = annotation_field("proxy-ssl-secret");
+                report.error("InvalidAnnotation", &field, format!("{message}. Every request is answered 503."), fix);
+                return None;
+            }
+        };
+        let key = (secret, options.clone(), h2);
+        let tls = match self.made.get(&key) {
+            Some(made) => made.clone(),
+            None => {
+                let made = made(objects, key.0.as_ref(), options, h2).map_err(|fault| fault.report(report)).ok()?;
+                self.made.entry(key).or_insert(made).clone()
+            }
+        };
+        if !tls.is_verified && self.told.insert(ingress.clone()) {
+            let message = "the certificates of its pods are not verified, as in ingress-nginx.";
+            let fix = "Add proxy-ssl-secret (ca.crt), proxy-ssl-verify: \"on\" and proxy-ssl-name.";
+            report.info("UnverifiedPods", &annotation_field("backend-protocol"), message, fix);
+        }
+        Some(tls)
+    }
+}
+
+fn made(
+    objects: &Objects,
+    name: Option<&Name>,
+    options: &ProxySslOptions,
+    h2: bool,
+) -> Result<Arc<BackendTls>, BackendTlsFault> {
+    let missing = |name: &Name| BackendTlsFault::Annotation {
+        name: "proxy-ssl-secret",
+        message: format!("there is no Secret {name}."),
+        fix: "Create the Secret, or correct the name.",
+    };
+    let secret = name.map(|name| objects.secrets.get(name).ok_or_else(|| missing(name))).transpose()?;
+    backend_tls(secret.map(|secret| &secret.object), options, h2)
 }
 
 impl BackendTlsFault {

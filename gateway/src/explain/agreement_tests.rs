@@ -11,7 +11,7 @@ use tidegate_l4::{
 };
 
 use super::{tests::compiled, *};
-use crate::http::{Decision, decide};
+use crate::http::{Decision, Facts, Scheme, decide};
 
 /// One endpoint: is it on this node, is it hinted for its zone, and its conditions.
 type EndpointPlan = (bool, bool, bool, bool);
@@ -183,8 +183,20 @@ proptest! {
         for host in ["a.example.com", "A.Example.com:80", "x.example.com", "b.c", "other"] {
             for path in ["/", "/a", "/a/", "/a/b", "/a/b/", "/a/b/c", "/ab"] {
                 let outcome = ask(snapshot, &format!("GET http://{host}{path}"), &cookie, None, UnixMillis(0));
-                match decide(snapshot, host, path, &headers) {
-                    Decision::NotFound => prop_assert_eq!(kind(&outcome), 404),
+                let uri: http::Uri = path.parse().unwrap();
+                let facts = Facts {
+                    method: &http::Method::GET,
+                    uri: &uri,
+                    headers: &headers,
+                    host,
+                    path,
+                    scheme: Scheme::Http,
+                    client: IpAddr::from([127, 0, 0, 1]),
+                    port: 80,
+                    https_port: Some(443),
+                };
+                match decide(snapshot, &facts, |_| 0) {
+                    Decision::NotFound { .. } => prop_assert_eq!(kind(&outcome), 404),
                     Decision::Unavailable { .. } => prop_assert_eq!(kind(&outcome), 503),
                     Decision::Forward { upstream, pinned, .. } => {
                         let set = &upstream.endpoints;

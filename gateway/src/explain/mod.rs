@@ -5,11 +5,13 @@
 //! [`http::decide`](crate::http::decide)) and puts the way to their answer into words. It changes nothing either: no
 //! counter moves and no affinity is refreshed by asking.
 //!
-//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, `tls` for what comes before it, `endpoints` is what
-//! both say about endpoints; `text` shows the answer to people and programs.
+//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, with `tls` for what comes
+//! before it and `policy` for what a rule does besides choosing a pod; `endpoints` is what both say about endpoints; `text` shows
+//! the answer to people and programs.
 
 mod connection;
 mod endpoints;
+mod policy;
 mod question;
 mod request;
 mod text;
@@ -17,6 +19,8 @@ mod tls;
 
 #[cfg(test)]
 mod agreement_tests;
+#[cfg(test)]
+mod policy_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
@@ -101,7 +105,7 @@ pub struct Candidate {
 /// Why the connection or request of `question` goes where it goes under `snapshot` at the time `now`.
 pub fn explain(snapshot: &Snapshot, question: &Question, now: UnixMillis) -> Explanation {
     let (steps, outcome) = match &question.subject {
-        Subject::Request(request) => request::explain(snapshot, request, now),
+        Subject::Request(request) => request::explain(snapshot, request, question.from, now),
         Subject::Connection(frontend) => connection::explain(snapshot, frontend, question.from, now),
         Subject::Service(service) => connection::explain_service(snapshot, service, question.from, now),
     };

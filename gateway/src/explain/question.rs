@@ -2,14 +2,17 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header, uri::PathAndQuery};
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode, utf8_percent_encode};
 use tidegate_l4::{model::Protocol, table::Frontend};
 
-use crate::route::normalise::{normalise, other_reading};
+use crate::{
+    http::{Facts, Scheme},
+    route::normalise::{normalise, other_reading},
+};
 
 /// How to ask; every complaint about a question ends with it.
 const USAGE: &str =
@@ -41,6 +44,8 @@ pub(super) enum Subject {
 /// A request, as far as routing looks at it.
 #[derive(Clone, Debug)]
 pub(super) struct Request {
+    pub(super) method: Method,
+    pub(super) scheme: Scheme,
     /// As in the `Host` field.
     pub(super) host: String,
     /// The name in the TLS handshake, for `https`: empty where an address is dialled, as no name is sent then.
@@ -49,7 +54,28 @@ pub(super) struct Request {
     pub(super) path: String,
     /// As some pods read it, if that is another.
     pub(super) other_path: Option<String>,
+    /// The port that is asked.
+    pub(super) port: u16,
+    /// Path and query.
+    pub(super) target: Uri,
     pub(super) headers: HeaderMap,
+}
+
+impl Request {
+    /// What the data plane would know of it.
+    pub(super) fn facts(&self, from: Option<IpAddr>) -> Facts<'_> {
+        Facts {
+            method: &self.method,
+            uri: &self.target,
+            headers: &self.headers,
+            host: &self.host,
+            path: &self.path,
+            scheme: self.scheme,
+            client: from.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            port: self.port,
+            https_port: Some(443),
+        }
+    }
 }
 
 /// A Service by its name in DNS.
@@ -73,12 +99,12 @@ impl Question {
         let subject = match target.split_once("://") {
             Some(("tcp", address)) => connection(Some(Protocol::Tcp), address)?,
             Some(("udp", address)) => connection(Some(Protocol::Udp), address)?,
-            Some(("http" | "https", _)) => Subject::Request(request(&Method::GET, target, headers)?),
+            Some(("http" | "https", _)) => Subject::Request(request(Method::GET, target, headers)?),
             Some((method, _)) if method.ends_with(" http") || method.ends_with(" https") => {
                 let (method, url) = target.split_once(' ').unwrap_or(("GET", target));
                 let method = Method::from_bytes(method.as_bytes())
                     .map_err(|_| format!("{method:?} is not an HTTP method. {USAGE}."))?;
-                Subject::Request(request(&method, url.trim(), headers)?)
+                Subject::Request(request(method, url.trim(), headers)?)
             }
             Some((scheme, _)) => {
                 let scheme = scheme.rsplit(' ').next().unwrap_or(scheme);
@@ -156,22 +182,26 @@ fn header_map(lines: &[String]) -> Result<HeaderMap, String> {
 }
 
 /// A request for `url`. A `Host` among the headers wins over the host of the URL, as with curl.
-fn request(method: &Method, url: &str, headers: HeaderMap) -> Result<Request, String> {
+fn request(method: Method, url: &str, headers: HeaderMap) -> Result<Request, String> {
     let uri: Uri = url.parse().map_err(|_| format!("{url:?} is not a URL. {USAGE}."))?;
     let Some(authority) = uri.authority() else { return Err(format!("{url:?} names no host. {USAGE}.")) };
-    if *method == Method::CONNECT || *method == Method::TRACE {
+    if method == Method::CONNECT || method == Method::TRACE {
         return Err(format!("{method} is answered 405 whatever the rules say: no gateway passes it on."));
     }
     let host = match headers.get(header::HOST) {
         Some(host) => host.to_str().map_err(|_| "the Host header is not plain text.".to_owned())?.to_owned(),
         None => authority.as_str().to_owned(),
     };
-    let is_tls = uri.scheme_str() == Some("https");
+    let scheme = if uri.scheme_str() == Some("https") { Scheme::Https } else { Scheme::Http };
+    let port = uri.port_u16().unwrap_or(if scheme == Scheme::Https { 443 } else { 80 });
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    let sni = is_tls.then(|| if name.parse::<IpAddr>().is_ok() { String::new() } else { name.to_owned() });
+    let sni =
+        (scheme == Scheme::Https).then(|| if name.parse::<IpAddr>().is_ok() { String::new() } else { name.to_owned() });
     let path = normalise(uri.path())
         .map_err(|_| format!("{:?} is answered 400 whatever the rules say: it has no clear meaning.", uri.path()))?;
-    Ok(Request { host, sni, path: path.into_owned(), other_path: other_reading(uri.path()), headers })
+    let (path, other_path) = (path.into_owned(), other_reading(uri.path()));
+    let target = Uri::from(uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/")));
+    Ok(Request { method, scheme, host, sni, path, other_path, port, target, headers })
 }
 
 /// An address and port, or the name of a Service.
@@ -230,6 +260,8 @@ mod tests {
         for target in [
             "GET http://a.b/c?d=e",
             "http://a.b",
+            "https://a.b/",
+            "GET https://a.b/",
             "POST http://[::1]:80/",
             "https://a.b/",
             "GET https://[::1]/",
@@ -285,7 +317,7 @@ mod tests {
         assert_eq!(again.to_string(), question.to_string());
         assert_eq!(again.from, from);
         let Subject::Request(request) = again.subject else { panic!("not a request") };
-        assert_eq!(request.path, "/b");
+        assert_eq!(request.target, "/b?c=d&e");
         assert_eq!(request.headers.get_all("x").iter().count(), 2);
     }
 

@@ -1,6 +1,6 @@
 //! Why a request goes where it goes: host, path, backend, endpoints, session cookie.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use tidegate_crd::Kind;
@@ -12,72 +12,173 @@ use tidegate_l4::{
 };
 
 use super::{
-    Outcome, Step, Steps,
+    Candidate, Outcome, Step, Steps,
     endpoints::{balanced, candidates, certain, equal, named, trouble, usable},
-    listed,
+    listed, policy,
     question::Request,
 };
 use crate::{
-    http::{Decision, cookie_affinity, decide},
+    http::{
+        Decision, Facts, cookie_affinity, decide,
+        split::{Turn, turn},
+    },
     route::{Backend, Host, PathMatch, Rule, sticky::AffinityMode},
     snapshot::{CookieUpstream, Snapshot, Upstream},
 };
 
 /// A request for a host and path.
-pub(super) fn explain(snapshot: &Snapshot, request: &Request, now: UnixMillis) -> (Vec<Step>, Outcome) {
+pub(super) fn explain(
+    snapshot: &Snapshot,
+    request: &Request,
+    from: Option<IpAddr>,
+    now: UnixMillis,
+) -> (Vec<Step>, Outcome) {
     let mut steps = Steps::default();
     if let Some(outcome) = super::tls::explain(snapshot, request, now, &mut steps) {
         return (steps.0, outcome);
     }
-    let found = snapshot.routes.find(&request.host, &request.path);
-    steps.add("Host", host(snapshot, &request.host, found.host));
-    let decision = decide(snapshot, &request.host, &request.path, &request.headers);
-    let rule = match &decision {
-        Decision::NotFound => {
-            steps.add("Path", missed(found.host, &request.path));
-            let reason = "no rule for this host and path".to_owned();
-            return (steps.0, Outcome::Status { code: 404, reason });
-        }
-        Decision::Unavailable { rule, .. } | Decision::Forward { rule, .. } => *rule,
+    let facts = request.facts(from);
+    let found = snapshot.routes.find(facts.host, facts.path);
+    steps.add("Host", host(snapshot, facts.host, found.host));
+    // The last of all lots: the main backend, where it is a matter of chance.
+    let decision = decide(snapshot, &facts, |total| total.saturating_sub(1));
+    let Some(rule) = decision.rule() else {
+        steps.add("Path", missed(found.host, facts.path));
+        return (steps.0, not_found());
     };
-    steps.add("Path", path(rule, &request.path, found.host));
+    steps.add("Path", path(rule, facts.path, found.host));
     if let Some(other) = &request.other_path
         && !snapshot.routes.find(&request.host, other).rule.is_some_and(|found| Arc::ptr_eq(found, rule))
     {
         let reason = format!("some pods read the path as {other}, which comes under another rule");
         return (steps.0, Outcome::Status { code: 400, reason });
     }
-    let losers = losers(snapshot, rule, &request.host, &request.path);
+    let losers = losers(snapshot, rule, facts.host, facts.path);
     if !losers.is_empty() {
         steps.add("Other rules", format!("these match too, but come later: {}.", listed(losers)));
     }
+    let outcome = match policy::request(rule, &facts, &mut steps) {
+        Some(answered) => answered,
+        None => forward(snapshot, rule, &decision, &facts, now, &mut steps),
+    };
+    steps.add_findings(snapshot, Kind::Ingress, &rule.owner.namespace, &rule.owner.name);
+    if let Decision::Forward { upstream, .. } = &decision
+        && let Some(port) = port_of(snapshot, upstream)
+    {
+        steps.add_findings(snapshot, Kind::Service, &port.config.name.namespace, &port.config.name.service);
+    }
+    (steps.0, outcome)
+}
+
+fn not_found() -> Outcome {
+    Outcome::Status { code: 404, reason: "no rule for this host and path".to_owned() }
+}
+
+/// On the way to a pod: backend, canary, endpoints, session.
+fn forward(
+    snapshot: &Snapshot,
+    rule: &Rule,
+    decision: &Decision<'_>,
+    facts: &Facts<'_>,
+    now: UnixMillis,
+    steps: &mut Steps,
+) -> Outcome {
+    if let Backend::None { .. } = rule.backend {
+        return not_found();
+    }
     let service = rule.backend.service();
     steps.add("Backend", format!("the requests of this rule go to Service {service}."));
-    let upstream = upstream(snapshot, rule);
-    let port = upstream.and_then(|upstream| port_of(snapshot, upstream));
-    if let (Some(upstream), Some(port)) = (upstream, port) {
-        // The set may be that of either family; only where it has endpoints is it clear of which.
-        let family = upstream.endpoints.endpoints().first().map(|endpoint| IpFamily::of(endpoint.addr.ip()));
-        steps.add("Endpoints", usable(&port.config, Some(&upstream.endpoints), family, TrafficPolicy::Cluster));
+    let turn = split_off(snapshot, rule, facts);
+    if let (Some(split), Some((turn, _))) = (&rule.split, turn) {
+        steps.add("Canary", policy::split(split, turn));
+    }
+    let (backend, upstream, pinned, hash) = match decision {
+        Decision::Forward { backend, upstream, pinned, hash, .. } => (*backend, Some(*upstream), *pinned, *hash),
+        Decision::Unavailable { .. } | Decision::NotFound { .. } => {
+            (&rule.backend, upstream(snapshot, rule), None, None)
+        }
+    };
+    if let Some(upstream) = upstream {
+        endpoints(snapshot, upstream, steps);
         if let Some(trouble) = trouble(&upstream.endpoints, now) {
             steps.add("Health", trouble);
         }
     }
-    let outcome = match decision {
-        Decision::NotFound => Outcome::Status { code: 404, reason: "no rule for this host and path".to_owned() },
-        Decision::Unavailable { reason, .. } => Outcome::Status { code: 503, reason: reason.describe(service) },
-        Decision::Forward { upstream, pinned, .. } => {
+    let outcome = match (decision, upstream) {
+        (Decision::Unavailable { reason, .. }, _) => Outcome::Status { code: 503, reason: reason.describe(service) },
+        (Decision::Forward { .. }, Some(upstream)) => {
             if let Some(cookie) = &upstream.cookie {
-                steps.add("Session cookie", session(rule, upstream, cookie, pinned, &request.headers));
+                steps.add("Session cookie", session(rule, upstream, cookie, pinned, facts.headers));
             }
-            choose(rule, upstream, pinned, now)
+            choose(rule, upstream, pinned, hash, now)
         }
+        (Decision::NotFound { .. } | Decision::Forward { .. }, _) => not_found(),
     };
-    steps.add_findings(snapshot, Kind::Ingress, &rule.owner.namespace, &rule.owner.name);
-    if let Some(port) = port {
-        steps.add_findings(snapshot, Kind::Service, &port.config.name.namespace, &port.config.name.service);
+    policy::settings(&rule.policy, steps);
+    match (turn, outcome) {
+        (Some((Turn::ByLot { weight, total }, Some(canary))), Outcome::Endpoints { rule: how, candidates, sticky })
+            if weight > 0 && *backend == rule.backend =>
+        {
+            by_lot(rule, canary, policy::share(weight, total), (how, candidates, sticky), now)
+        }
+        (_, outcome) => outcome,
     }
-    (steps.0, outcome)
+}
+
+/// The candidates of main backend and canary together, where lots are drawn between the two.
+fn by_lot(
+    rule: &Rule,
+    canary: &Upstream,
+    share: f64,
+    main: (String, Vec<Candidate>, bool),
+    now: UnixMillis,
+) -> Outcome {
+    let (how, mut candidates, sticky) = main;
+    for candidate in &mut candidates {
+        candidate.share *= 1.0 - share;
+        candidate.first = false;
+    }
+    if let Outcome::Endpoints { candidates: others, .. } = choose(rule, canary, None, None, now) {
+        candidates.extend(others.into_iter().map(|candidate| Candidate {
+            share: candidate.share * share,
+            first: false,
+            ..candidate
+        }));
+    }
+    Outcome::Endpoints {
+        rule: format!("lots are drawn between main backend and canary, then: {how}"),
+        candidates,
+        sticky,
+    }
+}
+
+/// Whose turn it is, and the canary's upstream, if the rule has a canary and its own pods.
+fn split_off<'a>(snapshot: &'a Snapshot, rule: &Rule, facts: &Facts<'_>) -> Option<(Turn, Option<&'a Arc<Upstream>>)> {
+    let split = rule.split.as_ref()?;
+    let main = upstream(snapshot, rule).filter(|main| !main.endpoints.is_empty())?;
+    let canary = match &split.backend {
+        Backend::Upstream { id, .. } => snapshot.upstreams.get(id.0 as usize),
+        Backend::Missing { .. } | Backend::None { .. } => None,
+    };
+    Some((turn(split, main, canary.map(|canary| &**canary), facts), canary))
+}
+
+/// Which endpoints can be used.
+fn endpoints(snapshot: &Snapshot, upstream: &Upstream, steps: &mut Steps) {
+    if upstream.options.service_upstream {
+        let alone = upstream.endpoints.endpoints().first();
+        steps.add(
+            "Endpoints",
+            match alone {
+                Some(endpoint) => format!("the ClusterIP {} alone, as service-upstream asks.", endpoint.addr),
+                None => "service-upstream asks for the ClusterIP, and the Service has none.".to_owned(),
+            },
+        );
+    } else if let Some(port) = port_of(snapshot, upstream) {
+        // The set may be that of either family; only where it has endpoints is it clear of which.
+        let family = upstream.endpoints.endpoints().first().map(|endpoint| IpFamily::of(endpoint.addr.ip()));
+        steps.add("Endpoints", usable(&port.config, Some(&upstream.endpoints), family, TrafficPolicy::Cluster));
+    }
 }
 
 /// How the host was found, or what hosts there are.
@@ -98,6 +199,7 @@ fn host(snapshot: &Snapshot, asked: &str, found: Option<&Host>) -> String {
         None => format!("{asked} is named by an Ingress, but none of its paths can be served."),
         Some("*") => format!("no rule names {asked}; the rules for every host take it."),
         Some(wildcard) if wildcard.starts_with("*.") => format!("no rule names {asked} exactly; {wildcard} takes it."),
+        Some(name) if !host_is(name, asked) => format!("{asked} is an alias of {name}."),
         Some(_) => format!("there are rules for {asked} by name."),
     }
 }
@@ -123,9 +225,17 @@ fn missed(host: Option<&Host>, path: &str) -> String {
 fn path(rule: &Arc<Rule>, asked: &str, host: Option<&Host>) -> String {
     let owner = &rule.owner;
     match &rule.path {
+        Some(path @ PathMatch::Regex(_)) => {
+            format!(
+                "{asked} is taken by {path} of Ingress {owner}, the longest pattern that matches; the host is in regex mode."
+            )
+        }
         Some(path @ PathMatch::Exact(_)) => format!("{asked} is taken by {path} of Ingress {owner}."),
         Some(path @ PathMatch::Prefix(_)) => {
             format!("{asked} is taken by {path} of Ingress {owner}, the longest prefix that matches.")
+        }
+        None if matches!(rule.backend, Backend::None { .. }) => {
+            format!("no path takes {asked}; what Ingress {owner} says about the whole host applies.")
         }
         None if host.and_then(|host| host.default.as_ref()).is_some_and(|default| Arc::ptr_eq(default, rule)) => {
             format!("no path takes {asked}; the default backend of Ingress {owner} does.")
@@ -141,13 +251,13 @@ fn losers(snapshot: &Snapshot, winner: &Arc<Rule>, host: &str, path: &str) -> Ve
     let others = snapshot.routes.rules().filter(|rule| !Arc::ptr_eq(rule, winner));
     let mut losers: Vec<(&Arc<Rule>, &str)> = Vec::new();
     for rule in others {
-        if !rule.path.as_ref().is_some_and(|matcher| takes(matcher, path)) {
+        if !rule.path.as_ref().is_some_and(|matcher| matcher.takes(path)) {
             continue;
         }
         if same_host.iter().any(|held| Arc::ptr_eq(held, rule)) {
             let why = match winner.path {
                 Some(PathMatch::Exact(_)) => "Exact comes first",
-                Some(PathMatch::Prefix(_)) | None => "shorter",
+                Some(PathMatch::Prefix(_) | PathMatch::Regex(_)) | None => "shorter",
             };
             losers.push((rule, why));
         } else if host_takes(&rule.host, host) && found.is_some() {
@@ -162,30 +272,28 @@ fn losers(snapshot: &Snapshot, winner: &Arc<Rule>, host: &str, path: &str) -> Ve
     losers.into_iter().map(text).collect()
 }
 
-/// Ingress v1, read plainly.
-fn takes(matcher: &PathMatch, path: &str) -> bool {
-    match matcher {
-        PathMatch::Exact(exact) => **exact == *path,
-        PathMatch::Prefix(prefix) => {
-            let rest = path.strip_prefix(prefix.trim_end_matches('/'));
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
-        }
-    }
-}
-
 /// Whether a rule's host, as it is shown, takes a request's host at all. An exact one that does is the one that was found.
 fn host_takes(label: &str, asked: &str) -> bool {
-    let name = asked.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase();
+    let name = bare(asked);
     match label.strip_prefix("*.") {
         Some(suffix) => name.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest == suffix),
         None => label == "*",
     }
 }
 
+fn host_is(label: &str, asked: &str) -> bool {
+    label == bare(asked)
+}
+
+/// A host without port and final dot, in lower case.
+fn bare(asked: &str) -> String {
+    asked.split(':').next().unwrap_or_default().trim_end_matches('.').to_ascii_lowercase()
+}
+
 fn upstream<'a>(snapshot: &'a Snapshot, rule: &Rule) -> Option<&'a Arc<Upstream>> {
     match &rule.backend {
         Backend::Upstream { id, .. } => snapshot.upstreams.get(id.0 as usize),
-        Backend::Missing { .. } => None,
+        Backend::Missing { .. } | Backend::None { .. } => None,
     }
 }
 
@@ -230,7 +338,13 @@ fn session(
     }
 }
 
-fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>, now: UnixMillis) -> Outcome {
+fn choose(
+    rule: &Rule,
+    upstream: &Upstream,
+    pinned: Option<EndpointIndex>,
+    hash: Option<u64>,
+    now: UnixMillis,
+) -> Outcome {
     let set = &upstream.endpoints;
     let (rule, candidates, sticky) = match (&upstream.cookie, pinned) {
         (Some(cookie), Some(index)) => {
@@ -247,10 +361,16 @@ fn choose(rule: &Rule, upstream: &Upstream, pinned: Option<EndpointIndex>, now: 
             };
             (rule.to_owned(), candidates(set, &equal(set.len()), None), true)
         }
-        (Some(_) | None, _) => {
-            let (rule, shares) = balanced(set, set.policy().request_balance, now);
-            (rule, candidates(set, &shares, None), false)
-        }
+        (Some(_) | None, _) => match &upstream.options.hash_by {
+            Some(by) if hash.is_some() => {
+                let rule = format!("requests with the same {by} go to the same one (upstream-hash-by)");
+                (rule, candidates(set, &equal(set.len()), None), true)
+            }
+            Some(_) | None => {
+                let (rule, shares) = balanced(set, upstream.balance(None), now);
+                (rule, candidates(set, &shares, None), false)
+            }
+        },
     };
     Outcome::Endpoints { rule, candidates, sticky }
 }

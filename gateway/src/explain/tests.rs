@@ -31,7 +31,7 @@ fn answer(manifests: &str, target: &str, headers: &[&str], from: Option<&str>) -
 }
 
 /// Asks, and compares the text of the answer without the question above it.
-fn check(manifests: &str, target: &str, headers: &[&str], from: Option<&str>, expected: &str) {
+pub(super) fn check(manifests: &str, target: &str, headers: &[&str], from: Option<&str>, expected: &str) {
     let text = answer(manifests, target, headers, from).to_text();
     let (_, text) = text.split_once("\n\n").unwrap();
     assert_eq!(text.trim(), expected.trim(), "\n{text}");

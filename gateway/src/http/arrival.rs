@@ -10,8 +10,9 @@ use super::{
     client::{Client, Secured},
     client_io::ClientStream,
     connection,
+    facts::Scheme,
     slots::Slot,
-    worker::{Listener, Phase, Scheme, Shared},
+    worker::{Listener, Phase, Shared},
 };
 use crate::tls::{Accepted, Terminated};
 

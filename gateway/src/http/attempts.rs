@@ -3,7 +3,10 @@
 use std::time::SystemTime;
 
 use http::{HeaderMap, HeaderValue, header};
-use tidegate_l4::endpoints::{Candidates, EndpointIndex};
+use tidegate_l4::{
+    endpoints::{Candidates, EndpointIndex},
+    worker::now,
+};
 
 use super::{
     cookie_affinity::{self, Choice, KeySource},
@@ -43,8 +46,8 @@ impl<'a> Attempts<'a> {
         let may_move = trip.pinned.is_none() || cookie.is_some_and(|cookie| cookie.affinity.change_on_failure);
         let order = match (cookie, trip.pinned) {
             (Some(cookie), _) if trip.rule.issues_cookie => Order::Session(cookie),
-            (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned)),
-            (_, None) => Order::Listed(endpoints.balanced()),
+            (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned).at(now())),
+            (_, None) => Order::Listed(endpoints.order(trip.balance, trip.hash, now())),
         };
         let left = match trip.rule.policy.retry.tries {
             _ if !may_move => 1,
@@ -72,8 +75,9 @@ impl<'a> Attempts<'a> {
             Choice::Sticky { index } => Some(Attempt { endpoint: EndpointIndex(index), cookie: None }),
             Choice::New { index, value } => {
                 let path = self.trip.rule.path.as_ref().map_or("/", |path| path.as_str());
+                let is_tls = self.trip.client.tls.is_some();
                 let agent = headers.get(header::USER_AGENT);
-                let cookie = cookie_affinity::set_cookie(&cookie.affinity, &value, path, false, agent, now);
+                let cookie = cookie_affinity::set_cookie(&cookie.affinity, &value, path, is_tls, agent, now);
                 Some(Attempt { endpoint: EndpointIndex(index), cookie: Some(cookie) })
             }
             Choice::NoneLeft => None,

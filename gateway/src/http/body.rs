@@ -11,7 +11,7 @@ use std::{
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tidegate_l4::endpoints::InFlight;
+use tidegate_l4::endpoints::{InFlight, Permit};
 use tokio::time::Instant;
 
 use super::{
@@ -21,13 +21,13 @@ use super::{
     pod::{Broken, Exchange, PodAddress, PoolKey, Stream, Watchdog},
     upload::Upload,
 };
-use crate::route::Rule;
 
 /// The content of any answer. When it is dropped, the request is over.
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     content: Content,
     account: Account,
+    _permit: Option<Permit>,
     _under_way: UnderWay,
 }
 
@@ -40,8 +40,9 @@ pub(crate) enum Content {
 }
 
 impl AnswerBody {
-    pub(crate) fn new(content: Content, account: Account, under_way: UnderWay) -> Self {
-        Self { content, account, _under_way: under_way }
+    /// The permit ends with it, too.
+    pub(crate) fn new(content: Content, account: Account, permit: Option<Permit>, under_way: UnderWay) -> Self {
+        Self { content, account, _permit: permit, _under_way: under_way }
     }
 }
 
@@ -82,8 +83,17 @@ pub(crate) struct PodBody {
 /// Where an answer comes from.
 #[derive(Debug)]
 pub(crate) enum Source {
-    Http1 { exchange: Option<Exchange>, key: PoolKey, rule: std::sync::Arc<Rule> },
-    Http2 { incoming: Incoming, upload: Upload, watchdog: Watchdog, _stream: Stream },
+    /// `key`: where the connection goes afterwards.
+    Http1 {
+        exchange: Option<Exchange>,
+        key: Option<PoolKey>,
+    },
+    Http2 {
+        incoming: Incoming,
+        upload: Upload,
+        watchdog: Watchdog,
+        _stream: Stream,
+    },
 }
 
 impl PodBody {
@@ -171,9 +181,9 @@ impl PodBody {
 impl Drop for PodBody {
     fn drop(&mut self) {
         match &mut self.source {
-            Source::Http1 { exchange, key, rule } => {
-                if let Some(connection) = exchange.take().and_then(Exchange::finish) {
-                    self.client.worker.pool.put(key.clone(), connection, &rule.policy.transport);
+            Source::Http1 { exchange, key } => {
+                if let (Some(connection), Some(key)) = (exchange.take().and_then(Exchange::finish), key.take()) {
+                    self.client.worker.pool.put(key, connection);
                 }
             }
             // What is still uploaded to a pod that has answered, nobody reads.

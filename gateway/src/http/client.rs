@@ -73,13 +73,14 @@ impl Client {
         }
     }
 
-    /// The address of whoever asks: this client's, or the one that it speaks for if it is a trusted proxy. That is the last
-    /// address in `X-Forwarded-For` that is no trusted proxy's own.
-    pub(crate) fn asked_by(&self, headers: &HeaderMap) -> Cow<'_, HeaderValue> {
+    /// Whoever asks: this client, or the one that it speaks for if it is a trusted proxy. That is the last address in
+    /// `X-Forwarded-For` that is no trusted proxy's own.
+    pub(crate) fn asked_by(&self, headers: &HeaderMap) -> (IpAddr, Cow<'_, HeaderValue>) {
         let trusted = &self.worker.options.trusted_proxies;
         let is_trusted = |ip: &IpAddr| trusted.iter().any(|range| range.contains(ip));
+        let itself = (self.addr, Cow::Borrowed(&self.ip));
         if trusted.is_empty() || !is_trusted(&self.addr) || !headers.contains_key(FORWARDED_FOR) {
-            return Cow::Borrowed(&self.ip);
+            return itself;
         }
         let mut asked = None;
         let values: Vec<&HeaderValue> = headers.get_all(FORWARDED_FOR).iter().collect();
@@ -88,13 +89,19 @@ impl Client {
             let Some(ip) = std::str::from_utf8(text).ok().and_then(|text| text.trim().parse::<IpAddr>().ok()) else {
                 break;
             };
-            asked = Some(ip.to_canonical());
-            if !is_trusted(&ip.to_canonical()) {
+            let ip = ip.to_canonical();
+            asked = Some(ip);
+            if !is_trusted(&ip) {
                 break;
             }
         }
-        let asked = asked.and_then(|ip| HeaderValue::try_from(ip.to_string()).ok());
-        asked.map_or(Cow::Borrowed(&self.ip), Cow::Owned)
+        let value = |ip: IpAddr| Some((ip, Cow::Owned(HeaderValue::try_from(ip.to_string()).ok()?)));
+        asked.and_then(value).unwrap_or(itself)
+    }
+
+    /// Whether it is believed what it says of how it was asked itself.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.worker.options.trusted_proxies.iter().any(|range| range.contains(&self.addr))
     }
 
     /// Requests under way.

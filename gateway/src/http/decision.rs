@@ -2,20 +2,27 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
 use tidegate_l4::endpoints::EndpointIndex;
 
-use super::cookie_affinity;
+use super::{
+    cookie_affinity,
+    facts::Facts,
+    split::{self, Turn},
+    template,
+};
 use crate::{
-    route::{Backend, Rule},
+    route::{Backend, Rule, UpstreamId},
     snapshot::{Snapshot, Upstream},
 };
 
 /// Where a request goes.
 #[derive(Debug)]
 pub enum Decision<'a> {
-    /// To nobody: no rule takes it. The answer is 404.
-    NotFound,
+    /// To nobody. The answer is 404.
+    NotFound {
+        /// A rule that takes it all the same: what an Ingress says about its whole host.
+        rule: Option<&'a Arc<Rule>>,
+    },
     /// A rule takes it, but nothing can serve it. The answer is 503.
     Unavailable {
         /// The rule.
@@ -27,11 +34,25 @@ pub enum Decision<'a> {
     Forward {
         /// The rule.
         rule: &'a Arc<Rule>,
+        /// The rule's backend, or that of its canary.
+        backend: &'a Backend,
         /// The pods it may go to.
         upstream: &'a Arc<Upstream>,
         /// The one that the request's session cookie names.
         pinned: Option<EndpointIndex>,
+        /// What `upstream-hash-by` makes of it: requests with the same go to the same pod.
+        hash: Option<u64>,
     },
+}
+
+impl<'a> Decision<'a> {
+    /// The rule that takes it, whose filters apply whether or not there is anybody to forward to.
+    pub fn rule(&self) -> Option<&'a Arc<Rule>> {
+        match self {
+            Self::NotFound { rule } => *rule,
+            Self::Unavailable { rule, .. } | Self::Forward { rule, .. } => Some(rule),
+        }
+    }
 }
 
 /// Why a rule cannot be served.
@@ -53,22 +74,57 @@ impl Unavailable<'_> {
     }
 }
 
-/// Where a request for `host` (as in its `Host` field) and `path` goes under `snapshot`.
-pub fn decide<'a>(snapshot: &'a Snapshot, host: &str, path: &str, headers: &HeaderMap) -> Decision<'a> {
-    let Some(rule) = snapshot.routes.find(host, path).rule else { return Decision::NotFound };
-    let id = match &rule.backend {
-        Backend::Upstream { id, .. } => id,
+/// Where a request goes under `snapshot`. `draw` gives a number below the one it is given, each equally likely; it is asked at
+/// most once, and only where a weight decides.
+pub fn decide<'a>(snapshot: &'a Snapshot, facts: &Facts<'_>, draw: impl FnOnce(u32) -> u32) -> Decision<'a> {
+    let Some(rule) = snapshot.routes.find(facts.host, facts.path).rule else {
+        return Decision::NotFound { rule: None };
+    };
+    let mut backend = &rule.backend;
+    let id = match backend {
+        Backend::Upstream { id, .. } => *id,
+        Backend::None { .. } => return Decision::NotFound { rule: Some(rule) },
         Backend::Missing { reason, .. } => {
             return Decision::Unavailable { rule, reason: Unavailable::Missing(reason) };
         }
     };
-    let usable = snapshot.upstreams.get(id.0 as usize).filter(|upstream| !upstream.endpoints.is_empty());
-    let Some(upstream) = usable else {
+    let Some(mut upstream) = usable(snapshot, id) else {
         return Decision::Unavailable { rule, reason: Unavailable::NoEndpoint };
     };
+    if let Some(split) = &rule.split {
+        let canary = match &split.backend {
+            Backend::Upstream { id, .. } => usable(snapshot, *id),
+            Backend::Missing { .. } | Backend::None { .. } => None,
+        };
+        let chosen = match split::turn(split, upstream, canary.map(|canary| &**canary), facts) {
+            Turn::Main(_) => false,
+            Turn::Canary(_) => true,
+            // ingress-nginx: a total below 100 is 100; the compiler sees to that.
+            Turn::ByLot { weight: 0, .. } => false,
+            Turn::ByLot { weight, total } => draw(total) < weight,
+        };
+        if let (true, Some(canary)) = (chosen, canary) {
+            (backend, upstream) = (&split.backend, canary);
+        }
+    }
     let pinned = upstream.cookie.as_ref().and_then(|cookie| {
-        let session = cookie_affinity::session(headers, &cookie.affinity.name)?;
+        let session = cookie_affinity::session(facts.headers, &cookie.affinity.name)?;
         cookie.map.find(session.key).map(EndpointIndex)
     });
-    Decision::Forward { rule, upstream, pinned }
+    Decision::Forward { rule, backend, upstream, pinned, hash: hash(rule, upstream, facts) }
 }
+
+fn usable(snapshot: &Snapshot, id: UpstreamId) -> Option<&Arc<Upstream>> {
+    snapshot.upstreams.get(id.0 as usize).filter(|upstream| !upstream.endpoints.is_empty())
+}
+
+/// The key of `upstream-hash-by`. A session cookie comes first, in ingress-nginx and here. It is the same in every replica.
+fn hash(rule: &Rule, upstream: &Upstream, facts: &Facts<'_>) -> Option<u64> {
+    let by = upstream.options.hash_by.as_ref().filter(|_| upstream.cookie.is_none())?;
+    let mut hasher = crc32fast::Hasher::new();
+    template::write(by, rule, facts, &mut |part| hasher.update(part));
+    Some(u64::from(hasher.finalize()))
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,11 @@ use std::{
 };
 
 use http::{HeaderName, Request, Response, StatusCode, Uri, header, uri::PathAndQuery};
-use tidegate_l4::endpoints::{EndpointIndex, InFlight};
+use tidegate_l4::{
+    endpoints::{EndpointIndex, InFlight},
+    model::Balance,
+    worker::now,
+};
 use tokio::time::Instant;
 
 use super::{
@@ -26,7 +30,7 @@ use crate::route::policy::{BackendProtocol, Timeouts};
 
 /// Asks one pod.
 pub(crate) async fn ask(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<Said>, Unanswered> {
-    match trip.rule.policy.transport.protocol {
+    match trip.transport.protocol {
         BackendProtocol::Http2 if trip.upgrade.is_none() => ask_http2(trip, endpoint).await,
         BackendProtocol::Http1 | BackendProtocol::Http2 => ask_http1(trip, endpoint).await,
     }
@@ -34,8 +38,8 @@ pub(crate) async fn ask(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Resp
 
 async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<Said>, Unanswered> {
     let worker = &trip.client.worker;
-    let key = PoolKey::new(trip.upstream.endpoints.endpoint(endpoint).addr, &trip.rule.policy.transport);
-    let mut kept = worker.pool.take(&key);
+    let key = PoolKey::new(trip.upstream.endpoints.endpoint(endpoint).addr, trip.tls.map(|tls| &**tls));
+    let mut kept = if trip.transport.close { None } else { worker.pool.take(&key) };
     loop {
         let is_kept = kept.is_some();
         let connection = match kept.take() {
@@ -43,16 +47,21 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
             None => Http1Connection::new(connect(trip, endpoint, &key).await?),
         };
         (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
+        trip.connected();
         let carried = trip.upstream.endpoints.state(endpoint).carry();
         let mut head = worker.take_buffer();
         headers::write_head(&mut head, trip.parts, &trip.told, trip.upload, trip.upgrade);
         let method = trip.parts.method.clone();
         let limit = worker.limits.answer_head_bytes;
         let mut exchange = Exchange::new(connection, method, head, coding(trip.upload), trip.upload.clone(), limit);
-        let result = wait_for_head(trip, &mut exchange).await;
+        let started = Instant::now();
+        let result = wait_for_head(trip, &mut exchange, started).await;
         worker.give_buffer(exchange.take_buffer());
         let error = match result {
-            Some(Ok(head)) => return answer(trip, endpoint, head, exchange, key, carried),
+            Some(Ok(head)) => {
+                trip.praise(endpoint, started);
+                return answer(trip, endpoint, head, exchange, key, carried);
+            }
             Some(Err(error)) => Some(error),
             None => None,
         };
@@ -70,9 +79,10 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
 
 /// A new connection.
 async fn connect(trip: &Trip<'_>, endpoint: EndpointIndex, key: &PoolKey) -> Result<PodIo, Unanswered> {
-    let policy = &trip.rule.policy;
-    let connected = PodIo::connect(key.addr(), &policy.transport, policy.timeouts.connect).await;
+    let is_h2 = trip.transport.protocol == BackendProtocol::Http2 && trip.upgrade.is_none();
+    let connected = PodIo::connect(key.addr(), trip.tls, is_h2, trip.rule.policy.timeouts.connect).await;
     connected.map_err(|error| {
+        trip.blame(endpoint);
         trip.upstream.endpoints.state(endpoint).count_connect_failure();
         let cause = if error.kind() == io::ErrorKind::TimedOut { Cause::Timeout } else { Cause::Error };
         let failure = trip.failed(endpoint, Kind::Connect, &format_args!("could not be reached: {error}"));
@@ -89,8 +99,11 @@ fn coding(upload: &Upload) -> Coding {
 }
 
 /// `None` if it took too long.
-async fn wait_for_head(trip: &Trip<'_>, exchange: &mut Exchange) -> Option<Result<AnswerHead, Broken>> {
-    let started = Instant::now();
+async fn wait_for_head(
+    trip: &Trip<'_>,
+    exchange: &mut Exchange,
+    started: Instant,
+) -> Option<Result<AnswerHead, Broken>> {
     poll_fn(|cx| {
         if let Poll::Ready(result) = exchange.poll_head(cx) {
             return Poll::Ready(Some(result));
@@ -128,11 +141,11 @@ fn answer(
         Said::Upgraded(Box::new(Switched { io, said, carried }))
     } else if let Some(whole) = exchange.take_whole() {
         if let Some(connection) = exchange.finish() {
-            trip.client.worker.pool.put(key, connection, &trip.rule.policy.transport);
+            trip.give_back(key, connection);
         }
         Said::Content(Content::Whole(whole))
     } else {
-        let source = Source::Http1 { exchange: Some(exchange), key, rule: trip.rule.clone() };
+        let source = Source::Http1 { exchange: Some(exchange), key: (!trip.transport.close).then_some(key) };
         Said::Content(trip.body(endpoint, source, carried))
     };
     let mut response = Response::new(said);
@@ -143,11 +156,12 @@ fn answer(
 
 async fn ask_http2(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<Said>, Unanswered> {
     let worker = &trip.client.worker;
-    let key = PoolKey::new(trip.upstream.endpoints.endpoint(endpoint).addr, &trip.rule.policy.transport);
+    let key = PoolKey::new(trip.upstream.endpoints.endpoint(endpoint).addr, trip.tls.map(|tls| &**tls));
     let mut fresh = false;
     loop {
         let (mut connection, is_kept) = http2_connection(trip, endpoint, &key, fresh).await?;
         (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
+        trip.connected();
         let carried = trip.upstream.endpoints.state(endpoint).carry();
         let request = http2_request(trip).map_err(|_| trip.unanswered(endpoint, None, false))?;
         // HTTP/2 has flow control for what Expect is good for: the client need not wait.
@@ -164,6 +178,7 @@ async fn ask_http2(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
         .await;
         match result {
             Some(Ok((response, stream))) => {
+                trip.praise(endpoint, started);
                 let upload = trip.upload.clone();
                 return Ok(response.map(|incoming| {
                     let source = Source::Http2 { incoming, upload, watchdog, _stream: stream };
@@ -210,7 +225,7 @@ async fn http2_connection(
 
 fn http2_request(trip: &Trip<'_>) -> http::Result<Request<Upload>> {
     let parts = trip.parts;
-    let scheme = if trip.rule.policy.transport.tls.is_some() { "https" } else { "http" };
+    let scheme = if trip.tls.is_some() { "https" } else { "http" };
     let host = parts.headers.get(header::HOST).map_or(&b""[..], |host| host.as_bytes());
     let target = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     let uri = Uri::builder().scheme(scheme).authority(host).path_and_query(target).build()?;
@@ -225,11 +240,11 @@ fn http2_request(trip: &Trip<'_>) -> http::Result<Request<Upload>> {
         }
     });
     match trip.upload.length() {
-        Some(0) if !headers::says_length(parts) => {}
+        Some(0) if !trip.told.says_length => {}
         Some(length) => drop(fields.insert(header::CONTENT_LENGTH, length.into())),
         None => {}
     }
-    if headers::takes_trailers(&parts.headers) {
+    if trip.told.takes_trailers {
         fields.insert(header::TE, http::HeaderValue::from_static("trailers"));
     }
     Ok(request)
@@ -239,6 +254,28 @@ impl Trip<'_> {
     fn body(&self, endpoint: EndpointIndex, source: Source, carried: InFlight) -> Content {
         let gap: Duration = self.rule.policy.timeouts.read;
         Content::Pod(Box::new(PodBody::new(source, self.pod(endpoint), self.client.clone(), gap, carried)))
+    }
+
+    /// An endpoint has failed: enough of that, and it is left alone for a while.
+    fn blame(&self, endpoint: EndpointIndex) {
+        self.upstream.endpoints.failed(endpoint, now());
+    }
+
+    /// An endpoint has answered, so long after it was asked.
+    fn praise(&self, endpoint: EndpointIndex, started: Instant) {
+        let set = &self.upstream.endpoints;
+        if set.policy().ejection.is_some() {
+            set.state(endpoint).succeeded();
+        }
+        if self.balance == Balance::Ewma {
+            set.state(endpoint).observe(started.elapsed(), now());
+        }
+    }
+
+    fn give_back(&self, key: PoolKey, connection: Http1Connection) {
+        if !self.transport.close {
+            self.client.worker.pool.put(key, connection);
+        }
     }
 
     /// What became of an exchange; without an error it took too long.
@@ -260,6 +297,9 @@ impl Trip<'_> {
                 (self.failed(endpoint, bad, &did), Cause::Error)
             }
         };
+        if cause != Cause::Client {
+            self.blame(endpoint);
+        }
         Unanswered { failure, cause, sent }
     }
 }

@@ -4,6 +4,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use tidegate_l4::endpoints::Full;
 
 use super::{decision::Unavailable, refusals::Refusal};
 use crate::tls;
@@ -151,6 +152,15 @@ impl Failure {
 
     pub(crate) fn unavailable(service: &str, reason: Unavailable<'_>) -> Self {
         Self { kind: Kind::Unavailable, text: Cow::Owned(reason.describe(service)), closes: false, instead: None }
+    }
+
+    /// As many requests of a Service are under way, or wait, as it allows.
+    pub(crate) fn full(service: &str, why: Full) -> Self {
+        let what = match why {
+            Full::InFlight => "as many requests as it allows are under way",
+            Full::Pending => "as many requests as it allows wait for a connection",
+        };
+        Self { kind: Kind::Unavailable, text: Cow::Owned(format!("{service}: {what}")), closes: false, instead: None }
     }
 
     /// `service` is whose pod failed, `what` completes the sentence "the pod …".

@@ -1,9 +1,12 @@
 //! Takes a request to a pod and brings back the head of its answer: which pods are tried, and when another is.
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{cell::RefCell, fmt, rc::Rc, sync::Arc};
 
 use http::{HeaderValue, Method, Response, StatusCode, request::Parts};
-use tidegate_l4::endpoints::EndpointIndex;
+use tidegate_l4::{
+    endpoints::{EndpointIndex, Permit},
+    model::Balance,
+};
 use tokio::time::{Instant, timeout_at};
 
 use super::{
@@ -18,8 +21,12 @@ use super::{
     upload::Upload,
 };
 use crate::{
-    route::{Rule, policy::Retry},
+    route::{
+        Backend, Rule,
+        policy::{Retry, Transport},
+    },
     snapshot::Upstream,
+    tls::BackendTls,
 };
 
 /// A request, from whom it comes, and where it may go.
@@ -27,7 +34,18 @@ use crate::{
 pub(crate) struct Trip<'a> {
     pub(crate) client: &'a Rc<Client>,
     pub(crate) rule: &'a Arc<Rule>,
+    /// The rule's backend, or that of its canary …
+    pub(crate) backend: &'a Backend,
+    /// … and its pods.
     pub(crate) upstream: &'a Arc<Upstream>,
+    /// How they are spoken to.
+    pub(crate) transport: &'a Transport,
+    pub(crate) tls: Option<&'a Arc<BackendTls>>,
+    /// By which rule one is chosen, and by which key.
+    pub(crate) balance: Balance,
+    pub(crate) hash: Option<u64>,
+    /// A place among the requests that the Service allows.
+    pub(crate) permit: RefCell<Option<Permit>>,
     /// The pod that its session cookie names.
     pub(crate) pinned: Option<EndpointIndex>,
     /// The request, as the filters left it.
@@ -93,7 +111,7 @@ pub(crate) async fn forward(trip: &Trip<'_>) -> Result<Answered, Failure> {
     match trip.rule.policy.timeouts.request {
         None => try_pods(trip).await,
         Some(within) => timeout_at(Instant::now() + within, try_pods(trip)).await.unwrap_or_else(|_| {
-            Err(Failure::pod(Kind::Timeout, trip.rule.backend.service(), "did not answer within the time for requests"))
+            Err(Failure::pod(Kind::Timeout, trip.backend.service(), "did not answer within the time for requests"))
         }),
     }
 }
@@ -135,7 +153,7 @@ async fn try_pods(trip: &Trip<'_>) -> Result<Answered, Failure> {
         attempts.failed(endpoint);
         trip.client.worker.stats.upstream_retried.add(1);
     }
-    Err(last_failure.unwrap_or_else(|| Failure::unavailable(trip.rule.backend.service(), Unavailable::NoEndpoint)))
+    Err(last_failure.unwrap_or_else(|| Failure::unavailable(trip.backend.service(), Unavailable::NoEndpoint)))
 }
 
 /// Whether sending it twice does what sending it once does (RFC 9110 9.2.2).
@@ -145,9 +163,16 @@ pub(crate) fn is_idempotent(method: &Method) -> bool {
 
 impl Trip<'_> {
     pub(crate) fn pod(&self, endpoint: EndpointIndex) -> PodAddress {
-        let service = self.rule.backend.service().clone();
+        let service = self.backend.service().clone();
         let endpoint = self.upstream.endpoints.endpoint(endpoint);
         PodAddress { addr: endpoint.addr, pod: endpoint.pod.clone(), service }
+    }
+
+    /// There is a connection to a pod: the request waits for none any more.
+    pub(crate) fn connected(&self) {
+        if let Some(permit) = &mut *self.permit.borrow_mut() {
+            permit.connected();
+        }
     }
 
     /// The failure of a pod: named to the operator, not to the client.
@@ -158,7 +183,7 @@ impl Trip<'_> {
             Kind::Connect => "could not be reached",
             _ => "gave no proper answer",
         };
-        Failure::pod(kind, self.rule.backend.service(), what)
+        Failure::pod(kind, self.backend.service(), what)
     }
 
     fn note_status(&self, endpoint: EndpointIndex, status: StatusCode) {

@@ -1,10 +1,11 @@
 //! The story of a request.
 
-use std::rc::Rc;
+use std::{borrow::Cow, cell::RefCell, net::IpAddr, ops::ControlFlow, rc::Rc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
+use tidegate_l4::endpoints::Permit;
 
 use super::{
     account::Account,
@@ -12,9 +13,11 @@ use super::{
     client::{Client, UnderWay},
     connect::{self, Extended},
     decision::{Decision, decide},
+    facts::{Facts, Scheme},
     failure::{Failure, Kind},
+    filters::{Edits, on_request, on_response},
     forward::{Answered, Said, Switched, Trip, forward},
-    headers::{self, Told},
+    headers::{self, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, Told},
     target,
     upgrade::Tunnel,
     upload::Upload,
@@ -24,6 +27,9 @@ use crate::{
     snapshot::Snapshot,
     tls::{check_client, write_headers},
 };
+
+/// Where HTTPS is served to the outside world (RFC 9110 4.2.2).
+const HTTPS_PORT: u16 = 443;
 
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
 /// any more; its connection is closed.
@@ -45,7 +51,7 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
                 // The rest of the request will not be read, so nothing can follow it.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            response.map(|text| AnswerBody::new(Content::Whole(text), account, under_way))
+            response.map(|text| AnswerBody::new(Content::Whole(text), account, None, under_way))
         }
     };
     if version == Version::HTTP_2 {
@@ -57,11 +63,12 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
     Ok(response)
 }
 
-/// An answer, and what the client's connection becomes if it is 101.
+/// An answer, and what goes with it.
 struct Ready {
     said: Said,
+    permit: Option<Permit>,
     /// How long an upgraded connection may be idle, and how it came about.
-    idle: std::time::Duration,
+    idle: Duration,
     extended: Option<Extended>,
 }
 
@@ -83,49 +90,134 @@ async fn answer(
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
     admit(client, &snapshot, host, &mut parts)?;
+
+    // Where it goes, and what its rule makes of it.
     let path = target::path(&parts.uri)?;
-
-    let (rule, upstream, pinned) = match decide(&snapshot, host, &path, &parts.headers) {
-        Decision::NotFound => return Err(Failure::NO_RULE),
-        Decision::Unavailable { rule, reason } => {
-            account.rule = Some(rule.stats.clone());
-            return Err(Failure::unavailable(rule.backend.service(), reason));
+    let (addr, ip) = client.asked_by(&parts.headers);
+    let facts = facts(client, &parts, host, &path, addr);
+    let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));
+    let mut edits = Edits::default();
+    if let Some(rule) = decision.rule() {
+        account.rule = Some(rule.stats.clone());
+        target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
+        match on_request(rule, &facts) {
+            ControlFlow::Continue(wanted) => edits = wanted,
+            ControlFlow::Break(response) => return Ok(response.map(Ready::own)),
         }
-        Decision::Forward { rule, upstream, pinned } => (rule, upstream, pinned),
-    };
-    account.rule = Some(rule.stats.clone());
-    target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
-
-    if let Some(limit) = rule.policy.body_limit {
-        if upload.length().is_some_and(|length| length > limit) {
-            return Err(Failure::TOO_LARGE);
-        }
-        upload.limit(limit);
     }
-    let upgrade = match &extended {
-        Some(extended) => Some(&extended.protocol),
-        None => headers::wanted_upgrade(&parts, upload),
+    let (rule, backend, upstream, pinned, hash) = match decision {
+        Decision::NotFound { .. } => return Err(Failure::NO_RULE),
+        Decision::Unavailable { rule, reason } => return Err(Failure::unavailable(rule.backend.service(), reason)),
+        Decision::Forward { rule, backend, upstream, pinned, hash } => (rule, backend, upstream, pinned, hash),
     };
-    let ip = client.asked_by(&parts.headers);
-    let scheme = client.listener.scheme.to_value();
-    let told = Told { ip: &ip, host: asked_host.clone(), port: &client.listener.port, scheme };
-    let trip = Trip { client, rule, upstream, pinned, parts: &parts, upload, told, upgrade };
-    let Answered { response, endpoint, cookie } = forward(&trip).await?;
+    limit(upload, rule.policy.body_limit)?;
+    let permit = upstream.endpoints.admit().map_err(|why| Failure::full(backend.service(), why))?;
 
+    let upgrade = match &extended {
+        Some(extended) => Some(extended.protocol.clone()),
+        None => headers::wanted_upgrade(&parts, upload).cloned(),
+    };
+    let mut told = told(client, &parts, &ip, asked_host.clone());
+    let scheme = facts.scheme;
+    if !edits.is_nothing() {
+        headers::prepare(&mut parts, &mut told, upload);
+        edits.apply(&mut parts);
+    }
+    let transport = &rule.policy.transport;
+    let trip = Trip {
+        client,
+        rule,
+        backend,
+        upstream,
+        transport,
+        tls: transport.tls_for(scheme == Scheme::Https),
+        balance: upstream.balance(hash),
+        hash,
+        permit: RefCell::new(Some(permit)),
+        pinned,
+        parts: &parts,
+        upload,
+        told,
+        upgrade: upgrade.as_ref(),
+    };
+    let answered = forward(&trip).await?;
+    let (head, said) = for_client(&trip, answered, extended.is_some(), version)?;
+    let permit = trip.permit.take();
+    Ok(Response::from_parts(head, Ready { said, permit, idle: rule.policy.timeouts.read, extended }))
+}
+
+impl Ready {
+    /// An answer of our own.
+    fn own(text: Bytes) -> Self {
+        Self { said: Said::Content(Content::Whole(text)), permit: None, idle: Duration::ZERO, extended: None }
+    }
+}
+
+/// All that rules, filters and templates may ask.
+fn facts<'a>(client: &Client, parts: &'a Parts, host: &'a str, path: &'a str, addr: IpAddr) -> Facts<'a> {
+    let listener = &client.listener;
+    // Whoever names the very port where we serve HTTP reaches HTTPS where we serve that; anybody else comes through something
+    // that has ports of its own, which are the usual ones.
+    let names_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(listener.port));
+    let https_port = if names_port { client.worker.options.https_port } else { Some(HTTPS_PORT) };
+    // A trusted proxy may have taken off TLS.
+    let said = parts.headers.get(FORWARDED_PROTO).filter(|_| client.is_trusted());
+    let scheme = match said.map(HeaderValue::as_bytes) {
+        Some(b"https") => Scheme::Https,
+        Some(b"http") => Scheme::Http,
+        Some(_) | None => listener.scheme,
+    };
+    let (method, uri, headers) = (&parts.method, &parts.uri, &parts.headers);
+    Facts { method, uri, headers, host, path, scheme, client: addr, port: listener.port, https_port }
+}
+
+fn told<'a>(client: &'a Client, parts: &Parts, ip: &'a HeaderValue, host: HeaderValue) -> Told<'a> {
+    let said = |name: &HeaderName| parts.headers.get(name).filter(|_| client.is_trusted()).cloned();
+    let scheme = HeaderValue::from_static(client.listener.scheme.as_str());
+    Told {
+        ip,
+        host: said(&FORWARDED_HOST).unwrap_or(host),
+        port: said(&FORWARDED_PORT).map_or(Cow::Borrowed(&client.listener.port_value), Cow::Owned),
+        scheme: said(&FORWARDED_PROTO).unwrap_or(scheme),
+        takes_trailers: headers::takes_trailers(&parts.headers),
+        says_length: headers::says_length(parts),
+        is_prepared: false,
+    }
+}
+
+/// Refuses content over the limit at once if its length is known, and else when it comes.
+fn limit(upload: &Upload, limit: Option<u64>) -> Result<(), Failure> {
+    let Some(limit) = limit else { return Ok(()) };
+    if upload.length().is_some_and(|length| length > limit) {
+        return Err(Failure::TOO_LARGE);
+    }
+    upload.limit(limit);
+    Ok(())
+}
+
+/// Makes of a pod's answer the one its client sees.
+fn for_client(
+    trip: &Trip<'_>,
+    answered: Answered,
+    is_extended: bool,
+    version: Version,
+) -> Result<(http::response::Parts, Said), Failure> {
+    let Answered { response, endpoint, cookie } = answered;
     let (mut head, mut said) = response.into_parts();
     let protocol = head.headers.get(header::UPGRADE).cloned();
     headers::for_client(&mut head.headers);
     if let Some(cookie) = cookie {
         head.headers.append(header::SET_COOKIE, cookie);
     }
+    on_response(trip.rule, &mut head.headers);
     match &mut said {
-        Said::Upgraded(_) if extended.is_some() => Extended::strip(&mut head.headers),
+        Said::Upgraded(_) if is_extended => Extended::strip(&mut head.headers),
         Said::Upgraded(_) => {
             head.headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
             head.headers.extend(protocol.map(|protocol| (header::UPGRADE, protocol)));
         }
         // For an extended CONNECT, every success would mean that it is one.
-        Said::Content(_) if extended.is_some() && head.status.is_success() => {
+        Said::Content(_) if is_extended && head.status.is_success() => {
             return Err(trip.failed(endpoint, Kind::BadAnswer, &"did not change to the WebSocket protocol"));
         }
         // HTTP/1.0 has no chunks: content of unknown length ends with the connection, and version 1.0 tells hyper to say so.
@@ -135,7 +227,7 @@ async fn answer(
         }
         Said::Content(_) => head.version = Version::HTTP_11,
     }
-    Ok(Response::from_parts(head, Ready { said, idle: rule.policy.timeouts.read, extended }))
+    Ok((head, said))
 }
 
 /// Whether this connection may ask for this host, and its client at all; tells the pod who the client is.
@@ -160,14 +252,14 @@ fn finish(
     account: Account,
     under_way: UnderWay,
 ) -> Response<AnswerBody> {
-    let (mut head, Ready { said, idle, extended }) = response.into_parts();
+    let (mut head, Ready { said, permit, idle, extended }) = response.into_parts();
     let content = match said {
         Said::Content(content) => content,
         Said::Upgraded(switched) => {
             let Switched { io, said, carried } = *switched;
             client.worker.stats.upgraded.add(1);
             let nothing = Account::open(client.worker.stats.clone());
-            let tunnel = Tunnel { pod: io, said, idle, account, _carried: carried };
+            let tunnel = Tunnel { pod: io, said, idle, account, _carried: carried, _permit: permit };
             match extended {
                 None => drop(client.tunnel.replace(Some(tunnel))),
                 Some(extended) => {
@@ -175,8 +267,8 @@ fn finish(
                     extended.start(client, tunnel);
                 }
             }
-            return Response::from_parts(head, AnswerBody::new(Content::Whole(Bytes::new()), nothing, under_way));
+            return Response::from_parts(head, AnswerBody::new(Content::Whole(Bytes::new()), nothing, None, under_way));
         }
     };
-    Response::from_parts(head, AnswerBody::new(content, account, under_way))
+    Response::from_parts(head, AnswerBody::new(content, account, permit, under_way))
 }

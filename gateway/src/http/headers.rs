@@ -3,15 +3,17 @@
 //! What belongs to one hop goes (RFC 9110 7.6.1); who asked, and how, is added under the names that ingress-nginx uses.
 //! Nothing a client says about itself is trusted.
 
+use std::borrow::Cow;
+
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
 use super::upload::Upload;
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub(crate) const FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -30,9 +32,15 @@ pub(crate) struct Told<'a> {
     /// The host it asked for, before any rewrite.
     pub(crate) host: HeaderValue,
     /// The port it connected to.
-    pub(crate) port: &'a HeaderValue,
+    pub(crate) port: Cow<'a, HeaderValue>,
     /// `http` or `https`.
     pub(crate) scheme: HeaderValue,
+    /// Whether trailers can be passed on to the client.
+    pub(crate) takes_trailers: bool,
+    /// Whether a request without content says so.
+    pub(crate) says_length: bool,
+    /// The request's fields are those for the pod already: a rule has edited them.
+    pub(crate) is_prepared: bool,
 }
 
 /// What becomes of a field of a request.
@@ -51,6 +59,9 @@ pub(crate) fn for_pod(
     mut pass: impl FnMut(&HeaderName, &HeaderValue),
 ) {
     let headers = &parts.headers;
+    if told.is_prepared {
+        return headers.iter().for_each(|(name, value)| pass(name, value));
+    }
     let named = named_by_connection(headers);
     let joins_cookies = parts.version == Version::HTTP_2 && headers.get_all(header::COOKIE).iter().nth(1).is_some();
     let mut has_original = false;
@@ -89,6 +100,16 @@ pub(crate) fn for_pod(
     }
 }
 
+/// The fields for the pod as a map, for a rule that edits them.
+pub(crate) fn prepare(parts: &mut Parts, told: &mut Told<'_>, upload: &Upload) {
+    let mut headers = HeaderMap::with_capacity(parts.headers.len() + 12);
+    for_pod(parts, told, upload, |name, value| {
+        headers.append(name.clone(), value.clone());
+    });
+    parts.headers = headers;
+    told.is_prepared = true;
+}
+
 fn fate(name: &HeaderName) -> Fate {
     match name.as_str() {
         // Of one hop only (RFC 9110 7.6.1). `Trailer` stays: trailers are passed on.
@@ -116,7 +137,7 @@ fn add_forwarded(told: &Told<'_>, pass: &mut impl FnMut(&HeaderName, &HeaderValu
     pass(&FORWARDED_FOR, told.ip);
     pass(&FORWARDED_HOST, &told.host);
     pass(&REAL_IP, told.ip);
-    pass(&FORWARDED_PORT, told.port);
+    pass(&FORWARDED_PORT, &told.port);
     for name in [FORWARDED_PROTO, FORWARDED_SCHEME, SCHEME] {
         pass(&name, &told.scheme);
     }
@@ -147,7 +168,7 @@ pub(crate) fn write_head(
     for_pod(parts, told, upload, |name, value| field(out, name.as_str().as_bytes(), value.as_bytes()));
     match upload.length() {
         None => field(out, b"transfer-encoding", b"chunked"),
-        Some(0) if !says_length(parts) => {}
+        Some(0) if !told.says_length => {}
         Some(length) => {
             let mut digits = itoa::Buffer::new();
             field(out, b"content-length", digits.format(length).as_bytes());
@@ -156,7 +177,7 @@ pub(crate) fn write_head(
     if let Some(protocol) = upgrade {
         field(out, b"upgrade", protocol.as_bytes());
         field(out, b"connection", b"upgrade");
-    } else if takes_trailers(&parts.headers) {
+    } else if told.takes_trailers {
         // RFC 9110 10.1.4: TE belongs to one hop, and so has to be named in Connection.
         field(out, b"te", b"trailers");
         field(out, b"connection", b"te");

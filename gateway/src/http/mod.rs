@@ -4,7 +4,9 @@
 //! of connections to pods and its view of the configuration. Only the counters are common to all. It knows rules and
 //! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
-//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `refusals` is the
+//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes (`split`: to the canary
+//! or not), [`facts`] is all it asks; `filters` are what a rule does to requests and answers, with the tools `rewrite`, `template`
+//! and `cookie_edit`; `refusals` is the
 //! table of what is refused, by `head_guard` and `target`; `headers` says what is removed and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
 //! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. An `arrival`
 //! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
@@ -20,9 +22,12 @@ mod client_io;
 mod connect;
 mod connection;
 pub mod cookie_affinity;
+mod cookie_edit;
 pub mod decision;
 mod exchange;
+pub mod facts;
 mod failure;
+pub(crate) mod filters;
 mod forward;
 mod handle;
 mod head_guard;
@@ -32,9 +37,12 @@ mod local;
 mod pod;
 mod preface;
 mod refusals;
+pub(crate) mod rewrite;
 mod slots;
+pub(crate) mod split;
 pub mod stats;
 mod target;
+mod template;
 mod upgrade;
 mod upload;
 mod warn;
@@ -44,7 +52,8 @@ mod worker;
 mod tests;
 
 pub use decision::{Decision, decide};
+pub use facts::{Facts, Scheme};
 pub use failure::Kind;
 pub use limits::HttpLimits;
 pub use stats::HttpStats;
-pub use worker::{HttpOptions, HttpWorker, Scheme};
+pub use worker::{HttpOptions, HttpWorker};

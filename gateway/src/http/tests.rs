@@ -40,7 +40,7 @@ use crate::{
     dns::Zone,
     route::{
         Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId,
-        policy::{Policy, Timeouts},
+        policy::{Policy, Timeouts, UpstreamOptions},
         sticky::{AffinityMode, CookieAffinity, StickyMap},
     },
     snapshot::{CookieUpstream, Snapshot, Upstream},
@@ -141,7 +141,7 @@ fn upstream(route: &Route<'_>) -> Upstream {
         map: StickyMap::build(&name, &addrs, affinity.mode),
         affinity: Arc::new(affinity.clone()),
     });
-    Upstream { name, endpoints, cookie }
+    Upstream { name, endpoints, cookie, options: UpstreamOptions::default() }
 }
 
 /// A configuration with one upstream for each route.

@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::{Buf, BytesMut};
-use tidegate_l4::endpoints::InFlight;
+use tidegate_l4::endpoints::{InFlight, Permit};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::Instant,
@@ -38,6 +38,7 @@ pub(crate) struct Tunnel {
     pub(crate) idle: Duration,
     pub(crate) account: Account,
     pub(crate) _carried: InFlight,
+    pub(crate) _permit: Option<Permit>,
 }
 
 impl Tunnel {

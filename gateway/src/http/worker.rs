@@ -25,6 +25,7 @@ use tokio::{
 use super::{
     arrival::Arrival,
     budget::Budgets,
+    facts::Scheme,
     limits::HttpLimits,
     pod::Pool,
     slots::{Slots, TICK},
@@ -77,32 +78,18 @@ pub struct HttpOptions {
     pub trusted_proxies: Vec<IpNet>,
     /// Whether every connection begins with a PROXY protocol header, v1 or v2.
     pub proxy_protocol: bool,
+    /// Where HTTPS is served, if anywhere: what redirects name to clients that name the port of HTTP.
+    pub https_port: Option<u16>,
 }
 
 /// Where clients connect to.
 #[derive(Debug)]
 pub(crate) struct Listener {
-    /// Its port, ready to be sent to pods.
-    pub(crate) port: HeaderValue,
+    /// Its port …
+    pub(crate) port: u16,
+    /// … ready to be sent to pods.
+    pub(crate) port_value: HeaderValue,
     pub(crate) scheme: Scheme,
-}
-
-/// How requests come: with TLS or without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
-    /// In plain text.
-    Http,
-    /// With TLS.
-    Https,
-}
-
-impl Scheme {
-    pub(crate) fn to_value(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Http => "http",
-            Self::Https => "https",
-        })
-    }
 }
 
 /// The configuration as one thread counts it: a request that holds the `Rc` touches no counter of other threads.
@@ -183,8 +170,8 @@ impl HttpWorker {
     pub fn open_as(&self, listener: std::net::TcpListener, scheme: Scheme) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
-        let port = HeaderValue::from(listener.local_addr()?.port());
-        let this = Rc::new(Listener { port, scheme });
+        let port = listener.local_addr()?.port();
+        let this = Rc::new(Listener { port, port_value: HeaderValue::from(port), scheme });
         if !self.0.is_sweeping.replace(true) {
             spawn_local(sweep(Rc::downgrade(&self.0)));
             spawn_local(tick(Rc::downgrade(&self.0)));

@@ -47,6 +47,9 @@ pub struct RouteTable {
     any: Option<Host>,
     exact: AHashMap<Arc<str>, Host>,
     wildcard: AHashMap<Arc<str>, Host>,
+    /// Other names of hosts (`server-alias`), by the name or by the suffix of a wildcard.
+    aliases: AHashMap<Arc<str>, HostName>,
+    wildcard_aliases: AHashMap<Arc<str>, HostName>,
     /// For what no host's own default takes: the global default backend.
     default: Option<Arc<Rule>>,
 }
@@ -67,6 +70,35 @@ impl RouteTable {
             HostName::Any => self.any.get_or_insert_default(),
             HostName::Exact(name) => self.exact.entry(name.clone()).or_default(),
             HostName::Wildcard(suffix) => self.wildcard.entry(suffix.clone()).or_default(),
+        }
+    }
+
+    /// The host entry of this very name, if there is one.
+    pub fn host(&self, name: &HostName) -> Option<&Host> {
+        match name {
+            HostName::Any => self.any.as_ref(),
+            HostName::Exact(name) => self.exact.get(name),
+            HostName::Wildcard(suffix) => self.wildcard.get(suffix),
+        }
+    }
+
+    /// Gives `host` another name. If the name is taken, by a host or as an alias, gives back whose it is and changes nothing.
+    pub fn add_alias(&mut self, alias: &HostName, host: &HostName) -> Result<(), HostName> {
+        if self.host(alias).is_some() {
+            return Err(alias.clone());
+        }
+        let (aliases, name) = match alias {
+            HostName::Any => return Err(HostName::Any),
+            HostName::Exact(name) => (&mut self.aliases, name),
+            HostName::Wildcard(suffix) => (&mut self.wildcard_aliases, suffix),
+        };
+        match aliases.get(name) {
+            Some(holder) if holder != host => Err(holder.clone()),
+            Some(_) => Ok(()),
+            None => {
+                aliases.insert(name.clone(), host.clone());
+                Ok(())
+            }
         }
     }
 
@@ -93,12 +125,12 @@ impl RouteTable {
         let mut buffer = [0u8; MAX_HOST_BYTES];
         let name = normalise(host, &mut buffer);
         if let Some(name) = name {
-            if let Some(host) = self.exact.get(name) {
+            if let Some(host) = self.exact.get(name).or_else(|| self.host(self.aliases.get(name)?)) {
                 return Some(host);
             }
             if let Some((label, suffix)) = name.split_once('.')
                 && !label.is_empty()
-                && let Some(host) = self.wildcard.get(suffix)
+                && let Some(host) = self.wildcard.get(suffix).or_else(|| self.host(self.wildcard_aliases.get(suffix)?))
             {
                 return Some(host);
             }
@@ -201,6 +233,22 @@ mod tests {
                 proptest::prop_assert_eq!(found(&table, &asked), naive(&hosts, &asked), "{} in {:?}", asked, hosts);
             }
         }
+    }
+
+    #[test]
+    fn an_alias_is_another_name_and_takes_nobodys() {
+        let main = HostName::Exact("a.b".into());
+        let mut hosts = table(&[main.clone(), HostName::Exact("taken.b".into()), HostName::Any]);
+        assert_eq!(hosts.add_alias(&HostName::Exact("c.d".into()), &main), Ok(()));
+        assert_eq!(hosts.add_alias(&HostName::Wildcard("e.f".into()), &main), Ok(()));
+        for asked in ["c.d", "C.D:80", "x.e.f"] {
+            assert_eq!(found(&hosts, asked).as_deref(), Some("a.b"), "{asked}");
+        }
+        assert_eq!(found(&hosts, "e.f").as_deref(), Some("*"));
+        let taken = HostName::Exact("taken.b".into());
+        assert_eq!(hosts.add_alias(&taken, &main), Err(taken.clone()));
+        assert_eq!(hosts.add_alias(&HostName::Exact("c.d".into()), &taken), Err(main));
+        assert_eq!(hosts.rules().count(), 3, "a rule is listed once, whatever its host is called");
     }
 
     #[test]

@@ -4,18 +4,20 @@
 //! A rule does not hold its endpoints but the number of its [`Upstream`](crate::snapshot::Upstream) in the snapshot: endpoints change
 //! every second in a large cluster, rules do not, and so the table of rules is taken over whole.
 //!
-//! `hosts` finds the host, `paths` the rule, by the path as [`normalise`] reads it; [`policy`] and [`filter`] are what is done
-//! with its requests, [`split`] sends some of them elsewhere; `sticky` is the data of cookie affinity, `stats` the counters of
-//! a rule.
+//! `hosts` finds the host, `paths` the rule, by the path as [`normalise`](mod@normalise) reads it; [`policy`] and [`filter`] are what is done with its requests, [`split`] sends
+//! some of them elsewhere; `pattern` and `template` are texts of users', compiled; `sticky` is the data of cookie affinity,
+//! `stats` the counters of a rule.
 
 pub mod filter;
 mod hosts;
 pub mod normalise;
 mod paths;
+pub mod pattern;
 pub mod policy;
 pub mod split;
 pub mod stats;
 pub mod sticky;
+pub mod template;
 
 use std::sync::Arc;
 
@@ -81,13 +83,19 @@ pub enum Backend {
         /// Why there is nothing.
         reason: Arc<str>,
     },
+    /// To nothing, as nothing is written: the answer is 404, unless a filter answers first. It carries what an Ingress says
+    /// about its whole host to the paths that no rule takes.
+    None {
+        /// A name for it, for people and metrics.
+        service: Arc<str>,
+    },
 }
 
 impl Backend {
     /// `namespace/service:port`.
     pub fn service(&self) -> &Arc<str> {
         match self {
-            Self::Upstream { service, .. } | Self::Missing { service, .. } => service,
+            Self::Upstream { service, .. } | Self::Missing { service, .. } | Self::None { service } => service,
         }
     }
 }

@@ -1,12 +1,14 @@
-//! The path table of one host: Exact and Prefix by element, longest first (Ingress v1).
+//! The path table of one host: Exact, then patterns, then Prefix by element, longest first (Ingress v1, ingress-nginx).
 //!
-//! Two hash maps, probed from the longest prefix to the shortest, instead of a radix tree: it allocates nothing, needs no
+//! Patterns are asked one after the other, as there is no other way. For the rest there are two hash maps, probed from the longest prefix to the shortest, instead of a radix tree: it allocates nothing, needs no
 //! escaping of `{` and `}`, and hardly grows with the number of paths. `benches/benches/route.rs` measures both beside each other;
 //! the figures are in `benches/RESULTS.md`.
 
 use std::{fmt, sync::Arc};
 
 use ahash::AHashMap;
+
+use super::pattern::Pattern;
 
 /// Which paths a rule takes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +17,8 @@ pub enum PathMatch {
     Exact(Arc<str>),
     /// The path and all below it, by whole elements; a trailing slash counts for nothing.
     Prefix(Arc<str>),
+    /// What begins as the pattern says, in either case. On an ingress-nginx host with a pattern, every path is one.
+    Regex(Pattern),
 }
 
 impl PathMatch {
@@ -22,16 +26,35 @@ impl PathMatch {
     pub fn as_str(&self) -> &Arc<str> {
         match self {
             Self::Exact(path) | Self::Prefix(path) => path,
+            Self::Regex(pattern) => pattern.as_str(),
+        }
+    }
+
+    /// Its path type, as people write it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Exact(_) => "Exact",
+            Self::Prefix(_) => "Prefix",
+            Self::Regex(_) => "Regex",
+        }
+    }
+
+    /// Whether it takes a path, whoever else may take it.
+    pub fn takes(&self, path: &str) -> bool {
+        match self {
+            Self::Exact(exact) => **exact == *path,
+            Self::Prefix(prefix) => {
+                let rest = path.strip_prefix(prefix.trim_end_matches('/'));
+                rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            }
+            Self::Regex(pattern) => pattern.is_match(path),
         }
     }
 }
 
 impl fmt::Display for PathMatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Exact(path) => write!(f, "Exact {path}"),
-            Self::Prefix(path) => write!(f, "Prefix {path}"),
-        }
+        write!(f, "{} {}", self.kind(), self.as_str())
     }
 }
 
@@ -39,6 +62,8 @@ impl fmt::Display for PathMatch {
 #[derive(Debug)]
 pub struct Paths<T> {
     exact: AHashMap<Arc<str>, T>,
+    /// The longest first, and of the same length the one that sorts last: ingress-nginx's order.
+    patterns: Vec<(Pattern, T)>,
     /// Keys have no trailing slash; `/` is the empty key.
     prefix: AHashMap<Arc<str>, T>,
     /// Elements of the deepest prefix: deeper slashes of a request cannot matter, so they are never looked at.
@@ -47,7 +72,7 @@ pub struct Paths<T> {
 
 impl<T> Default for Paths<T> {
     fn default() -> Self {
-        Self { exact: AHashMap::new(), prefix: AHashMap::new(), depth: 0 }
+        Self { exact: AHashMap::new(), patterns: Vec::new(), prefix: AHashMap::new(), depth: 0 }
     }
 }
 
@@ -61,6 +86,7 @@ impl<T> Paths<T> {
                 self.depth = self.depth.max(key.matches('/').count());
                 (&mut self.prefix, if key.len() == path.len() { path.clone() } else { Arc::from(key) })
             }
+            PathMatch::Regex(pattern) => return self.insert_pattern(pattern, rule),
         };
         match map.entry(key) {
             std::collections::hash_map::Entry::Occupied(holder) => Err(holder.into_mut()),
@@ -71,9 +97,24 @@ impl<T> Paths<T> {
         }
     }
 
-    /// The rule that wins for a request path: Exact, else the longest Prefix.
+    fn insert_pattern(&mut self, pattern: &Pattern, rule: T) -> Result<(), &T> {
+        let longest_first =
+            |(held, _): &(Pattern, T)| pattern.as_str().len().cmp(&held.as_str().len()).then_with(|| pattern.cmp(held));
+        match self.patterns.binary_search_by(longest_first) {
+            Ok(at) => Err(&self.patterns[at].1),
+            Err(at) => {
+                self.patterns.insert(at, (pattern.clone(), rule));
+                Ok(())
+            }
+        }
+    }
+
+    /// The rule that wins for a request path: Exact, else the longest pattern, else the longest Prefix.
     pub fn find(&self, path: &str) -> Option<&T> {
         if let Some(rule) = self.exact.get(path) {
+            return Some(rule);
+        }
+        if let Some((_, rule)) = self.patterns.iter().find(|(pattern, _)| pattern.is_match(path)) {
             return Some(rule);
         }
         if self.prefix.is_empty() {
@@ -90,7 +131,7 @@ impl<T> Paths<T> {
 
     /// Every rule, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.exact.values().chain(self.prefix.values())
+        self.exact.values().chain(self.patterns.iter().map(|(_, rule)| rule)).chain(self.prefix.values())
     }
 
     /// The path up to the depth of the deepest prefix, without a trailing slash.
@@ -167,6 +208,21 @@ mod tests {
         assert!(found(&[prefix("/aaa")], "/aaaccc").is_none());
         assert_eq!(found(&[prefix("/"), prefix("/aaa"), prefix("/aaa/bbb")], "/aaa/bbb").unwrap(), "Prefix /aaa/bbb");
         assert_eq!(found(&[prefix("/foo"), exact("/foo")], "/foo").unwrap(), "Exact /foo");
+    }
+
+    #[test]
+    fn of_patterns_the_longest_text_wins_and_none_is_there_twice() {
+        let pattern = |p: &str| PathMatch::Regex(Pattern::of_path(p).unwrap());
+        let rules = [pattern("/"), pattern("/foo"), pattern("/bar/[a-z]+"), pattern("/fo.*x")];
+        assert_eq!(found(&rules, "/foobar").unwrap(), "Regex /foo");
+        assert_eq!(found(&rules, "/FOO/x").unwrap(), "Regex /fo.*x");
+        assert_eq!(found(&rules, "/bar/1").unwrap(), "Regex /");
+        assert_eq!(found(&[pattern("/a"), pattern("/[ab]")], "/a").unwrap(), "Regex /[ab]");
+        assert_eq!(found(&[pattern("/aa?"), pattern("/ab?")], "/a").unwrap(), "Regex /ab?", "equal length: the last");
+        let mut paths = Paths::default();
+        assert!(paths.insert(&rules[1], 1).is_ok());
+        assert_eq!(paths.insert(&rules[1], 2), Err(&1));
+        assert_eq!(paths.iter().count(), 1);
     }
 
     #[test]

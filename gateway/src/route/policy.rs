@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use http::StatusCode;
 
-use super::filter::Filter;
+use super::{filter::Filter, template::Template};
 use crate::tls::BackendTls;
 
 /// The policy of a rule. Rules of one Ingress mostly share one.
@@ -32,6 +32,13 @@ pub struct Policy {
 
 /// ingress-nginx's default for `proxy-body-size`, 1 MiB: what an Ingress that says nothing is used to.
 pub const DEFAULT_BODY_LIMIT: u64 = 1 << 20;
+
+impl Policy {
+    /// Whether requests and answers pass unchanged.
+    pub fn is_plain(&self) -> bool {
+        self.filters.is_empty() && self.https.when == HttpsWhen::Never
+    }
+}
 
 impl Default for Policy {
     fn default() -> Self {
@@ -61,12 +68,13 @@ pub struct HttpsRedirect {
 /// When a request without TLS is redirected.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum HttpsWhen {
-    /// Never (`ssl-redirect: "false"`).
-    Never,
-    /// If its host has a TLS section (`ssl-redirect`, the default).
+    /// Never: the host has no TLS section, or `ssl-redirect` is `"false"`.
     #[default]
+    Never,
+    /// Because an Ingress gives its host a TLS section (`ssl-redirect`, which is on unless it is turned off), provided that `https` is
+    /// served at all.
     HostHasTls,
-    /// Always (`force-ssl-redirect`).
+    /// Always (`force-ssl-redirect`): TLS may end in front of us.
     Always,
 }
 
@@ -145,6 +153,17 @@ pub struct Transport {
     pub protocol: BackendProtocol,
     /// TLS to the pods; `None` for plain text.
     pub tls: Option<Arc<BackendTls>>,
+    /// Use `tls` only for requests that came with TLS themselves (`backend-protocol: AUTO_HTTP`).
+    pub as_the_client: bool,
+    /// Each request on a connection of its own (`connection-proxy-header: close`).
+    pub close: bool,
+}
+
+impl Transport {
+    /// TLS for a request that came with or without it.
+    pub fn tls_for(&self, client_has_tls: bool) -> Option<&Arc<BackendTls>> {
+        self.tls.as_ref().filter(|_| client_has_tls || !self.as_the_client)
+    }
 }
 
 /// The protocol spoken with pods (`backend-protocol`, `appProtocol`).
@@ -155,4 +174,24 @@ pub enum BackendProtocol {
     Http1,
     /// HTTP/2; without TLS by prior knowledge (h2c). gRPC is this.
     Http2,
+}
+
+/// What is said about an upstream rather than a rule: all rules that use it share it, and the oldest Ingress decides.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamOptions {
+    /// How a pod is chosen (`load-balance`); `None` to leave it to the Service (`tidegate.io/balance`).
+    pub load_balance: Option<LoadBalance>,
+    /// Requests for which this is the same text go to the same pod (`upstream-hash-by`). A session cookie comes first.
+    pub hash_by: Option<Template>,
+    /// The Service's ClusterIP is the only endpoint (`service-upstream`).
+    pub service_upstream: bool,
+}
+
+/// How a pod is chosen, in ingress-nginx's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LoadBalance {
+    /// One after the other (`round_robin`).
+    RoundRobin,
+    /// Of two drawn at random, the one that answered faster of late (`ewma`).
+    Ewma,
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
-use super::Backend;
+use super::{Backend, Owner, pattern::Pattern};
 
 /// Which requests go to the other backend: the first of header, cookie and weight that decides.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Split {
+    /// Who wrote it.
+    pub owner: Owner,
     /// Where they go.
     pub backend: Backend,
     /// By a field of the request (`canary-by-header`).
@@ -22,7 +24,7 @@ pub struct Split {
 }
 
 /// A split by a field of the request.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeaderSplit {
     /// The field.
     pub name: HeaderName,
@@ -31,23 +33,12 @@ pub struct HeaderSplit {
 }
 
 /// What a field must be to send a request to the canary.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HeaderMatch {
     /// `always` sends it there, `never` does not; anything else leaves the decision to the next rule.
     AlwaysNever,
     /// This very value (`canary-by-header-value`).
     Exact(Arc<str>),
     /// A value that matches (`canary-by-header-pattern`).
-    Pattern(Arc<fancy_regex::Regex>),
-}
-
-impl PartialEq for HeaderMatch {
-    fn eq(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::AlwaysNever, Self::AlwaysNever) => true,
-            (Self::Exact(a), Self::Exact(b)) => a == b,
-            (Self::Pattern(a), Self::Pattern(b)) => a.as_str() == b.as_str(),
-            (Self::AlwaysNever | Self::Exact(_) | Self::Pattern(_), _) => false,
-        }
-    }
+    Pattern(Pattern),
 }

@@ -13,7 +13,6 @@
 //! | every limit | [`limits`] |
 
 mod accept;
-#[allow(dead_code, reason = "made by compile::tls_backend")]
 mod backend;
 mod certificate;
 mod client_auth;

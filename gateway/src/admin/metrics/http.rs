@@ -14,7 +14,7 @@ use super::Family;
 use crate::{
     http::HttpStats,
     route::{
-        PathMatch, Rule,
+        Rule,
         stats::{LATENCY_BUCKETS, RuleStats},
     },
     snapshot::Snapshot,
@@ -95,11 +95,7 @@ const UNMATCHED: RuleLabels<'static> =
 
 impl<'a> Asked<'a> {
     fn of(rule: &'a Rule) -> Self {
-        let (path, path_type) = match &rule.path {
-            None => ("", ""),
-            Some(PathMatch::Exact(path)) => (&**path, "Exact"),
-            Some(PathMatch::Prefix(path)) => (&**path, "Prefix"),
-        };
+        let (path, path_type) = rule.path.as_ref().map_or(("", ""), |path| (&**path.as_str(), path.kind()));
         // `namespace/service:port`; the namespace is the rule's own.
         let backend = rule.backend.service();
         let service = backend.split_once('/').map_or(&**backend, |(_, service)| service);

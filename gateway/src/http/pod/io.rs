@@ -4,6 +4,7 @@ use std::{
     io,
     net::SocketAddr,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -16,10 +17,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{
-    route::policy::{BackendProtocol, Transport},
-    tls::BackendTls,
-};
+use crate::tls::BackendTls;
 
 /// The stream under a connection to a pod.
 #[derive(Debug)]
@@ -30,21 +28,26 @@ pub(crate) enum PodIo {
 
 impl PodIo {
     /// Connects, TLS included; what takes longer than `within` has failed.
-    pub(crate) async fn connect(addr: SocketAddr, transport: &Transport, within: Duration) -> io::Result<Self> {
-        timeout(within, Self::open(addr, transport)).await?
+    pub(crate) async fn connect(
+        addr: SocketAddr,
+        tls: Option<&Arc<BackendTls>>,
+        is_h2: bool,
+        within: Duration,
+    ) -> io::Result<Self> {
+        timeout(within, Self::open(addr, tls, is_h2)).await?
     }
 
-    async fn open(addr: SocketAddr, transport: &Transport) -> io::Result<Self> {
+    async fn open(addr: SocketAddr, tls: Option<&Arc<BackendTls>>, is_h2: bool) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
         // On a loopback address where nobody listens, a socket may by chance get that very port and connect to itself.
         if addr.ip().is_loopback() && stream.local_addr()? == addr {
             return Err(io::ErrorKind::ConnectionRefused.into());
         }
-        let Some(BackendTls { config, name, .. }) = transport.tls.as_deref() else { return Ok(Self::Tcp(stream)) };
+        let Some(BackendTls { config, name, .. }) = tls.map(|tls| &**tls) else { return Ok(Self::Tcp(stream)) };
         let name = name.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
         let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
-        if transport.protocol == BackendProtocol::Http2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        if is_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("the pod does not speak HTTP/2 over TLS"));
         }
         Ok(Self::Tls(Box::new(stream)))

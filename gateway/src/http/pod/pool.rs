@@ -1,33 +1,23 @@
 //! Connections to pods that wait for their next request.
 
-use std::{cell::RefCell, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, net::SocketAddr, rc::Rc, time::Duration};
 
 use ahash::{AHashMap, AHashSet};
-use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::time::Instant;
 
 use super::{http1::Http1Connection, http2::Http2Pool};
-use crate::route::policy::Transport;
+use crate::tls::{BackendTls, Identity};
 
 /// What a connection leads to, and how: connections of one key can stand in for each other.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct PoolKey {
     addr: SocketAddr,
-    tls: Option<TlsKey>,
-}
-
-/// The address of the configuration, which the connection keeps alive, and the name that was verified.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct TlsKey {
-    config: usize,
-    name: Option<ServerName<'static>>,
+    tls: Option<Identity>,
 }
 
 impl PoolKey {
-    pub(crate) fn new(addr: SocketAddr, transport: &Transport) -> Self {
-        let tls = transport.tls.as_ref();
-        let tls = tls.map(|tls| TlsKey { config: Arc::as_ptr(&tls.config) as usize, name: tls.name.clone() });
-        Self { addr, tls }
+    pub(crate) fn new(addr: SocketAddr, tls: Option<&BackendTls>) -> Self {
+        Self { addr, tls: tls.map(|tls| tls.identity) }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -48,8 +38,6 @@ pub(crate) struct Pool {
 struct Idle {
     connection: Http1Connection,
     until: Instant,
-    /// Keeps the configuration alive whose address is the key.
-    _tls: Option<Arc<ClientConfig>>,
 }
 
 impl Pool {
@@ -62,7 +50,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(key)?;
         let now = Instant::now();
-        while let Some(Idle { connection, until, .. }) = connections.pop() {
+        while let Some(Idle { connection, until }) = connections.pop() {
             if now < until && connection.is_usable() {
                 return Some(connection);
             }
@@ -71,13 +59,12 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request, if there are not too many already.
-    pub(crate) fn put(&self, key: PoolKey, connection: Http1Connection, transport: &Transport) {
+    pub(crate) fn put(&self, key: PoolKey, connection: Http1Connection) {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(key).or_default();
         if connections.len() < self.per_endpoint {
             let kept = connection.kept_for.map_or(self.max_age, |kept| kept.min(self.max_age));
-            let tls = transport.tls.as_ref().map(|tls| tls.config.clone());
-            connections.push(Idle { connection, until: Instant::now() + kept, _tls: tls });
+            connections.push(Idle { connection, until: Instant::now() + kept });
         }
     }
 

@@ -62,7 +62,7 @@ fn get(path: &str) -> Request<Content> {
 }
 
 fn h2_policy() -> Policy {
-    Policy { transport: Transport { protocol: BackendProtocol::Http2, tls: None }, ..Policy::default() }
+    Policy { transport: Transport { protocol: BackendProtocol::Http2, ..Transport::default() }, ..Policy::default() }
 }
 
 /// A pod that speaks HTTP/2 and answers with what it was asked; counts its connections.

@@ -1,8 +1,12 @@
-//! The annotations of an Ingress that concern TLS: rows as in `annotations`, and what they say.
+//! What concerns TLS: clients' certificates and suites, TLS that ends at a pod, TLS to pods.
 
 use http::HeaderValue;
 
-use super::annotations::{Apply, Row, Support, boolean};
+use super::{
+    Row, Scope,
+    values::{Expected, boolean, on_off},
+    yes,
+};
 use crate::tls::{Demand, SubjectPattern, limits::MAX_VERIFY_DEPTH};
 
 /// What the annotations of one Ingress say about TLS.
@@ -42,7 +46,7 @@ impl Default for AuthTlsOptions {
 }
 
 /// How pods are spoken to with TLS. Without a Secret nothing of it has any effect (ingress-nginx).
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct ProxySslOptions {
     /// `NAMESPACE/NAME` or `NAME`, as written.
     pub(crate) secret: Option<Box<str>>,
@@ -76,109 +80,140 @@ impl Default for ProxySslOptions {
 
 /// Rows in alphabetical order.
 pub(super) const ROWS: &[Row] = &[
-    // Where a client without a good certificate is sent (302) instead of being answered 400.
-    row("auth-tls-error-page", |options, value| {
-        let is_url = ["http://", "https://", "/"].iter().any(|begin| value.starts_with(begin));
-        let page = HeaderValue::from_str(value).ok().filter(|_| is_url && value.bytes().all(|b| b.is_ascii_graphic()));
-        options.tls.auth.error_page = page;
-        if options.tls.auth.error_page.is_some() {
+    yes(
+        "auth-tls-error-page",
+        "Where a client without a good certificate is sent (302) instead of being answered 400.",
+        Scope::Host,
+        |options, value| {
+            let is_url = ["http://", "https://", "/"].iter().any(|begin| value.starts_with(begin));
+            let page =
+                HeaderValue::from_str(value).ok().filter(|_| is_url && value.bytes().all(|b| b.is_ascii_graphic()));
+            options.tls.auth.error_page = page;
+            if options.tls.auth.error_page.is_some() {
+                Ok(())
+            } else {
+                Err("a URL such as https://example.com/certificate".into())
+            }
+        },
+    ),
+    yes(
+        "auth-tls-match-cn",
+        "Regular expression, beginning with CN=, for the subject of a client's certificate; else 403.",
+        Scope::Host,
+        |options, value| {
+            options.tls.auth.match_cn = Some(value.into());
             Ok(())
-        } else {
-            Err("a URL such as https://example.com/certificate")
-        }
-    }),
-    // Regular expression, beginning with CN=, for the subject of a client's certificate; else 403.
-    row("auth-tls-match-cn", |options, value| {
-        options.tls.auth.match_cn = Some(value.into());
-        Ok(())
-    }),
-    // Whether pods get the client's certificate, percent-encoded, in ssl-client-cert.
-    row("auth-tls-pass-certificate-to-upstream", |options, value| {
-        options.tls.auth.pass_certificate = boolean(value)?;
-        Ok(())
-    }),
-    // The Secret with the CAs of clients (ca.crt, ca.crl): the hosts of the Ingress demand a certificate.
-    row("auth-tls-secret", |options, value| {
-        options.tls.auth.secret = Some(value.into());
-        Ok(())
-    }),
-    // Whether a certificate must be shown.
-    row("auth-tls-verify-client", |options, value| {
+        },
+    ),
+    yes(
+        "auth-tls-pass-certificate-to-upstream",
+        "Whether pods get the client's certificate, percent-encoded, in ssl-client-cert.",
+        Scope::Host,
+        |options, value| {
+            options.tls.auth.pass_certificate = boolean(value)?;
+            Ok(())
+        },
+    ),
+    yes(
+        "auth-tls-secret",
+        "The Secret with the CAs of clients (ca.crt, ca.crl): the hosts of the Ingress demand a certificate.",
+        Scope::Host,
+        |options, value| {
+            options.tls.auth.secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    yes("auth-tls-verify-client", "Whether a certificate must be shown.", Scope::Host, |options, value| {
         options.tls.auth.demand = match value {
             "on" => Some(Demand::Required),
             "off" => None,
             "optional" => Some(Demand::Optional),
             "optional_no_ca" => Some(Demand::OptionalNoCa),
-            _ => return Err("on, off, optional or optional_no_ca"),
+            _ => return Err("on, off, optional or optional_no_ca".into()),
         };
         Ok(())
     }),
-    // Certificates allowed between a client's and a CA's.
-    row("auth-tls-verify-depth", |options, value| {
-        options.tls.auth.depth = depth(value)?;
-        Ok(())
-    }),
-    // Suites of TLS 1.2 to pods, in OpenSSL's words.
-    row("proxy-ssl-ciphers", |options, value| {
+    yes(
+        "auth-tls-verify-depth",
+        "Certificates allowed between a client's and a CA's.",
+        Scope::Host,
+        |options, value| {
+            options.tls.auth.depth = depth(value)?;
+            Ok(())
+        },
+    ),
+    yes("proxy-ssl-ciphers", "Suites of TLS 1.2 to pods, in OpenSSL's words.", Scope::Location, |options, value| {
         options.tls.proxy.ciphers = Some(value.into());
         Ok(())
     }),
-    // The name that a pod's certificate must be for.
-    row("proxy-ssl-name", |options, value| {
+    yes("proxy-ssl-name", "The name that a pod's certificate must be for.", Scope::Location, |options, value| {
         rustls::pki_types::ServerName::try_from(value).map_err(|_| "a DNS name or an IP address")?;
         options.tls.proxy.name = Some(value.into());
         Ok(())
     }),
-    // Versions of TLS spoken to pods.
-    row("proxy-ssl-protocols", |options, value| {
+    yes("proxy-ssl-protocols", "Versions of TLS spoken to pods.", Scope::Location, |options, value| {
         let is_named = |name| value.split([' ', ',']).any(|word| word == name);
         let versions = (is_named("TLSv1.2"), is_named("TLSv1.3"));
         if versions == (false, false) {
-            return Err("TLSv1.2, TLSv1.3 or both: older versions are broken");
+            return Err("TLSv1.2, TLSv1.3 or both: older versions are broken".into());
         }
         options.tls.proxy.versions = versions;
         Ok(())
     }),
-    // The Secret with the CAs of pods (ca.crt), and the certificate to show them (tls.crt, tls.key).
-    row("proxy-ssl-secret", |options, value| {
-        options.tls.proxy.secret = Some(value.into());
-        Ok(())
-    }),
-    // Whether proxy-ssl-name is sent as SNI.
-    row("proxy-ssl-server-name", |options, value| {
+    yes(
+        "proxy-ssl-secret",
+        "The Secret with the CAs of pods (ca.crt), and the certificate to show them (tls.crt, tls.key).",
+        Scope::Location,
+        |options, value| {
+            options.tls.proxy.secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    yes("proxy-ssl-server-name", "Whether proxy-ssl-name is sent as SNI.", Scope::Location, |options, value| {
         options.tls.proxy.send_name = on_off(value)?;
         Ok(())
     }),
-    // Whether pods' certificates are verified.
-    row("proxy-ssl-verify", |options, value| {
+    yes("proxy-ssl-verify", "Whether pods' certificates are verified.", Scope::Location, |options, value| {
         options.tls.proxy.verify = on_off(value)?;
         Ok(())
     }),
-    // Certificates allowed between a pod's and a CA's.
-    row("proxy-ssl-verify-depth", |options, value| {
-        options.tls.proxy.depth = depth(value)?;
-        Ok(())
-    }),
-    // Suites of TLS 1.2 to clients, in OpenSSL's words. TLS 1.3 has good ones only.
-    row("ssl-ciphers", |options, value| {
-        options.tls.ciphers = Some(value.into());
-        Ok(())
-    }),
-    // The whole host goes to the Service of its path / as it comes, TLS and all.
-    row("ssl-passthrough", |options, value| {
-        options.tls.passthrough = boolean(value)?;
-        Ok(())
-    }),
-    // Whether our order of suites goes before the client's.
-    row("ssl-prefer-server-ciphers", |options, value| {
-        options.tls.prefer_server_ciphers = Some(boolean(value)?);
-        Ok(())
-    }),
+    yes(
+        "proxy-ssl-verify-depth",
+        "Certificates allowed between a pod's and a CA's.",
+        Scope::Location,
+        |options, value| {
+            options.tls.proxy.depth = depth(value)?;
+            Ok(())
+        },
+    ),
+    yes(
+        "ssl-ciphers",
+        "Suites of TLS 1.2 to clients, in OpenSSL's words. TLS 1.3 has good ones only.",
+        Scope::Host,
+        |options, value| {
+            options.tls.ciphers = Some(value.into());
+            Ok(())
+        },
+    ),
+    yes(
+        "ssl-passthrough",
+        "The whole host goes to the Service of its path / as it comes, TLS and all.",
+        Scope::Host,
+        |options, value| {
+            options.tls.passthrough = boolean(value)?;
+            Ok(())
+        },
+    ),
+    yes(
+        "ssl-prefer-server-ciphers",
+        "Whether our order of suites goes before the client's.",
+        Scope::Host,
+        |options, value| {
+            options.tls.prefer_server_ciphers = Some(boolean(value)?);
+            Ok(())
+        },
+    ),
 ];
-
-const fn row(name: &'static str, apply: Apply) -> Row {
-    Row { name, support: Support::Yes(apply) }
-}
 
 impl AuthTlsOptions {
     /// The pattern for the subject, if any.
@@ -187,16 +222,8 @@ impl AuthTlsOptions {
     }
 }
 
-fn on_off(value: &str) -> Result<bool, &'static str> {
-    match value {
-        "on" => Ok(true),
-        "off" => Ok(false),
-        _ => Err("on or off"),
-    }
-}
-
-fn depth(value: &str) -> Result<u8, &'static str> {
-    value.parse().ok().filter(|depth| *depth <= MAX_VERIFY_DEPTH).ok_or("a whole number from 0 to 6")
+fn depth(value: &str) -> Result<u8, Expected> {
+    value.parse().ok().filter(|depth| *depth <= MAX_VERIFY_DEPTH).ok_or_else(|| "a whole number from 0 to 6".into())
 }
 
 #[cfg(test)]

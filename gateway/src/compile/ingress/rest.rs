@@ -1,0 +1,147 @@
+//! What is left once every Ingress is there: the paths of a host that no rule takes, its other names, and canaries without a use.
+
+use std::sync::Arc;
+
+use super::{
+    super::{
+        annotations::{self, IngressOptions, ProxySslOptions},
+        backend_protocol,
+        finding::Report,
+        objects::Name,
+        tls_backend::backend_tls,
+    },
+    Builder, One, Ours,
+    canary::Found,
+    host,
+    policy::{Shared, Target},
+    upstreams::find_port,
+};
+use crate::route::{
+    Backend, HostName, Owner, Rule,
+    filter::{Filter, Redirect, RedirectTo},
+    policy::{HttpsWhen, Policy, Transport},
+};
+
+/// The name, for people and metrics, of what serves paths that nothing serves.
+pub(super) const NOTHING: &str = "default-backend";
+
+impl Builder<'_> {
+    /// What is left once every Ingress is there.
+    pub(super) fn finish(&mut self, mains: &[Ours<'_>], reports: &mut [Report<'_>]) {
+        let main: Vec<usize> = (0..mains.len()).filter(|at| !mains[*at].options.canary.enabled).collect();
+        for (host, mode) in self.modes.sorted() {
+            let at = main[mode.oldest];
+            let mut one = One { main: &mains[at], rank: at, report: &mut reports[at], policies: Shared::default() };
+            if !mode.has_root && self.routes.host(host).is_some_and(|host| host.default.is_none()) {
+                self.speak_for_the_rest(&mut one, host);
+            }
+            if mode.www {
+                self.add_www(&one, host);
+            }
+        }
+        for at in main {
+            self.add_aliases(&mains[at], &mut reports[at]);
+        }
+        for (main, canary) in std::mem::take(&mut self.canaries.share_cookie) {
+            self.upstreams.share_cookie(&main, &canary);
+        }
+        for (host, written, waiting) in self.canaries.unused() {
+            let report = &mut reports[waiting.at];
+            if waiting.found == Found::Same {
+                let message = "the canary has the Service port of its main Ingress: there is nothing to split.";
+                report.error("CanaryIsMain", &waiting.field, message, "Name another Service.");
+            } else {
+                let message = format!(
+                    "no main Ingress has {host} {} with this path type, so the canary gets no requests.",
+                    written.path
+                );
+                let fix = "Write host, path and pathType as in the Ingress whose requests are to be split.";
+                report.error("CanaryWithoutMain", &waiting.field, message, fix);
+            }
+        }
+    }
+
+    /// Where no rule names `/`, the oldest Ingress of a host has it all the same: what it redirects or guards, it redirects or
+    /// guards for the paths that no rule takes, too. The rest of them is answered 404.
+    fn speak_for_the_rest(&mut self, one: &mut One<'_, '_>, host: &HostName) {
+        let policy = self.policy(one, host, Target::Rest, Transport::default());
+        let answers = policy.https.when != HttpsWhen::Never
+            || policy.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
+        let backend = match &one.main.options.closed {
+            Some(reason) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
+            None if answers => Backend::None { service: NOTHING.into() },
+            None => return,
+        };
+        let rule = Rule { issues_cookie: false, ..self.rule(one.main, host, None, backend, policy) };
+        self.routes.host_mut(host).default = Some(Arc::new(rule));
+    }
+
+    /// `www.X` is sent to `X`, or `X` to `www.X`, unless an Ingress names both.
+    fn add_www(&mut self, one: &One<'_, '_>, host: &HostName) {
+        let HostName::Exact(name) = host else { return };
+        let other = name.strip_prefix("www.").map_or_else(|| format!("www.{name}"), str::to_owned);
+        let other = HostName::Exact(other.into());
+        if self.routes.host(&other).is_some() {
+            return;
+        }
+        let to = Redirect {
+            status: http::StatusCode::PERMANENT_REDIRECT,
+            to: RedirectTo::Host(name.clone()),
+            only_path: None,
+        };
+        let policy = Policy { filters: [Filter::Redirect(to)].into(), ..Policy::default() };
+        let backend = Backend::None { service: NOTHING.into() };
+        let rule = Rule { issues_cookie: false, ..self.rule(one.main, &other, None, backend, Arc::new(policy)) };
+        self.routes.host_mut(&other).default = Some(Arc::new(rule));
+    }
+
+    fn add_aliases(&mut self, main: &Ours<'_>, report: &mut Report<'_>) {
+        let rules = main.stored.object.spec.iter().flat_map(|spec| spec.rules.iter().flatten());
+        for host in rules.filter_map(|rule| host::parse(rule.host.as_deref()?).ok()) {
+            for alias in &main.options.aliases {
+                if let Err(holder) = self.routes.add_alias(alias, &host) {
+                    let field = format!("metadata.annotations[\"{}server-alias\"]", annotations::PREFIX);
+                    let message = format!("{alias} belongs to {holder} already, so it is no alias of {host}.");
+                    report.warning("AliasTaken", &field, message, "Remove the alias, or the other use of the name.");
+                }
+            }
+        }
+    }
+
+    /// The backend of what no rule and no default of a host takes, as the operator named it.
+    pub(super) fn add_global_default(&mut self, namespace: &Arc<str>, service: &Arc<str>) {
+        let service_name = Name { namespace: namespace.clone(), name: service.clone() };
+        let first = self
+            .objects
+            .services
+            .get(&service_name)
+            .and_then(|s| s.object.spec.as_ref()?.ports.as_ref()?.first().map(|port| port.port.to_string()));
+        let port = first.and_then(|port| find_port(self.objects, &service_name, &port));
+        let app_protocol = port.as_ref().and_then(|port| port.app_protocol);
+        let mut unverified = |h2| backend_tls(None, &ProxySslOptions::default(), h2).ok();
+        let transport = backend_protocol::transport(None, app_protocol, &mut unverified).unwrap_or_default();
+        let backend = match port {
+            Some(port) => {
+                let (number, options) = (port.number.to_string(), IngressOptions::default());
+                self.upstreams.backend(&service_name, &number, &port, &options, usize::MAX).0
+            }
+            None => Backend::Missing {
+                service: service_name.to_string().into(),
+                reason: "the default backend Service does not exist or has no port".into(),
+            },
+        };
+        let owner = Owner { namespace: namespace.clone(), name: service.clone() };
+        let key = (owner.clone(), Arc::from("*"), None);
+        let stats = self.stats.get(&key).cloned().unwrap_or_default();
+        self.routes.set_default(Arc::new(Rule {
+            owner,
+            host: "*".into(),
+            path: None,
+            backend,
+            split: None,
+            policy: Arc::new(Policy { transport, ..Policy::default() }),
+            issues_cookie: false,
+            stats,
+        }));
+    }
+}

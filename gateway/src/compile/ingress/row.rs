@@ -1,0 +1,64 @@
+//! Whether an Ingress is ours, and its row for people.
+
+use tidegate_crd::ingress::Ingress;
+
+use super::super::{
+    class::{Class, class_of},
+    finding::Report,
+    objects::{Name, Objects},
+    rows::IngressRow,
+};
+
+/// Whether its class is ours; says so if it is not.
+pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, report: &mut Report<'_>) -> bool {
+    match class_of(ingress, objects) {
+        Class::Ours => return true,
+        Class::Other { controller } => {
+            report.info(
+                "OtherClass",
+                "spec.ingressClassName",
+                format!("its class belongs to {controller}, so it is not served here."),
+                "Nothing, if that is as meant.",
+            );
+        }
+        Class::Unknown { class, field } => {
+            let fix =
+                "Create the IngressClass with controller tidegate.io/ingress, or use the class tidegate or nginx.";
+            report.error(
+                "UnknownClass",
+                field,
+                format!("there is no IngressClass {class:?}, so the Ingress is not served."),
+                fix,
+            );
+        }
+        Class::NotDefault { class } => {
+            let message = format!(
+                "it names no class, and the default class {class:?} is another controller's, so it is not served."
+            );
+            report.warning("NotDefaultClass", "spec", message, "Write spec.ingressClassName: tidegate.");
+        }
+    }
+    false
+}
+
+/// The row of an Ingress.
+pub(super) fn row(name: &Name, ingress: &Ingress, ours: bool) -> IngressRow {
+    let spec = ingress.spec.as_ref();
+    let mut hosts: Vec<String> = spec
+        .iter()
+        .flat_map(|s| s.rules.iter().flatten())
+        .map(|r| r.host.clone().unwrap_or_else(|| "*".to_owned()))
+        .collect();
+    if hosts.is_empty() {
+        hosts.push("*".to_owned());
+    }
+    IngressRow {
+        namespace: name.namespace.clone(),
+        name: name.name.clone(),
+        class: spec.and_then(|spec| spec.ingress_class_name.clone()),
+        ours,
+        hosts,
+        tls: spec.is_some_and(|spec| spec.tls.as_ref().is_some_and(|tls| !tls.is_empty())),
+        created: ingress.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
+    }
+}
