@@ -30,7 +30,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 14] = examples![
+const MANIFESTS: [(&str, &str); 15] = examples![
     "balance.yaml",
     "clusterip.yaml",
     "cookie.yaml",
@@ -44,6 +44,7 @@ const MANIFESTS: [(&str, &str); 14] = examples![
     "node-port.yaml",
     "pods.yaml",
     "session-affinity.yaml",
+    "tls.yaml",
     "udp.yaml",
 ];
 
