@@ -49,6 +49,12 @@ pub(super) struct Row {
     pub(super) support: Support,
 }
 
+/// Whether an Ingress has an annotation, by its name without the prefix.
+pub(super) fn has_annotation(ingress: &Ingress, name: &str) -> bool {
+    let annotations = ingress.metadata.annotations.iter().flat_map(BTreeMap::keys);
+    annotations.filter_map(|key| key.strip_prefix(PREFIX)).any(|short| short == name)
+}
+
 /// The field of an annotation, by its name without the prefix.
 pub(super) fn annotation_field(name: &str) -> String {
     format!("metadata.annotations[\"{PREFIX}{name}\"]")

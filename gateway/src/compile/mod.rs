@@ -13,7 +13,7 @@
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress`, `class`, `annotations` |
-//! | Secrets and Ingresses → TLS | `tls`, `tls_secret`, `tls_table`, `tls_backend`, `annotations_tls` |
+//! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend`, `annotations_tls` |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
@@ -36,6 +36,7 @@ mod slices;
 mod tls;
 #[allow(dead_code, reason = "asked for by the row of backend-protocol")]
 mod tls_backend;
+mod tls_choice;
 mod tls_secret;
 mod tls_table;
 

@@ -9,6 +9,8 @@ use super::{
     annotations::annotation_field,
     annotations_tls::ProxySslOptions,
     finding::Report,
+    objects::Objects,
+    tls::secret_name,
     tls_secret::{self, CERTIFICATE, KEY, SecretFault},
 };
 use crate::tls::{BackendTls, BackendTlsSpec, BackendTrust, Suites, read_chain};
@@ -23,8 +25,43 @@ pub(crate) enum BackendTlsFault {
     Annotation { name: &'static str, message: String, fix: &'static str },
 }
 
+/// How the pods of an Ingress with `backend-protocol` HTTPS or GRPCS are spoken to; `None` if it cannot be done as the annotations
+/// say, which is reported: its requests must be answered 503 then.
+pub(crate) fn for_ingress(
+    objects: &Objects,
+    namespace: &Arc<str>,
+    options: &ProxySslOptions,
+    h2: bool,
+    report: &mut Report<'_>,
+) -> Option<Arc<BackendTls>> {
+    let secret = match options.secret.as_deref().map(|written| secret_name(written, namespace)).transpose() {
+        Ok(name) => name,
+        Err(message) => {
+            let field = annotation_field("proxy-ssl-secret");
+            let message = format!("{message}; every request is answered 503.");
+            report.error("InvalidSecretName", &field, message, "Name a Secret of the Ingress's own namespace.");
+            return None;
+        }
+    };
+    let stored = secret.as_ref().map(|name| (name, objects.secrets.get(name)));
+    if let Some((name, None)) = stored {
+        let message = format!("there is no Secret {name}; every request is answered 503.");
+        let fix = "Create the Secret, with the CAs of the pods in ca.crt, or correct the name.";
+        report.error("MissingSecret", &annotation_field("proxy-ssl-secret"), message, fix);
+        return None;
+    }
+    let secret = stored.and_then(|(_, stored)| stored).map(|stored| &stored.object);
+    let tls = backend_tls(secret, options, h2).inspect_err(|fault| fault.report(report)).ok()?;
+    if !tls.is_verified {
+        let message = "the pods' certificates are not verified: whoever stands between can read and change everything.";
+        let fix = "Add proxy-ssl-secret with their CAs in ca.crt, proxy-ssl-name, and proxy-ssl-verify: \"on\".";
+        report.warning("UnverifiedBackend", &annotation_field("backend-protocol"), message, fix);
+    }
+    Some(tls)
+}
+
 /// How pods are spoken to with TLS. Without a Secret the other options have no effect, and nothing is verified: ingress-nginx's
-/// rule, which manifests rely on; whoever calls warns of it where [`BackendTls::is_verified`] is false. `h2` for HTTP/2.
+/// rule, which manifests rely on. `h2` for HTTP/2.
 ///
 /// # Errors
 /// If verification was asked for and cannot be done, or the certificate to show cannot be read.
