@@ -76,34 +76,46 @@ impl Default for ProxySslOptions {
 
 /// Rows in alphabetical order.
 pub(super) const ROWS: &[Row] = &[
-    // Where a client without a good certificate is sent (302) instead of being answered 400.
-    row("auth-tls-error-page", |options, value| {
-        let is_url = ["http://", "https://", "/"].iter().any(|begin| value.starts_with(begin));
-        let page = HeaderValue::from_str(value).ok().filter(|_| is_url && value.bytes().all(|b| b.is_ascii_graphic()));
-        options.tls.auth.error_page = page;
-        if options.tls.auth.error_page.is_some() {
+    row(
+        "auth-tls-error-page",
+        "Where a client without a good certificate is sent (302) instead of being answered 400.",
+        |options, value| {
+            let is_url = ["http://", "https://", "/"].iter().any(|begin| value.starts_with(begin));
+            let page =
+                HeaderValue::from_str(value).ok().filter(|_| is_url && value.bytes().all(|b| b.is_ascii_graphic()));
+            options.tls.auth.error_page = page;
+            if options.tls.auth.error_page.is_some() {
+                Ok(())
+            } else {
+                Err("a URL such as https://example.com/certificate")
+            }
+        },
+    ),
+    row(
+        "auth-tls-match-cn",
+        "Regular expression, beginning with CN=, for the subject of a client's certificate; else 403.",
+        |options, value| {
+            options.tls.auth.match_cn = Some(value.into());
             Ok(())
-        } else {
-            Err("a URL such as https://example.com/certificate")
-        }
-    }),
-    // Regular expression, beginning with CN=, for the subject of a client's certificate; else 403.
-    row("auth-tls-match-cn", |options, value| {
-        options.tls.auth.match_cn = Some(value.into());
-        Ok(())
-    }),
-    // Whether pods get the client's certificate, percent-encoded, in ssl-client-cert.
-    row("auth-tls-pass-certificate-to-upstream", |options, value| {
-        options.tls.auth.pass_certificate = boolean(value)?;
-        Ok(())
-    }),
-    // The Secret with the CAs of clients (ca.crt, ca.crl): the hosts of the Ingress demand a certificate.
-    row("auth-tls-secret", |options, value| {
-        options.tls.auth.secret = Some(value.into());
-        Ok(())
-    }),
-    // Whether a certificate must be shown.
-    row("auth-tls-verify-client", |options, value| {
+        },
+    ),
+    row(
+        "auth-tls-pass-certificate-to-upstream",
+        "Whether pods get the client's certificate, percent-encoded, in ssl-client-cert.",
+        |options, value| {
+            options.tls.auth.pass_certificate = boolean(value)?;
+            Ok(())
+        },
+    ),
+    row(
+        "auth-tls-secret",
+        "The Secret with the CAs of clients (ca.crt, ca.crl): the hosts of the Ingress demand a certificate.",
+        |options, value| {
+            options.tls.auth.secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    row("auth-tls-verify-client", "Whether a certificate must be shown.", |options, value| {
         options.tls.auth.demand = match value {
             "on" => Some(Demand::Required),
             "off" => None,
@@ -113,24 +125,20 @@ pub(super) const ROWS: &[Row] = &[
         };
         Ok(())
     }),
-    // Certificates allowed between a client's and a CA's.
-    row("auth-tls-verify-depth", |options, value| {
+    row("auth-tls-verify-depth", "Certificates allowed between a client's and a CA's.", |options, value| {
         options.tls.auth.depth = depth(value)?;
         Ok(())
     }),
-    // Suites of TLS 1.2 to pods, in OpenSSL's words.
-    row("proxy-ssl-ciphers", |options, value| {
+    row("proxy-ssl-ciphers", "Suites of TLS 1.2 to pods, in OpenSSL's words.", |options, value| {
         options.tls.proxy.ciphers = Some(value.into());
         Ok(())
     }),
-    // The name that a pod's certificate must be for.
-    row("proxy-ssl-name", |options, value| {
+    row("proxy-ssl-name", "The name that a pod's certificate must be for.", |options, value| {
         rustls::pki_types::ServerName::try_from(value).map_err(|_| "a DNS name or an IP address")?;
         options.tls.proxy.name = Some(value.into());
         Ok(())
     }),
-    // Versions of TLS spoken to pods.
-    row("proxy-ssl-protocols", |options, value| {
+    row("proxy-ssl-protocols", "Versions of TLS spoken to pods.", |options, value| {
         let is_named = |name| value.split([' ', ',']).any(|word| word == name);
         let versions = (is_named("TLSv1.2"), is_named("TLSv1.3"));
         if versions == (false, false) {
@@ -139,44 +147,50 @@ pub(super) const ROWS: &[Row] = &[
         options.tls.proxy.versions = versions;
         Ok(())
     }),
-    // The Secret with the CAs of pods (ca.crt), and the certificate to show them (tls.crt, tls.key).
-    row("proxy-ssl-secret", |options, value| {
-        options.tls.proxy.secret = Some(value.into());
-        Ok(())
-    }),
-    // Whether proxy-ssl-name is sent as SNI.
-    row("proxy-ssl-server-name", |options, value| {
+    row(
+        "proxy-ssl-secret",
+        "The Secret with the CAs of pods (ca.crt), and the certificate to show them (tls.crt, tls.key).",
+        |options, value| {
+            options.tls.proxy.secret = Some(value.into());
+            Ok(())
+        },
+    ),
+    row("proxy-ssl-server-name", "Whether proxy-ssl-name is sent as SNI.", |options, value| {
         options.tls.proxy.send_name = on_off(value)?;
         Ok(())
     }),
-    // Whether pods' certificates are verified.
-    row("proxy-ssl-verify", |options, value| {
+    row("proxy-ssl-verify", "Whether pods' certificates are verified.", |options, value| {
         options.tls.proxy.verify = on_off(value)?;
         Ok(())
     }),
-    // Certificates allowed between a pod's and a CA's.
-    row("proxy-ssl-verify-depth", |options, value| {
+    row("proxy-ssl-verify-depth", "Certificates allowed between a pod's and a CA's.", |options, value| {
         options.tls.proxy.depth = depth(value)?;
         Ok(())
     }),
-    // Suites of TLS 1.2 to clients, in OpenSSL's words. TLS 1.3 has good ones only.
-    row("ssl-ciphers", |options, value| {
-        options.tls.ciphers = Some(value.into());
-        Ok(())
-    }),
-    // The whole host goes to the Service of its path / as it comes, TLS and all.
-    row("ssl-passthrough", |options, value| {
-        options.tls.passthrough = boolean(value)?;
-        Ok(())
-    }),
-    // Whether our order of suites goes before the client's.
-    row("ssl-prefer-server-ciphers", |options, value| {
+    row(
+        "ssl-ciphers",
+        "Suites of TLS 1.2 to clients, in OpenSSL's words. TLS 1.3 has good ones only.",
+        |options, value| {
+            options.tls.ciphers = Some(value.into());
+            Ok(())
+        },
+    ),
+    row(
+        "ssl-passthrough",
+        "The whole host goes to the Service of its path / as it comes, TLS and all.",
+        |options, value| {
+            options.tls.passthrough = boolean(value)?;
+            Ok(())
+        },
+    ),
+    row("ssl-prefer-server-ciphers", "Whether our order of suites goes before the client's.", |options, value| {
         options.tls.prefer_server_ciphers = Some(boolean(value)?);
         Ok(())
     }),
 ];
 
-const fn row(name: &'static str, apply: Apply) -> Row {
+/// All of them hold for a whole host. The line of doc says what a row means.
+const fn row(name: &'static str, _doc: &'static str, apply: Apply) -> Row {
     Row { name, support: Support::Yes(apply) }
 }
 
