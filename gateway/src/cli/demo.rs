@@ -31,7 +31,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 34] = examples![
+const MANIFESTS: [(&str, &str); 35] = examples![
     "app-root.yaml",
     "balance.yaml",
     "body-limit.yaml",
@@ -64,6 +64,7 @@ const MANIFESTS: [(&str, &str); 34] = examples![
     "session-affinity.yaml",
     "slow-start.yaml",
     "timeouts.yaml",
+    "tls.yaml",
     "udp.yaml",
     "upstream-vhost.yaml",
 ];

@@ -38,7 +38,7 @@ use super::{
     rows::IngressRow,
     settings::Settings,
     tls::{CompiledTls, TlsCompiler},
-    tls_backend::BackendTlsMaker,
+    tls_backend,
 };
 use crate::route::{
     Backend, HostName, Owner, PathMatch, RouteTable, Rule,
@@ -46,6 +46,7 @@ use crate::route::{
     policy::{Policy, Transport},
     stats::RuleStats,
 };
+use crate::tls::BackendTls;
 
 /// The rules of all Ingresses.
 #[derive(Debug)]
@@ -124,7 +125,6 @@ struct Builder<'a> {
     routes: RouteTable,
     upstreams: Upstreams,
     tls: TlsCompiler<'a>,
-    tls_to_pods: BackendTlsMaker,
     canaries: Canaries,
     stats: AHashMap<StatsKey, Arc<RuleStats>>,
     /// What most rules have: they share it.
@@ -138,6 +138,18 @@ struct One<'a, 'b> {
     rank: usize,
     report: &'a mut Report<'b>,
     policies: Shared,
+    /// TLS to its pods, by HTTP/1 and HTTP/2, once it was made or could not be.
+    tls_to_pods: [Option<Option<Arc<BackendTls>>>; 2],
+}
+
+impl One<'_, '_> {
+    /// TLS to its pods; `None` if it cannot be as the annotations say, which is reported once.
+    fn tls_to_pods(&mut self, objects: &Objects, h2: bool) -> Option<Arc<BackendTls>> {
+        let (namespace, options) = (&self.main.name.namespace, &self.main.options.tls.proxy);
+        let report = &mut *self.report;
+        let make = || tls_backend::for_ingress(objects, namespace, options, h2, report);
+        self.tls_to_pods[usize::from(h2)].get_or_insert_with(make).clone()
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -148,8 +160,7 @@ impl<'a> Builder<'a> {
         tls: TlsCompiler<'a>,
     ) -> Self {
         let (routes, upstreams, canaries) = (RouteTable::default(), Upstreams::default(), Canaries::default());
-        let tls_to_pods = BackendTlsMaker::default();
-        Self { objects, modes, routes, upstreams, tls, tls_to_pods, canaries, stats, plain: Arc::default() }
+        Self { objects, modes, routes, upstreams, tls, canaries, stats, plain: Arc::default() }
     }
 
     /// The canaries first: a main rule must know its own.
@@ -157,7 +168,7 @@ impl<'a> Builder<'a> {
         for canaries in [true, false] {
             let all = mains.iter().zip(reports.iter_mut()).enumerate();
             for (rank, (main, report)) in all.filter(|(_, (main, _))| main.options.canary.enabled == canaries) {
-                let mut one = One { main, rank, report, policies: Shared::default() };
+                let mut one = One { main, rank, report, policies: Shared::default(), tls_to_pods: [None, None] };
                 if canaries { self.add_canary(&mut one) } else { self.add(&mut one) }
             }
         }
@@ -392,8 +403,8 @@ impl<'a> Builder<'a> {
             return missing("the Service has no such port");
         };
         backend_protocol::check(port.app_protocol, field, one.report);
-        let (objects, tls) = (self.objects, &mut self.tls_to_pods);
-        let mut tls_to_pods = |h2| tls.make(objects, one.main.name, &options.tls.proxy, h2, one.report);
+        let objects = self.objects;
+        let mut tls_to_pods = |h2| one.tls_to_pods(objects, h2);
         let transport = backend_protocol::transport(options.proxy.protocol, port.app_protocol, &mut tls_to_pods);
         let Some(transport) = transport else { return missing("TLS to its pods cannot be set up as it should be") };
         let (backend, overruled) = self.upstreams.backend(&service_name, &written, &port, options, one.rank);

@@ -12,8 +12,8 @@
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | what load balancers ask of this node | [`health_check`] |
-//! | Secrets and Ingresses → TLS | `tls`, `tls_secret`, `tls_table`, `tls_backend` |
 //! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
+//! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
@@ -35,6 +35,7 @@ pub mod settings;
 mod slices;
 mod tls;
 mod tls_backend;
+mod tls_choice;
 mod tls_secret;
 mod tls_table;
 

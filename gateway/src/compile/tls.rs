@@ -16,17 +16,17 @@ use tidegate_crd::{
 use tidegate_l4::model::ServicePortName;
 
 use super::{
-    annotations::annotation_field,
-    annotations::{AuthTlsOptions, ProxySslOptions, TlsOptions},
+    annotations::{AuthTlsOptions, TlsOptions, annotation_field, has_annotation},
     finding::{Finding, Report, Severity},
     ingress::{find_port, host_name},
     objects::{Name, Objects, Stored},
     settings::Settings,
+    tls_choice::{Choice, One, Section, shown_instead},
     tls_secret::{self, CertificateSecret, SecretFault},
     tls_table::{ConfigKey, TableBuilder},
 };
 use crate::{
-    route::{HostName, Owner},
+    route::HostName,
     tls::{Certificate, ClientAuth, ClientAuthOptions, SubjectPattern, Suites, TlsConfig, TlsTable, Trust},
 };
 
@@ -66,13 +66,17 @@ pub(crate) struct TlsCompiler<'a> {
     secrets: BTreeMap<Name, CertificateSecret>,
     auths: Vec<CompiledAuth>,
     hosts: AHashMap<HostName, Draft>,
+    /// Whether any Ingress asks for `ssl-passthrough`: where `/` leads is looked up only then.
+    any_passthrough: bool,
     /// Hosts that only a TLS section names, of an Ingress that serves any host.
     unruled: AHashMap<HostName, Choice>,
+    /// Other names, and whose they are.
+    aliases: Vec<(HostName, HostName)>,
     findings: Vec<Finding>,
 }
 
 /// What is known of a host so far.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Draft {
     pub(super) choice: Option<Choice>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
@@ -83,37 +87,11 @@ pub(super) struct Draft {
     pub(super) root: Option<ServicePortName>,
 }
 
-/// The certificates that an Ingress has for a host.
-#[derive(Clone)]
-pub(super) struct Choice {
-    pub(super) ingress: Owner,
-    /// At most one for each kind of key.
-    pub(super) certificates: Vec<(Name, Arc<Certificate>)>,
-    pub(super) listed: bool,
-    /// Why there is none.
-    pub(super) why: Arc<str>,
-}
-
-/// One entry of `spec.tls`.
-struct Section {
-    field: String,
-    /// As written, in lower case.
-    hosts: Vec<String>,
-    secret: Option<Name>,
-    certificate: Option<Arc<Certificate>>,
-    /// Why there is none; said already.
-    why: Arc<str>,
-}
-
-/// One Ingress on its way.
-struct One<'a, 'b> {
-    name: &'a Name,
-    report: &'a mut Report<'b>,
-}
-
 impl<'a> TlsCompiler<'a> {
     pub(crate) fn new(objects: &'a Objects, settings: &'a Settings, previous: Option<&'a CompiledTls>) -> Self {
+        let asks = |ingress: &Ingress| has_annotation(ingress, "ssl-passthrough");
         Self {
+            any_passthrough: objects.ingresses.iter().any(|(_, stored)| asks(&stored.object)),
             objects,
             settings,
             previous,
@@ -121,6 +99,7 @@ impl<'a> TlsCompiler<'a> {
             auths: Vec::new(),
             hosts: AHashMap::new(),
             unruled: AHashMap::new(),
+            aliases: Vec::new(),
             findings: Vec::new(),
         }
     }
@@ -153,6 +132,7 @@ impl<'a> TlsCompiler<'a> {
                 .iter()
                 .flat_map(|http| &http.paths)
                 .find(|path| matches!(path.path.as_deref(), None | Some("" | "/")));
+            let root = root.filter(|_| self.any_passthrough);
             let root = root.and_then(|path| backend_port(self.objects, &name.namespace, &path.backend));
             let draft = self.hosts.entry(host).or_default();
             draft.choice = draft.choice.take().or(choice);
@@ -172,6 +152,12 @@ impl<'a> TlsCompiler<'a> {
         if options.passthrough {
             self.check_passthrough(&mut one, spec);
         }
+    }
+
+    /// Takes in another name of a host (`server-alias`): what is asked of clients is asked of them there, too, and its certificate
+    /// is shown if it is for the alias as well (ingress-nginx). A name that is a host itself is no alias.
+    pub(crate) fn add_alias(&mut self, alias: HostName, of: HostName) {
+        self.aliases.push((alias, of));
     }
 
     /// Hosts that a section lists although no rule names them are shown its certificate if the Ingress serves any host. (With
@@ -335,6 +321,11 @@ impl<'a> TlsCompiler<'a> {
 
     /// All that was collected, as a table.
     pub(crate) fn finish(mut self) -> CompiledTls {
+        for (alias, of) in std::mem::take(&mut self.aliases) {
+            let Some(host) = self.hosts.get(&of).filter(|_| !self.hosts.contains_key(&alias)) else { continue };
+            let draft = host.as_alias(&alias);
+            self.hosts.insert(alias, draft);
+        }
         let default = self.default_certificate();
         let previous = self.previous.map(|previous| &previous.configs);
         let (table, configs) = TableBuilder::new(self.settings, default, previous).build(self.hosts, self.unruled);
@@ -342,6 +333,18 @@ impl<'a> TlsCompiler<'a> {
         let mut findings = self.findings;
         findings.extend(auths.iter().flat_map(|auth| tls_secret::findings(&auth.name, &auth.secret, &auth.faults)));
         CompiledTls { table: Arc::new(table), secrets, auths, configs, findings }
+    }
+}
+
+impl Draft {
+    /// The same under another name.
+    fn as_alias(&self, alias: &HostName) -> Self {
+        let mut draft = self.clone();
+        draft.choice = draft.choice.filter(|choice| {
+            let name = alias.to_string();
+            choice.certificates.iter().any(|(_, certificate)| certificate.names.cover(&name))
+        });
+        draft
     }
 }
 
@@ -374,93 +377,6 @@ fn trust(secret: &Secret, depth: u8) -> Result<(Trust, Vec<SecretFault>), Secret
     Ok((trust, faults))
 }
 
-impl One<'_, '_> {
-    /// The certificates for a host: of the sections that list it, else of those that fit.
-    fn choose(&mut self, host: &HostName, sections: &[Section], field: &str, settings: &Settings) -> Choice {
-        let name = host.to_string();
-        let listing: Vec<&Section> = sections.iter().filter(|section| section.hosts.contains(&name)).collect();
-        let listed = !listing.is_empty();
-        let candidates = if listed { listing } else { sections.iter().collect() };
-        let mut certificates: Vec<(Name, Arc<Certificate>)> = Vec::new();
-        for section in &candidates {
-            let (Some(secret), Some(certificate)) = (&section.secret, &section.certificate) else { continue };
-            let kind = certificate.key_type;
-            if certificate.names.cover(&name) && !certificates.iter().any(|(_, held)| held.key_type == kind) {
-                certificates.push((secret.clone(), certificate.clone()));
-            }
-        }
-        let ingress = Owner { namespace: self.name.namespace.clone(), name: self.name.name.clone() };
-        let why = if certificates.is_empty() {
-            self.explain_missing(&name, &candidates, listed, field, settings)
-        } else {
-            Arc::default()
-        };
-        Choice { ingress, certificates, listed, why }
-    }
-
-    /// Why no section has a certificate for a host. What is wrong with a section or its Secret was reported there.
-    fn explain_missing(
-        &mut self,
-        host: &str,
-        candidates: &[&Section],
-        listed: bool,
-        field: &str,
-        settings: &Settings,
-    ) -> Arc<str> {
-        if let Some(broken) = candidates.iter().find(|section| section.certificate.is_none()) {
-            return broken.why.clone();
-        }
-        let shown = shown_instead(settings, "it is");
-        let mismatched =
-            candidates.iter().find_map(|section| section.secret.as_ref().zip(section.certificate.as_ref()));
-        let (Some((secret, certificate)), true) = (mismatched, listed) else {
-            let message = format!("none of the certificates in spec.tls is for {host}; {shown}.");
-            let fix = "List the host in spec.tls, with a Secret whose certificate is for it.";
-            self.report.warning("NoCertificate", field, message, fix);
-            return "no certificate of its Ingress is for it".into();
-        };
-        let names: Vec<String> = certificate.names.iter().take(5).collect();
-        let message =
-            format!("the certificate of Secret {secret} is for {}, not for {host}; {shown}.", names.join(", "));
-        let section = candidates.first().map_or(field, |section| &section.field);
-        let fix = "Name a Secret whose certificate is for this host, or have one issued.";
-        self.report.error("CertificateMismatch", &format!("{section}.secretName"), message, fix);
-        format!("the certificate of Secret {secret} is not for it").into()
-    }
-
-    /// `ssl-ciphers`; `None` if there is nothing in it that could be used.
-    fn suites(&mut self, options: &TlsOptions) -> Option<Arc<Suites>> {
-        let suites = Suites::parse(options.ciphers.as_deref()?);
-        let field = annotation_field("ssl-ciphers");
-        let fix = format!("Write some of {}.", Suites::all());
-        if suites.tls12.is_empty() {
-            let message = "there is no cipher of TLS 1.2 in it that is still safe; all that are, are used.";
-            self.report.warning("InvalidAnnotation", &field, message, fix);
-            return None;
-        }
-        if !suites.unknown.is_empty() {
-            let message = format!("{} is not supported, and left out.", suites.unknown.join(", "));
-            self.report.warning("InvalidAnnotation", &field, message, fix);
-        }
-        Some(Arc::new(suites))
-    }
-
-    fn warn_of_unused(&mut self, options: &TlsOptions) {
-        let (auth, proxy) = (AuthTlsOptions::default(), ProxySslOptions::default());
-        let unused = [
-            ("auth-tls", options.auth.secret.is_none() && options.auth != auth),
-            ("proxy-ssl", options.proxy.secret.is_none() && options.proxy != proxy),
-        ];
-        for (family, is_unused) in unused {
-            if is_unused {
-                let message = format!("{family}-* has no effect without {family}-secret.");
-                let fix = format!("Add {}.", annotation_field(&format!("{family}-secret")));
-                self.report.warning("UnusedAnnotation", "metadata.annotations", message, fix);
-            }
-        }
-    }
-}
-
 /// The Secret that an annotation names, which must be in the Ingress's own namespace: whoever may write an Ingress must not get at
 /// the Secrets of others through it (`allow-cross-namespace-resources` of ingress-nginx, off by default since 1.12).
 pub(crate) fn secret_name(written: &str, namespace: &Arc<str>) -> Result<Name, String> {
@@ -474,13 +390,6 @@ pub(crate) fn secret_name(written: &str, namespace: &Arc<str>) -> Result<Name, S
     match name.is_empty() || name.contains('/') {
         true => Err(format!("{written:?} is not the name of a Secret")),
         false => Ok(Name { namespace: own.clone(), name: name.into() }),
-    }
-}
-
-fn shown_instead(settings: &Settings, whose: &str) -> String {
-    match settings.tls.default_certificate {
-        Some(_) => format!("{whose} shown the default certificate"),
-        None => format!("{whose} shown a stand-in certificate, which no client trusts"),
     }
 }
 

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use ahash::{AHashMap, AHashSet};
 use rustls::pki_types::{PrivateKeyDer, ServerName, pem::PemObject};
 use tidegate_crd::core::Secret;
 
 use super::{
     annotations::{ProxySslOptions, annotation_field},
     finding::Report,
-    objects::{Name, Objects},
+    objects::Objects,
     tls::secret_name,
     tls_secret::{self, CERTIFICATE, KEY, SecretFault},
 };
@@ -25,8 +24,43 @@ pub(crate) enum BackendTlsFault {
     Annotation { name: &'static str, message: String, fix: &'static str },
 }
 
+/// How the pods of an Ingress with `backend-protocol` HTTPS or GRPCS are spoken to; `None` if it cannot be done as the annotations
+/// say, which is reported: its requests must be answered 503 then.
+pub(crate) fn for_ingress(
+    objects: &Objects,
+    namespace: &Arc<str>,
+    options: &ProxySslOptions,
+    h2: bool,
+    report: &mut Report<'_>,
+) -> Option<Arc<BackendTls>> {
+    let secret = match options.secret.as_deref().map(|written| secret_name(written, namespace)).transpose() {
+        Ok(name) => name,
+        Err(message) => {
+            let field = annotation_field("proxy-ssl-secret");
+            let message = format!("{message}; every request is answered 503.");
+            report.error("InvalidSecretName", &field, message, "Name a Secret of the Ingress's own namespace.");
+            return None;
+        }
+    };
+    let stored = secret.as_ref().map(|name| (name, objects.secrets.get(name)));
+    if let Some((name, None)) = stored {
+        let message = format!("there is no Secret {name}; every request is answered 503.");
+        let fix = "Create the Secret, with the CAs of the pods in ca.crt, or correct the name.";
+        report.error("MissingSecret", &annotation_field("proxy-ssl-secret"), message, fix);
+        return None;
+    }
+    let secret = stored.and_then(|(_, stored)| stored).map(|stored| &stored.object);
+    let tls = backend_tls(secret, options, h2).inspect_err(|fault| fault.report(report)).ok()?;
+    if !tls.is_verified {
+        let message = "the pods' certificates are not verified: whoever stands between can read and change everything.";
+        let fix = "Add proxy-ssl-secret with their CAs in ca.crt, proxy-ssl-name, and proxy-ssl-verify: \"on\".";
+        report.warning("UnverifiedBackend", &annotation_field("backend-protocol"), message, fix);
+    }
+    Some(tls)
+}
+
 /// How pods are spoken to with TLS. Without a Secret the other options have no effect, and nothing is verified: ingress-nginx's
-/// rule, which manifests rely on; whoever calls warns of it where [`BackendTls::is_verified`] is false. `h2` for HTTP/2.
+/// rule, which manifests rely on. `h2` for HTTP/2.
 ///
 /// # Errors
 /// If verification was asked for and cannot be done, or the certificate to show cannot be read.
@@ -102,67 +136,6 @@ fn client(secret: &Secret) -> Result<Option<ClientKey>, BackendTlsFault> {
     let key = PrivateKeyDer::from_pem_slice(key)
         .map_err(|_| fault("InvalidPrivateKey", KEY, "it holds no private key in PEM form.".to_owned()))?;
     Ok(Some((chain, key)))
-}
-
-/// What was made for pods in this compile, so that Ingresses with the same options share it.
-#[derive(Default)]
-pub(crate) struct BackendTlsMaker {
-    made: AHashMap<(Option<Name>, ProxySslOptions, bool), Arc<BackendTls>>,
-    /// Whose pods are not verified, and who has been told.
-    told: AHashSet<Name>,
-}
-
-impl BackendTlsMaker {
-    /// TLS to the pods of `ingress`. `None` if it cannot be as the annotations say, which is reported: then requests are answered
-    /// 503.
-    pub(crate) fn make(
-        &mut self,
-        objects: &Objects,
-        ingress: &Name,
-        options: &ProxySslOptions,
-        h2: bool,
-        report: &mut Report<'_>,
-    ) -> Option<Arc<BackendTls>> {
-        let secret = match options.secret.as_deref().map(|written| secret_name(written, &ingress.namespace)).transpose()
-        {
-            Ok(secret) => secret,
-            Err(message) => {
-                let fix = "Name a Secret of the Ingress's own namespace.";
-                let field = annotation_field("proxy-ssl-secret");
-                report.error("InvalidAnnotation", &field, format!("{message}. Every request is answered 503."), fix);
-                return None;
-            }
-        };
-        let key = (secret, options.clone(), h2);
-        let tls = match self.made.get(&key) {
-            Some(made) => made.clone(),
-            None => {
-                let made = made(objects, key.0.as_ref(), options, h2).map_err(|fault| fault.report(report)).ok()?;
-                self.made.entry(key).or_insert(made).clone()
-            }
-        };
-        if !tls.is_verified && self.told.insert(ingress.clone()) {
-            let message = "the certificates of its pods are not verified, as in ingress-nginx.";
-            let fix = "Add proxy-ssl-secret (ca.crt), proxy-ssl-verify: \"on\" and proxy-ssl-name.";
-            report.info("UnverifiedPods", &annotation_field("backend-protocol"), message, fix);
-        }
-        Some(tls)
-    }
-}
-
-fn made(
-    objects: &Objects,
-    name: Option<&Name>,
-    options: &ProxySslOptions,
-    h2: bool,
-) -> Result<Arc<BackendTls>, BackendTlsFault> {
-    let missing = |name: &Name| BackendTlsFault::Annotation {
-        name: "proxy-ssl-secret",
-        message: format!("there is no Secret {name}."),
-        fix: "Create the Secret, or correct the name.",
-    };
-    let secret = name.map(|name| objects.secrets.get(name).ok_or_else(|| missing(name))).transpose()?;
-    backend_tls(secret.map(|secret| &secret.object), options, h2)
 }
 
 impl BackendTlsFault {

@@ -87,7 +87,7 @@ pub(super) fn findings<'a>(
     for fault in faults {
         // What is missing stands where the rest is.
         let Secret { data, string_data, .. } = &stored.object;
-        let in_data = data.as_ref().map_or(string_data.is_none(), |data| data.contains_key(fault.key));
+        let in_data = data.as_ref().map_or_else(|| string_data.is_none(), |data| data.contains_key(fault.key));
         let in_text = string_data.as_ref().is_some_and(|text| !in_data || text.contains_key(fault.key));
         let field = format!("{}[{:?}]", if in_text { "stringData" } else { "data" }, fault.key);
         if fault.is_error {

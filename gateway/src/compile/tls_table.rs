@@ -4,11 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use ahash::AHashMap;
 
-use super::{
-    objects::Name,
-    settings::Settings,
-    tls::{Choice, Draft},
-};
+use super::{objects::Name, settings::Settings, tls::Draft, tls_choice::Choice};
 use crate::{
     route::{HostName, Owner},
     tls::{Certificate, CertificateRow, ConfigSpec, Identity, Serve, Source, TlsConfig, TlsHost, TlsTable},
@@ -74,8 +70,9 @@ impl<'a> TableBuilder<'a> {
     pub(super) fn build(
         mut self,
         mut drafts: AHashMap<HostName, Draft>,
-        unruled: AHashMap<HostName, Choice>,
+        mut unruled: AHashMap<HostName, Choice>,
     ) -> (TlsTable, Configs) {
+        unruled.retain(|name, _| !drafts.contains_key(name));
         let any = drafts.remove(&HostName::Any).unwrap_or_default();
         let shown = self.shown_by_default("it has no certificate of its own");
         let default = self.host(HostName::Any, any.without_choice(), shown);
@@ -94,16 +91,13 @@ impl<'a> TableBuilder<'a> {
         }
         let default_is_special = self.is_special(&default);
         for (name, draft) in exact {
-            let (shown, fallback_is_special) = match by_suffix.get(suffix(&name)) {
-                Some((shown, is_special)) => (self.shown(&name, draft.choice.as_ref(), Some(shown)), *is_special),
-                None => (self.shown(&name, draft.choice.as_ref(), None), default_is_special),
-            };
-            let says_nothing = draft.choice.is_none();
-            let host = self.host(name, draft, shown);
+            let wildcard = by_suffix.get(suffix(&name));
             // It would be found the same way without an entry.
-            if !(says_nothing && !fallback_is_special && !self.is_special(&host)) {
-                hosts.push(host);
+            if draft.says_nothing() && !wildcard.map_or(default_is_special, |(_, is_special)| *is_special) {
+                continue;
             }
+            let shown = self.shown(&name, draft.choice.as_ref(), wildcard.map(|(shown, _)| shown));
+            hosts.push(self.host(name, draft, shown));
         }
         for (name, choice) in unruled {
             // Its requests are for the rules of any host, and so it asks what they ask. Under a wildcard they are not.
@@ -186,6 +180,12 @@ impl<'a> TableBuilder<'a> {
 }
 
 impl Draft {
+    /// Whether no Ingress says anything about TLS.
+    fn says_nothing(&self) -> bool {
+        let is_plain = self.suites.is_none() && self.prefer_server_order != Some(true) && !self.passthrough;
+        self.choice.is_none() && self.client_auth.is_none() && is_plain
+    }
+
     /// What is asked of clients, as of another host.
     fn without_choice(&self) -> Self {
         Self {

@@ -279,6 +279,73 @@ fn what_did_not_change_is_taken_over() {
     assert_eq!(same, ["*", "a.com", "aa.a.com"]);
 }
 
+/// An alias must be no side door.
+#[test]
+fn an_alias_asks_what_its_host_asks() {
+    let ca = Ca::new("ca");
+    let manifests = tls_secret("a", &ca.leaf(&["a.com", "b.com"]))
+        + &secret("clients", &[("ca.crt", &ca.pem)])
+        + &ingress("a", &[("auth-tls-secret", "clients")], "[{secretName: a}]", &["a.com"])
+        + &ingress("d", &[], "[]", &["d.com"]);
+    let mut objects = Objects::default();
+    for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &manifests).documents {
+        objects.apply(document);
+    }
+    let settings = Settings::default();
+    let mut compiler = TlsCompiler::new(&objects, &settings, None);
+    for (name, stored) in objects.ingresses.iter() {
+        let mut report = Report::on(Kind::Ingress, "default", "a", &stored.origin);
+        let options = crate::compile::annotations::IngressOptions::read(&stored.object, &mut report);
+        compiler.add(name, &stored.object, &options.tls, &mut report);
+    }
+    let exact = |name: &str| HostName::Exact(name.into());
+    for alias in ["b.com", "c.com", "d.com"] {
+        compiler.add_alias(exact(alias), exact("a.com"));
+    }
+    let table = compiler.finish().table;
+    let identity = |host: &str| table.client_auth(host).map(|auth| auth.identity());
+    assert_eq!(identity("b.com"), identity("a.com"));
+    assert_eq!(identity("c.com"), identity("a.com"));
+    assert_eq!(identity("d.com"), None, "it is a host itself");
+    assert!(matches!(table.find("b.com").source, Source::Ingress { .. }));
+    assert!(matches!(table.find("c.com").source, Source::StandIn { .. }), "the certificate is not for it");
+}
+
+#[test]
+fn pods_are_spoken_to_as_the_annotations_say_or_not_at_all() {
+    use crate::compile::{annotations::ProxySslOptions, tls_backend::for_ingress};
+    let ca = Ca::new("pods");
+    let mut objects = Objects::default();
+    let manifest = secret("pods", &[("ca.crt", &ca.pem)]) + &secret("empty", &[("x", "y")]);
+    for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &manifest).documents {
+        objects.apply(document);
+    }
+    for (secret, verify, name, expected) in [
+        (None, false, None, (Some(false), "UnverifiedBackend")),
+        (None, true, Some("a.b"), (Some(false), "UnverifiedBackend")),
+        (Some("pods"), false, None, (Some(false), "UnverifiedBackend")),
+        (Some("default/pods"), true, Some("a.b"), (Some(true), "")),
+        (Some("pods"), true, None, (None, "InvalidAnnotation")),
+        (Some("empty"), true, Some("a.b"), (None, "InvalidCa")),
+        (Some("gone"), false, None, (None, "MissingSecret")),
+        (Some("other/pods"), false, None, (None, "InvalidSecretName")),
+    ] {
+        let options = ProxySslOptions {
+            secret: secret.map(Into::into),
+            verify,
+            name: name.map(Into::into),
+            ..ProxySslOptions::default()
+        };
+        let origin = Origin::synthetic("test");
+        let mut report = Report::on(Kind::Ingress, "default", "a", &origin);
+        let tls = for_ingress(&objects, &"default".into(), &options, false, &mut report);
+        let findings = report.into_findings();
+        let reason = findings.first().map_or("", |finding| finding.reason);
+        assert_eq!((tls.map(|tls| tls.is_verified), reason), expected, "{options:?}");
+        assert!(findings.len() <= 1);
+    }
+}
+
 /// Everything a table says.
 fn words(snapshot: &crate::snapshot::Snapshot) -> String {
     let mut hosts: Vec<String> = snapshot

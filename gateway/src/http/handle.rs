@@ -1,6 +1,6 @@
 //! The story of a request.
 
-use std::{borrow::Cow, cell::RefCell, net::IpAddr, ops::ControlFlow, rc::Rc, time::Duration};
+use std::{borrow::Cow, cell::RefCell, net::IpAddr, ops::ControlFlow, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     snapshot::Snapshot,
-    tls::{check_client, write_headers},
+    tls::{ClientAuth, check_client, write_headers},
 };
 
 /// Where HTTPS is served to the outside world (RFC 9110 4.2.2).
@@ -89,7 +89,7 @@ async fn answer(
     let (mut parts, ()) = request.into_parts();
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
-    admit(client, &snapshot, host, &mut parts)?;
+    let auth = admit(client, &snapshot, host)?;
 
     // Where it goes, and what its rule makes of it.
     let path = target::path(&parts.uri)?;
@@ -105,6 +105,10 @@ async fn answer(
             ControlFlow::Break(response) => return Ok(response.map(Ready::own)),
         }
     }
+    if let Some(auth) = auth.filter(|_| client.tls.is_none()) {
+        // Only now: most such requests have been sent to https.
+        check_client(auth, None).map_err(Failure::not_let_in)?;
+    }
     let (rule, backend, upstream, pinned, hash) = match decision {
         Decision::NotFound { .. } => return Err(Failure::NO_RULE),
         Decision::Unavailable { rule, reason } => return Err(Failure::unavailable(rule.backend.service(), reason)),
@@ -113,12 +117,16 @@ async fn answer(
     limit(upload, rule.policy.body_limit)?;
     let permit = upstream.endpoints.admit().map_err(|why| Failure::full(backend.service(), why))?;
 
+    let scheme = facts.scheme;
     let upgrade = match &extended {
         Some(extended) => Some(extended.protocol.clone()),
         None => headers::wanted_upgrade(&parts, upload).cloned(),
     };
+    if let Some(auth) = auth {
+        let certificate = client.tls.as_ref().and_then(|secured| secured.certificate.as_deref());
+        write_headers(&mut parts.headers, auth, certificate);
+    }
     let mut told = told(client, &parts, &ip, asked_host.clone());
-    let scheme = facts.scheme;
     if !edits.is_nothing() {
         headers::prepare(&mut parts, &mut told, upload);
         edits.apply(&mut parts);
@@ -230,19 +238,17 @@ fn for_client(
     Ok((head, said))
 }
 
-/// Whether this connection may ask for this host, and its client at all; tells the pod who the client is.
-fn admit(client: &Client, snapshot: &Snapshot, host: &str, parts: &mut Parts) -> Result<(), Failure> {
-    let secured = client.tls.as_ref();
-    if let Some(secured) = secured
-        && !snapshot.tls.serves(&secured.config, secured.sni.as_deref(), host)
-    {
+/// Whether this connection may ask for this host, and its client at all; what the host demands of clients.
+fn admit<'a>(client: &Client, snapshot: &'a Snapshot, host: &str) -> Result<Option<&'a Arc<ClientAuth>>, Failure> {
+    let auth = snapshot.tls.client_auth(host);
+    let Some(secured) = &client.tls else { return Ok(auth) };
+    if !snapshot.tls.serves(&secured.config, secured.sni.as_deref(), host) {
         return Err(Failure::MISDIRECTED);
     }
-    let Some(auth) = snapshot.tls.client_auth(host) else { return Ok(()) };
-    let certificate = secured.and_then(|secured| secured.certificate.as_deref());
-    check_client(auth, certificate).map_err(Failure::not_let_in)?;
-    write_headers(&mut parts.headers, auth, certificate);
-    Ok(())
+    if let Some(auth) = auth {
+        check_client(auth, secured.certificate.as_deref()).map_err(Failure::not_let_in)?;
+    }
+    Ok(auth)
 }
 
 /// Gives the answer the body it goes with, and a changed protocol its tunnel.

@@ -11,6 +11,21 @@
 //! | the client's certificate, and what pods hear of it | `client_auth`, `client_certificate` |
 //! | TLS to pods | `backend` |
 //! | every limit | [`limits`] |
+//!
+//! Where this differs from ingress-nginx, whose annotations it reads:
+//!
+//! - A resumed session's client certificate is judged anew, by the CAs and revocation lists of the moment. nginx believes the ticket.
+//! - `auth-tls-match-cn` matches from the beginning of an attribute; with nginx `O=CN=admin` would do for `CN=admin`.
+//! - A host that asks for client certificates asks for them without TLS, too ([`check_client`] with nothing shown): nginx lets plain
+//!   requests pass if they are not redirected.
+//! - A request for a host whose certificate the client was not shown is answered 421; nginx does that for client authentication only.
+//! - Hosts that `spec.tls` lists and no rule names are shown their certificate if the Ingress serves any host.
+//! - Of several Secrets that list a host one for each kind of key is used, not the first alone.
+//! - `proxy-ssl-verify: on` needs `proxy-ssl-name`, which must be among the subject alternative names; a common name does not do.
+//!   TLS 1.3 is spoken to pods, too. Without `proxy-ssl-verify` nothing is verified, as there, and that is a finding.
+//! - The client's order of suites counts unless `ssl-prefer-server-ciphers: "true"`; all that are left are equally safe.
+//! - `ssl-passthrough` needs no flag. Secrets of other namespaces are refused, as they are there since 1.12.
+//! - An OCSP response comes with the Secret (key `tls.ocsp`, DER) and is shown until its `nextUpdate`; none is fetched.
 
 mod accept;
 mod backend;

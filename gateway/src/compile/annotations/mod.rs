@@ -262,6 +262,12 @@ pub(crate) fn config_map_fields<'a>(
     pairs.map(|pair| field(pair).ok_or_else(|| format!("{} cannot be set on answers", pair.0))).collect()
 }
 
+/// Whether an Ingress has one of ingress-nginx's annotations, by its name without the prefix.
+pub(crate) fn has_annotation(ingress: &Ingress, name: &str) -> bool {
+    let annotations = ingress.metadata.annotations.iter().flat_map(BTreeMap::keys);
+    annotations.filter_map(|key| key.strip_prefix(PREFIX)).any(|short| short == name)
+}
+
 /// The field of one of ingress-nginx's annotations, by its name without the prefix.
 pub(crate) fn annotation_field(name: &str) -> String {
     format!("metadata.annotations[\"{PREFIX}{name}\"]")

@@ -1,4 +1,4 @@
-//! What concerns TLS: clients' certificates and suites, TLS that ends at a pod, TLS to pods.
+//! The annotations of an Ingress that concern TLS: rows as in `annotations`, and what they say.
 
 use http::HeaderValue;
 
@@ -46,7 +46,7 @@ impl Default for AuthTlsOptions {
 }
 
 /// How pods are spoken to with TLS. Without a Secret nothing of it has any effect (ingress-nginx).
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ProxySslOptions {
     /// `NAMESPACE/NAME` or `NAME`, as written.
     pub(crate) secret: Option<Box<str>>,
@@ -215,6 +215,7 @@ pub(super) const ROWS: &[Row] = &[
     ),
 ];
 
+/// All of them hold for a whole host. The line of doc says what a row means.
 impl AuthTlsOptions {
     /// The pattern for the subject, if any.
     pub(crate) fn pattern(&self) -> Result<Option<SubjectPattern>, &'static str> {

@@ -31,7 +31,13 @@ impl Builder<'_> {
         let main: Vec<usize> = (0..mains.len()).filter(|at| !mains[*at].options.canary.enabled).collect();
         for (host, mode) in self.modes.sorted() {
             let at = main[mode.oldest];
-            let mut one = One { main: &mains[at], rank: at, report: &mut reports[at], policies: Shared::default() };
+            let mut one = One {
+                main: &mains[at],
+                rank: at,
+                report: &mut reports[at],
+                policies: Shared::default(),
+                tls_to_pods: [None, None],
+            };
             if !mode.has_root && self.routes.host(host).is_some_and(|host| host.default.is_none()) {
                 self.speak_for_the_rest(&mut one, host);
             }
@@ -103,6 +109,8 @@ impl Builder<'_> {
                     let field = format!("metadata.annotations[\"{}server-alias\"]", annotations::PREFIX);
                     let message = format!("{alias} belongs to {holder} already, so it is no alias of {host}.");
                     report.warning("AliasTaken", &field, message, "Remove the alias, or the other use of the name.");
+                } else {
+                    self.tls.add_alias(alias.clone(), host.clone());
                 }
             }
         }

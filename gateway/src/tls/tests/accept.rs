@@ -11,7 +11,7 @@ use tokio::{
 use super::support::{Ca, Client, Pair, Server, World, ingress, name, snapshot, tls_secret, version};
 use crate::{
     compile::settings::{Settings, TlsSettings},
-    tls::{AcceptError, Accepted, MinVersion, limits::TlsLimits},
+    tls::{AcceptError, Accepted, Acceptor, MinVersion, Terminated, limits::TlsLimits},
 };
 
 const STAND_IN: &str = "no certificate is configured for this host";
@@ -143,7 +143,7 @@ async fn a_host_is_passed_through_with_all_that_was_read() {
         let pod = Ca::new("pod").leaf(&["a.com"]);
         let manifests = tls_secret("a", &pod) + &ingress("a", &[], "[{secretName: a}]", &["a.com", "x.foo.com"]);
         let pod = snapshot(&manifests);
-        let outcome = crate::tls::Acceptor::default().accept_after(&pod.tls, stream, hello).await.unwrap();
+        let outcome = Acceptor::default().accept_after(&pod.tls, stream, hello).await.unwrap();
         let Accepted::Terminated(mut terminated) = outcome else { panic!() };
         terminated.stream.write_all(b"hi").await.unwrap();
         terminated.stream.flush().await.unwrap();
@@ -252,4 +252,15 @@ async fn a_hello_in_pieces() {
     let met = Client::new().connect(relay_addr, "a.com").await.unwrap();
     assert_eq!(met.shown, "a.com");
     server.terminated().await;
+}
+
+/// What a connection takes beside rustls's own buffers and keys, and what it takes until the handshake is over. May only go down.
+#[tokio::test]
+async fn a_connection_is_small() {
+    let server = Server::start(&snapshot("")).await;
+    assert!(size_of::<Terminated>() <= 1_280, "{}", size_of::<Terminated>());
+    let (table, stream) = (server.table(), TcpStream::connect(server.addr).await.unwrap());
+    let acceptor = Acceptor::default();
+    let future = acceptor.accept(&table, stream);
+    assert!(size_of_val(&future) <= 4_736, "{}", size_of_val(&future));
 }
