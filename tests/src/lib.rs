@@ -2,6 +2,7 @@
 //! clients that speak plain bytes.
 
 pub mod client;
+pub mod h2;
 pub mod net;
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};

@@ -60,6 +60,7 @@ pub(crate) fn for_client(response: &mut Response<PodBody>, client: Version) -> R
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return Err("switched protocols unasked");
     }
+    check_status(response.status(), response.headers())?;
     check_framing(response.headers())?;
     remove_hop_by_hop(response.headers_mut());
     // The Ingress conformance suite wants a `Server` on every answer, and its own back end sends none. The name alone: a version
@@ -73,6 +74,18 @@ pub(crate) fn for_client(response: &mut Response<PodBody>, client: Version) -> R
         response.body_mut().end_with_close();
     }
     Ok(())
+}
+
+/// There are five classes (RFC 9110 15), and 205 has no content (15.3.6).
+fn check_status(status: StatusCode, headers: &HeaderMap) -> Result<(), &'static str> {
+    if status.as_u16() > 599 {
+        return Err("answered with a status that there is not");
+    }
+    match headers.get(header::CONTENT_LENGTH) {
+        Some(length) if length == "0" => Ok(()),
+        Some(_) | None if status != StatusCode::RESET_CONTENT => Ok(()),
+        Some(_) | None => Err("answered 205 with content"),
+    }
 }
 
 /// Where the length of an answer could be read in two ways it is not passed on (RFC 9112 6.3).

@@ -118,6 +118,8 @@ fn lengths() -> Vec<Row> {
         bad("a length of 2^64 + 2", ok("Content-Length: 18446744073709551618\r\n\r\nok")),
         bad("a length and chunks", ok("Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
         bad("chunks and a length", ok("Transfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
+        bad("205 with content", "HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok"),
+        bad("205 without a length", "HTTP/1.1 205 Reset Content\r\n\r\nok"),
         bad("xchunked", ok("Transfer-Encoding: xchunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
         bad("gzip, chunked", ok("Transfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
         bad("chunked, chunked", ok("Transfer-Encoding: chunked, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n")),
@@ -170,7 +172,7 @@ fn accepted() -> Vec<Row> {
             "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         ),
         good(304, "", "304 with content", poisoned("HTTP/1.1 304 Not Modified\r\nContent-Length: 6\r\n\r\n")),
-        good(205, "", "205 with content", "HTTP/1.1 205 Reset Content\r\nContent-Length: 2\r\n\r\nok"),
+        good(205, "", "205", "HTTP/1.1 205 Reset Content\r\nContent-Length: 0\r\n\r\n"),
         Row { method: "HEAD", ..good(200, "", "HEAD with content", poisoned(&ok("Content-Length: 6\r\n\r\n"))) },
         Row {
             method: "HEAD",

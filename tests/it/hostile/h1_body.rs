@@ -12,7 +12,7 @@ fn good(content: &str) -> String {
 }
 
 pub(super) fn rows() -> Vec<Row> {
-    let bad = |name: &'static str, content: &str| refused(400, name, chunks(content)).in_content();
+    let bad = |name: &'static str, content: &str| refused(400, name, chunks(content));
     let read = |name: &'static str, content: &str| passed("POST /x", name, good(content));
     vec![
         bad("no size", "\r\nabc\r\n0\r\n\r\n"),

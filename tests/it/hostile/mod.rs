@@ -42,21 +42,11 @@ struct Row {
     content: Option<&'static str>,
     /// Fields of the first; `None` for those it must not have.
     fields: Vec<(&'static str, Option<&'static str>)>,
-    /// It may reach the back end in part: it went wrong in its content.
-    may_be_cut: bool,
 }
 
 /// Bytes that are refused, with nothing for the back end.
 fn refused(status: u16, name: &'static str, bytes: impl Into<Vec<u8>>) -> Row {
-    Row {
-        name,
-        bytes: bytes.into(),
-        statuses: vec![status],
-        sees: Vec::new(),
-        content: None,
-        fields: Vec::new(),
-        may_be_cut: false,
-    }
+    Row { name, bytes: bytes.into(), statuses: vec![status], sees: Vec::new(), content: None, fields: Vec::new() }
 }
 
 /// Bytes that get no answer at all.
@@ -77,11 +67,6 @@ impl Row {
     fn field(mut self, name: &'static str, value: Option<&'static str>) -> Self {
         self.fields.push((name, value));
         self
-    }
-
-    /// It may be noticed only when a part of it is on its way.
-    fn in_content(self) -> Self {
-        Self { may_be_cut: true, ..self }
     }
 }
 
@@ -131,7 +116,7 @@ fn judge(row: &Row, seen: Vec<Seen>) -> Result<(), String> {
         match seen {
             Seen::Request(request) => requests.push(request),
             Seen::Malformed(why) => return Err(format!("the back end was sent {why}")),
-            // One may arrive late, with another row.
+            // Requests that go wrong in their content all go to /cut. Their end may be noticed late, with another row.
             Seen::Cut(target) if target.starts_with("/cut") => {}
             Seen::Cut(target) => return Err(format!("the back end was sent a part of {target}")),
         }
