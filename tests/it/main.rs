@@ -4,6 +4,7 @@ mod broken;
 mod dns;
 mod examples;
 mod explain;
+mod h2spec;
 mod hostile;
 mod ingress_conformance;
 mod services;

@@ -35,6 +35,7 @@ pub(crate) fn for_pod(request: &mut Request<()>, client: &Client, upload: &Uploa
     remove_hop_by_hop(headers);
     remove_underscored(headers);
     headers.remove(PROXY);
+    join_cookies(headers);
     // It says what X-Forwarded-For says, and no more can be believed.
     headers.remove(header::FORWARDED);
     if takes_trailers {
@@ -144,6 +145,15 @@ fn remove_underscored(headers: &mut HeaderMap) {
     }
 }
 
+/// HTTP/2 may bring a cookie in crumbs, which HTTP/1 knows in one piece only (RFC 9113 8.2.3).
+fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(header::COOKIE).iter().nth(1).is_some()
+        && let Some(whole) = joined(headers, &header::COOKIE, b"; ")
+    {
+        headers.insert(header::COOKIE, whole);
+    }
+}
+
 /// Says who asked, and how. What the client said itself survives only under a name of its own.
 fn add_forwarded(headers: &mut HeaderMap, client: &Client) {
     replace_original(headers, FORWARDED_FOR, ORIGINAL_FORWARDED_FOR, client.ip.clone());
@@ -157,7 +167,7 @@ fn add_forwarded(headers: &mut HeaderMap, client: &Client) {
 }
 
 fn replace_original(headers: &mut HeaderMap, name: HeaderName, original: HeaderName, value: HeaderValue) {
-    match joined(headers, &name) {
+    match joined(headers, &name, b", ") {
         Some(said) => headers.insert(original, said),
         None => headers.remove(original),
     };
@@ -165,13 +175,13 @@ fn replace_original(headers: &mut HeaderMap, name: HeaderName, original: HeaderN
 }
 
 /// The values of a field as one, as RFC 9110 5.3 allows.
-fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<HeaderValue> {
+fn joined(headers: &HeaderMap, name: &HeaderName, comma: &[u8]) -> Option<HeaderValue> {
     let mut values = headers.get_all(name).iter();
     let first = values.next()?;
     let Some(second) = values.next() else { return Some(first.clone()) };
     let mut all = BytesMut::from(first.as_bytes());
     for value in std::iter::once(second).chain(values) {
-        all.extend_from_slice(b", ");
+        all.extend_from_slice(comma);
         all.extend_from_slice(value.as_bytes());
     }
     HeaderValue::from_maybe_shared(all.freeze()).ok()
@@ -248,6 +258,22 @@ mod tests {
         let mut all = headers(&[("x_real_ip", "1"), ("x-real-ip", "2"), ("a_", "3")]);
         remove_underscored(&mut all);
         assert_eq!(names(&all), ["x-real-ip"]);
+    }
+
+    #[test]
+    fn crumbs_become_a_cookie() {
+        let mut all = headers(&[("cookie", "a=b"), ("x", "y"), ("cookie", "c=d; e=f")]);
+        join_cookies(&mut all);
+        assert_eq!(all.get_all("cookie").iter().collect::<Vec<_>>(), ["a=b; c=d; e=f"]);
+    }
+
+    #[test]
+    fn there_are_five_classes_of_statuses_and_205_has_no_content() {
+        let check = |status: u16, fields: &[(&str, &str)]| {
+            check_status(StatusCode::from_u16(status).unwrap(), &headers(fields)).is_ok()
+        };
+        assert!(check(200, &[]) && check(599, &[]) && check(205, &[("content-length", "0")]));
+        assert!(!check(600, &[]) && !check(999, &[]) && !check(205, &[]) && !check(205, &[("content-length", "2")]));
     }
 
     #[test]

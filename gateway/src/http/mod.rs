@@ -4,10 +4,10 @@
 //! of connections to pods and its view of the configuration. Only the counters are common to all. It knows rules and
 //! endpoints, never Kubernetes: whatever is configurable arrives compiled, in a [`Snapshot`].
 //!
-//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `refusals` is the table of what is
-//! refused, by `head_guard` and `target`; `headers` what is removed and added; `forward` tries pods, `upstream` is a connection to one, `pool` keeps
-//! them; `body` streams both ways; `failure` maps what went wrong to a status; `connection` is a client's connection;
-//! `worker` listens and drains; [`limits`] holds every limit.
+//! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes; `refusals` is the
+//! table of what is refused, by `head_guard` and `target`; `headers` what is removed and added; `forward` tries pods,
+//! `upstream` is a connection to one, `pool` keeps them; `body` streams both ways; `failure` maps what went wrong to a
+//! status; `connection` is a client's connection; `worker` listens and drains; [`limits`] holds every limit.
 
 mod account;
 mod attempts;

@@ -28,6 +28,9 @@ fn refused(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
     check_coding(request.headers())?;
     check_length(request.headers_mut())?;
     check_expectation(request)?;
+    if request.version() == Version::HTTP_2 {
+        check_values(request.headers())?;
+    }
     check_host(request)?;
     if request.uri().authority().is_some() {
         to_origin_form(request, is_tls)?;
@@ -124,6 +127,14 @@ fn check_expectation(request: &Request<()>) -> Result<(), Refusal> {
     let mut expectations = request.headers().get_all(header::EXPECT).iter();
     let is_known = expectations.all(|expectation| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"));
     if is_known || request.version() == Version::HTTP_10 { Ok(()) } else { Err(Refusal::Expectation) }
+}
+
+/// RFC 9113 8.2.1. The parser of HTTP/1 takes such white space off.
+fn check_values(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut values = headers.values().map(HeaderValue::as_bytes);
+    let padded = values.any(|value| is_space(value.first()) || is_space(value.last()));
+    if padded { Err(Refusal::PaddedValue) } else { Ok(()) }
 }
 
 /// RFC 9112 3.2: none, several or a bad one is a 400. HTTP/1.0 knows no Host; it is given an empty one, as the RFC asks

