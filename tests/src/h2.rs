@@ -157,8 +157,8 @@ pub struct Reader<R> {
 }
 
 impl<R: AsyncReadExt + Unpin> Reader<R> {
-    /// Reads from here on. The client must have announced a header table of size 0 ([`hello`]): only then can a status be
-    /// read without a memory.
+    /// Reads from here on. The client must have announced a header table of size 0 ([`hello`]): only then can a status
+    /// be read without a memory.
     pub fn new(stream: R) -> Self {
         Self { stream, buffer: Vec::new(), ended: None }
     }

@@ -1,8 +1,8 @@
 //! What is refused, with which status.
 //!
-//! Where an RFC allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read differently is
-//! how requests are smuggled. The rows of [`Refusal`] are what this gateway decides itself. The rest of the table is decided
-//! below it, or is no refusal:
+//! Where an RFC allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read differently
+//! is how requests are smuggled. The rows of [`Refusal`] are what this gateway decides itself. The rest of the table is
+//! decided below it, or is no refusal:
 //!
 //! | what | answer | by | rule |
 //! |---|---|---|---|

@@ -53,7 +53,8 @@ pub(crate) fn path(request: &Request<()>) -> Result<Cow<'_, str>, Failure> {
     }
 }
 
-/// Refuses a path that comes under `rule` as we read it, and under another as some pods do. Costs nothing for usual paths.
+/// Refuses a path that comes under `rule` as we read it, and under another as some pods do. Costs nothing for usual
+/// paths.
 pub(crate) fn check_undisputed(
     routes: &RouteTable,
     host: &str,
@@ -67,9 +68,10 @@ pub(crate) fn check_undisputed(
     }
 }
 
-/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6); extended CONNECT (RFC 8441) is another
-/// thing, and WebSocket the only protocol that pods speak. TRACE would show the client the fields that were added on the way
-/// (9.3.8); nginx refuses it, too. Methods are words in capitals: `get` is none (9.1), and nginx says 400.
+/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6); extended CONNECT (RFC 8441) is
+/// another thing, and WebSocket the only protocol that pods speak. TRACE would show the client the fields that were
+/// added on the way (9.3.8); nginx refuses it, too. Methods are words in capitals: `get` is none (9.1), and nginx says
+/// 400.
 fn check_method(request: &Request<()>) -> Result<(), Refusal> {
     let protocol = request.extensions().get::<Protocol>();
     match *request.method() {
@@ -162,8 +164,8 @@ fn check_host(request: &mut Request<()>) -> Result<(), Refusal> {
 }
 
 /// `GET http://host/path`, and every request of HTTP/2: the host in the target is the one that counts, and replaces the
-/// field (RFC 9112 3.2.2). The scheme must be the connection's, but not in HTTP/2, where a balancer that took off TLS cannot
-/// have changed it.
+/// field (RFC 9112 3.2.2). The scheme must be the connection's, but not in HTTP/2, where a balancer that took off TLS
+/// cannot have changed it.
 fn to_origin_form(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
     let uri = request.uri();
     match uri.scheme_str() {

@@ -57,8 +57,8 @@ pub(super) fn refused(status: u16, name: &'static str, bytes: Vec<u8>) -> Row {
     answered(status, name, bytes)
 }
 
-/// A request that is malformed (RFC 9113 8.1.1). An error of a stream may be treated as one of the connection (5.4), and the
-/// h2 crate does so wherever a field's bytes are not those of a field.
+/// A request that is malformed (RFC 9113 8.1.1). An error of a stream may be treated as one of the connection (5.4),
+/// and the h2 crate does so wherever a field's bytes are not those of a field.
 pub(super) fn reset(name: &'static str, bytes: Vec<u8>) -> Row {
     Row::any(name, &[Verdict::Reset(code::PROTOCOL_ERROR), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
 }

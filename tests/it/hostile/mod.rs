@@ -1,8 +1,8 @@
 //! What strangers send, and what must not come of it.
 //!
 //! Each row is raw bytes on a client's connection (or, in `answers`, on a back end's). For each the tests say what the
-//! client is answered, and that the back end saw either nothing or exactly one well-formed request; and they make sure that
-//! the next client, whose request takes the same connection to the back end, gets its own answer.
+//! client is answered, and that the back end saw either nothing or exactly one well-formed request; and they make sure
+//! that the next client, whose request takes the same connection to the back end, gets its own answer.
 
 mod answers;
 mod h1_body;
@@ -70,8 +70,8 @@ impl Row {
     }
 }
 
-/// A gateway with one worker, so that all requests take the same connection to the back end, and rules to lead astray from:
-/// `/admin` is closed, by a guard that there is not.
+/// A gateway with one worker, so that all requests take the same connection to the back end, and rules to lead astray
+/// from: `/admin` is closed, by a guard that there is not.
 async fn bed(recorder: &str) -> (Bed, Recorder) {
     let net = Net::next();
     let back_end = Recorder::start(net.ip(2)).await;

@@ -1,5 +1,5 @@
-//! A parser of HTTP/1.1 requests that forgives nothing: the judge of what a back end was sent. It shares no code with the
-//! gateway, nor with any library.
+//! A parser of HTTP/1.1 requests that forgives nothing: the judge of what a back end was sent. It shares no code with
+//! the gateway, nor with any library.
 
 /// A request that is well formed in every byte.
 #[derive(Clone, Debug, PartialEq, Eq)]
