@@ -5,6 +5,8 @@ mod dns;
 mod endpoints;
 mod examples;
 mod explain;
+mod h2spec;
+mod hostile;
 mod ingress_conformance;
 mod never_drop;
 mod policy;

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod echo;
+pub mod h2;
 pub mod load;
 pub mod net;
 pub mod process;

@@ -1,14 +1,14 @@
 //! Refuses what hyper's parser lets through in the bytes of a client's HTTP/1 connection, before hyper sees it.
 //!
 //! hyper takes LF alone for the end of a line (RFC 9112 2.2 allows that), drops all but one of several equal
-//! Content-Lengths, drops Content-Length beside Transfer-Encoding, and puts no narrow limit on a chunk's size line. Once it
-//! has parsed a head, nobody can tell. So this reads along: lines only, not their content, but for the two fields that say
-//! where the next head begins. It is stricter than hyper wherever the two could disagree about that; the tests set it before
-//! hyper itself and compare.
+//! Content-Lengths, drops Content-Length beside Transfer-Encoding, and puts no narrow limit on a chunk's size line.
+//! Once it has parsed a head, nobody can tell. So this reads along: lines only, not their content, but for the two
+//! fields that say where the next head begins. It is stricter than hyper wherever the two could disagree about that;
+//! the tests set it before hyper itself and compare.
 //!
 //! How it refuses: it lets the bytes before the offending one pass, and nothing after it. In a head it then gives hyper
-//! bytes that no head can have, so that hyper answers 400 and closes, in its turn after the answers to earlier requests; in
-//! content it gives an error, which the reader of the content sees as a bad chunk.
+//! bytes that no head can have, so that hyper answers 400 and closes, in its turn after the answers to earlier
+//! requests; in content it gives an error, which the reader of the content sees as a bad chunk.
 //!
 //! Who reads from a client's socket
 //! - keeps one guard for each HTTP/1 connection, and reads through [`HeadGuard::filter`] and [`HeadGuard::instead`];
@@ -28,8 +28,8 @@ use super::refusals::Refusal;
 /// longest number and a little white space.
 const MAX_REMEMBERED: usize = 48;
 
-/// Longest size line of a chunk. Its extensions mean nothing to anybody but AWS (`;chunk-signature=` and 64 digits); RFC
-/// 9112 7.1.1 asks for a limit.
+/// Longest size line of a chunk. Its extensions mean nothing to anybody but AWS (`;chunk-signature=` and 64 digits);
+/// RFC 9112 7.1.1 asks for a limit.
 const MAX_CHUNK_LINE: u16 = 256;
 
 /// No head is ever like this, however it began: a line with a NUL, and the end of the head.
@@ -107,8 +107,8 @@ impl HeadGuard {
         self.refusal
     }
 
-    /// To be called with what was just read: `buf` from byte `start` on, in the order in which it came. Takes back what is
-    /// refused and all that follows it.
+    /// To be called with what was just read: `buf` from byte `start` on, in the order in which it came. Takes back what
+    /// is refused and all that follows it.
     pub(crate) fn filter(&mut self, buf: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {
         let read = buf.filled().len() - start;
         let passed = self.check(&buf.filled()[start..]);
@@ -131,8 +131,8 @@ impl HeadGuard {
         }
     }
 
-    /// The connection changes its protocol, and this looks no further. Fails if it has refused something already: what the
-    /// client sent in advance is not complete then, and the protocol must not be changed.
+    /// The connection changes its protocol, and this looks no further. Fails if it has refused something already: what
+    /// the client sent in advance is not complete then, and the protocol must not be changed.
     #[cfg_attr(not(test), expect(dead_code, reason = "for those who answer 101"))]
     pub(crate) fn release(&mut self) -> Result<(), Refusal> {
         match self.refusal {
@@ -274,7 +274,8 @@ impl HeadGuard {
                     if self.length.is_some() {
                         return Err(Refusal::RepeatedLength);
                     }
-                    // hyper would read a number behind however much white space; what came in pieces may have lost its end.
+                    // hyper would read a number behind however much white space; what came in pieces may have lost its
+                    // end.
                     let is_whole = line.len() < MAX_REMEMBERED;
                     self.length = Some(number(value).filter(|_| is_whole).ok_or(Refusal::BadLength)?);
                 }

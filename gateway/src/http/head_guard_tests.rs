@@ -140,8 +140,8 @@ impl AsyncWrite for Guarded {
     }
 }
 
-/// What hyper makes of `stream`, sent in these pieces, behind a guard: the content of each request (`None`: it was broken
-/// off), and the statuses it answered.
+/// What hyper makes of `stream`, sent in these pieces, behind a guard: the content of each request (`None`: it was
+/// broken off), and the statuses it answered.
 fn served(stream: &[u8], pieces: &[usize]) -> (Vec<Option<Vec<u8>>>, Vec<u16>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let seen: Rc<RefCell<Vec<Option<Vec<u8>>>>> = Rc::default();

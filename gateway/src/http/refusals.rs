@@ -1,8 +1,8 @@
 //! What is refused, with which status.
 //!
-//! Where an RFC allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read differently is
-//! how requests are smuggled. The rows of [`Refusal`] are what this gateway decides itself. The rest of the table is decided
-//! below it, or is no refusal:
+//! Where an RFC allows leniency we refuse: a gateway gains nothing from guessing, and what two parties read differently
+//! is how requests are smuggled. The rows of [`Refusal`] are what this gateway decides itself. The rest of the table is
+//! decided below it, or is no refusal:
 //!
 //! | what | answer | by | rule |
 //! |---|---|---|---|
@@ -67,6 +67,8 @@ pub(crate) enum Refusal {
     Path(Malformed),
     /// A path that comes under one rule as we read it, and under another as some pods do.
     DisputedPath,
+    /// HTTP/2: a value with white space at an end, which HTTP/1 would not tell from what is around it.
+    PaddedValue,
     /// An expectation other than `100-continue`.
     Expectation,
 }
@@ -112,6 +114,7 @@ impl Refusal {
             Self::TargetTooLong => close(414, "the request's target is too long", "RFC 9110 15.5.15"),
             Self::Path(malformed) => path(malformed),
             Self::DisputedPath => close(400, "the request's path can be read in two ways", "RFC 3986 6.2.2, 7.3"),
+            Self::PaddedValue => close(400, "a field's value begins or ends with white space", "RFC 9113 8.2.1"),
             Self::Expectation => close(417, "this expectation cannot be met", "RFC 9110 10.1.1"),
         }
     }
@@ -151,7 +154,7 @@ const fn keep(status: u16, text: &'static str, rule: &'static str) -> Row {
 mod tests {
     use super::*;
 
-    const ALL: [Refusal; 27] = [
+    const ALL: [Refusal; 28] = [
         Refusal::BareLf,
         Refusal::RepeatedLength,
         Refusal::BadLength,
@@ -178,6 +181,7 @@ mod tests {
         Refusal::Path(Malformed::AboveRoot),
         Refusal::Path(Malformed::Disguised),
         Refusal::DisputedPath,
+        Refusal::PaddedValue,
         Refusal::Expectation,
     ];
 

@@ -28,6 +28,9 @@ fn refused(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
     check_coding(request.headers())?;
     check_length(request.headers_mut())?;
     check_expectation(request)?;
+    if request.version() == Version::HTTP_2 {
+        check_values(request.headers())?;
+    }
     check_host(request)?;
     if request.uri().authority().is_some() {
         to_origin_form(request, is_tls)?;
@@ -59,9 +62,10 @@ pub(crate) fn check_undisputed(routes: &RouteTable, host: &str, uri: &Uri, rule:
     }
 }
 
-/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6); extended CONNECT (RFC 8441) is another
-/// thing, and WebSocket the only protocol that pods speak. TRACE would show the client the fields that were added on the way
-/// (9.3.8); nginx refuses it, too. Methods are words in capitals: `get` is none (9.1), and nginx says 400.
+/// CONNECT asks for a tunnel, which a reverse proxy does not give (RFC 9110 9.3.6); extended CONNECT (RFC 8441) is
+/// another thing, and WebSocket the only protocol that pods speak. TRACE would show the client the fields that were
+/// added on the way (9.3.8); nginx refuses it, too. Methods are words in capitals: `get` is none (9.1), and nginx says
+/// 400.
 fn check_method(request: &Request<()>) -> Result<(), Refusal> {
     let protocol = request.extensions().get::<Protocol>();
     match *request.method() {
@@ -121,6 +125,14 @@ fn check_expectation(request: &Request<()>) -> Result<(), Refusal> {
     if is_known || request.version() == Version::HTTP_10 { Ok(()) } else { Err(Refusal::Expectation) }
 }
 
+/// RFC 9113 8.2.1. The parser of HTTP/1 takes such white space off.
+fn check_values(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let mut values = headers.values().map(HeaderValue::as_bytes);
+    let padded = values.any(|value| is_space(value.first()) || is_space(value.last()));
+    if padded { Err(Refusal::PaddedValue) } else { Ok(()) }
+}
+
 /// RFC 9112 3.2: none, several or a bad one is a 400. HTTP/1.0 knows no Host; it is given an empty one, as the RFC asks
 /// for where there is nothing to say. HTTP/2 has `:authority` for it; if both are there they must be the same (RFC 9113
 /// 8.3.1).
@@ -146,8 +158,8 @@ fn check_host(request: &mut Request<()>) -> Result<(), Refusal> {
 }
 
 /// `GET http://host/path`, and every request of HTTP/2: the host in the target is the one that counts, and replaces the
-/// field (RFC 9112 3.2.2). The scheme must be the connection's, but not in HTTP/2, where a balancer that took off TLS cannot
-/// have changed it.
+/// field (RFC 9112 3.2.2). The scheme must be the connection's, but not in HTTP/2, where a balancer that took off TLS
+/// cannot have changed it.
 fn to_origin_form(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
     let uri = request.uri();
     match uri.scheme_str() {

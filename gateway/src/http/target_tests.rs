@@ -97,6 +97,8 @@ fn what_is_refused() {
         ("POST", "/", h11, length("+3"), Refusal::BadLength),
         ("POST", "/", h11, length(""), Refusal::BadLength),
         ("POST", "/", h11, length("3, 3"), Refusal::BadLength),
+        ("GET", "http://c.d/", h2, vec![("x", "y\t")], Refusal::PaddedValue),
+        ("GET", "http://c.d/", h2, vec![("x", " ")], Refusal::PaddedValue),
         ("POST", "/", h11, vec![("host", "a"), ("expect", "102-more")], Refusal::Expectation),
     ] {
         assert_eq!(checked(method, target, version, &fields, false), Err(refusal), "{method} {target} {fields:?}");

@@ -1,8 +1,8 @@
 //! The intermediate representation of routing, and matching on it. Pure: no async, no clock, no I/O, no Kubernetes.
 //!
-//! Whatever API a rule came from, here it is a [`Rule`] under a [`Host`]; nobody downstream knows the difference.
-//! A rule does not hold its endpoints but the number of its [`Upstream`](crate::snapshot::Upstream) in the snapshot: endpoints change
-//! every second in a large cluster, rules do not, and so the table of rules is taken over whole.
+//! Whatever API a rule came from, here it is a [`Rule`] under a [`Host`]; nobody downstream knows the difference. A
+//! rule does not hold its endpoints but the number of its [`Upstream`](crate::snapshot::Upstream) in the snapshot:
+//! endpoints change every second in a large cluster, rules do not, and so the table of rules is taken over whole.
 //!
 //! `hosts` finds the host, `paths` the rule, by the path as [`normalise`](mod@normalise) reads it; [`policy`] and [`filter`] are what is done with its requests, [`split`] sends
 //! some of them elsewhere; `pattern` and `template` are texts of users', compiled; `sticky` is the data of cookie affinity,
@@ -44,8 +44,8 @@ pub struct Rule {
     pub split: Option<Box<split::Split>>,
     /// What else is done with them.
     pub policy: Arc<policy::Policy>,
-    /// Whether a request on this rule may be given a cookie: only where the rule's own Ingress asks for affinity. A cookie
-    /// that is already there is honoured on every rule of the same upstream.
+    /// Whether a request on this rule may be given a cookie: only where the rule's own Ingress asks for affinity. A
+    /// cookie that is already there is honoured on every rule of the same upstream.
     pub issues_cookie: bool,
     /// Counters, inherited from configuration to configuration.
     pub stats: Arc<stats::RuleStats>,

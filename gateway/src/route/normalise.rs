@@ -1,9 +1,9 @@
 //! What a request's path means: the form of it that rules are asked about.
 //!
-//! A rule that guards `/admin` must be asked about whatever a pod may take for `/admin`. So escapes are decoded, slashes
-//! merged and dot segments resolved before a rule is chosen, as nginx does (`ngx_http_parse_complex_uri`); the pod is sent
-//! the path as the client wrote it. What pods read differently is refused if that could lead past a rule. RFC 3986 6.2.2
-//! names the equivalences, 3.3 the characters.
+//! A rule that guards `/admin` must be asked about whatever a pod may take for `/admin`. So escapes are decoded,
+//! slashes merged and dot segments resolved before a rule is chosen, as nginx does (`ngx_http_parse_complex_uri`); the
+//! pod is sent the path as the client wrote it. What pods read differently is refused if that could lead past a rule.
+//! RFC 3986 6.2.2 names the equivalences, 3.3 the characters.
 //!
 //! | in a path | is | because |
 //! |---|---|---|
@@ -41,8 +41,9 @@ pub enum Malformed {
     Disguised,
 }
 
-/// The path that rules are asked about: begins with `/`, and has no escape (but `%25`, `%5C` and bytes that are no UTF-8,
-/// in capitals), no empty element and no `.` or `..`. Borrowed if `path` is in that form already, as nearly all are.
+/// The path that rules are asked about: begins with `/`, and has no escape (but `%25`, `%5C` and bytes that are no
+/// UTF-8, in capitals), no empty element and no `.` or `..`. Borrowed if `path` is in that form already, as nearly all
+/// are.
 pub fn normalise(path: &str) -> Result<Cow<'_, str>, Malformed> {
     match is_usual(path.as_bytes())? {
         true => Ok(Cow::Borrowed(path)),
@@ -63,10 +64,10 @@ pub fn normalise(path: &str) -> Result<Cow<'_, str>, Malformed> {
     }
 }
 
-/// The path as the laxest pod reads it, if that is another than [`normalise`] gives: `..` stands where it is, `\` is a slash,
-/// and parameters are cut off. It is safe to choose a rule by the normal path only if this one finds the same rule, and to be
-/// refused if not: else `/admin/../open` goes under the rule of `/open` to a pod that sees `/admin/`, and `/admin;x` under the
-/// rule of `/` to one that sees `/admin`.
+/// The path as the laxest pod reads it, if that is another than [`normalise`] gives: `..` stands where it is, `\` is a
+/// slash, and parameters are cut off. It is safe to choose a rule by the normal path only if this one finds the same
+/// rule, and to be refused if not: else `/admin/../open` goes under the rule of `/open` to a pod that sees `/admin/`,
+/// and `/admin;x` under the rule of `/` to one that sees `/admin`.
 pub fn other_reading(path: &str) -> Option<String> {
     if is_usual(path.as_bytes()) != Ok(false) {
         return None;

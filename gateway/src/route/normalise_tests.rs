@@ -218,8 +218,8 @@ proptest! {
         prop_assert!(!normal.split('/').any(|element| matches!(element, "." | "..")), "{} of {}", normal, path);
     }
 
-    /// However a pod reads a path, it does not come to a place under /admin unless the rules were asked about /admin: by
-    /// the normal path or, if there is one, by the other reading (if then the two disagree, the path is refused).
+    /// However a pod reads a path, it does not come to a place under /admin unless the rules were asked about /admin:
+    /// by the normal path or, if there is one, by the other reading (if then the two disagree, the path is refused).
     #[test]
     fn no_reading_leads_past_a_rule(path in path()) {
         let Ok(normal) = normalise(&path) else { return Ok(()) };

@@ -137,6 +137,10 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
         }
         framing = HeadFraming::Chunked;
     }
+    // RFC 9110 15.3.6: it has no content, and its length must say so.
+    if status == StatusCode::RESET_CONTENT && framing != HeadFraming::Length(0) {
+        return Err("answered 205 with content");
+    }
     Ok(AnswerHead { status, headers, keep_alive, framing })
 }
 
@@ -223,6 +227,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n",
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
             "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 205 Reset\r\n\r\n",
+            "HTTP/1.1 205 Reset\r\nContent-Length: 1\r\n\r\n",
             &format!("HTTP/1.1 200 OK\r\n{}\r\n", "a: b\r\n".repeat(101)),
             &format!("HTTP/1.1 200 OK\r\na: {}\r\n\r\n", "b".repeat(5000)),
             &format!("HTTP/1.1 200 OK\r\na: {}", "b".repeat(5000)),
