@@ -229,7 +229,17 @@ impl Demo {
         let program = program().to_owned();
         let log = env::temp_dir().join(format!("tidegate-demo-{}.log", std::process::id()));
         let mut command = Command::new(&program);
-        command.args(["demo", "--http", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--dns", "127.0.0.1:0"]);
+        command.args([
+            "demo",
+            "--http",
+            "127.0.0.1:0",
+            "--https",
+            "127.0.0.1:0",
+            "--admin",
+            "127.0.0.1:0",
+            "--dns",
+            "127.0.0.1:0",
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a file for the log"));
         let mut child = command.spawn().expect("the demo starts");
         let stdout = child.stdout.take().expect("it is piped");

@@ -290,6 +290,7 @@ impl Node {
         [
             ("--manifests", text(&self.manifests.0)),
             ("--http", self.http().to_string()),
+            ("--https", SocketAddr::new(self.net.ip(1), 8443).to_string()),
             ("--admin", self.admin().to_string()),
             ("--dns", self.dns().to_string()),
             ("--node-address", self.net.ip(1).to_string()),

@@ -42,6 +42,7 @@ use super::{
 };
 use crate::route::{
     Backend, HostName, Owner, PathMatch, RouteTable, Rule,
+    normalise::normalise,
     pattern::Pattern,
     policy::{Policy, Transport},
     stats::RuleStats,
@@ -258,9 +259,11 @@ impl<'a> Builder<'a> {
     fn matcher(&self, one: &mut One<'_, '_>, host: &HostName, written: &Written, field: &str) -> Option<PathMatch> {
         let options = &one.main.options;
         let Some(by) = self.modes.get(host).and_then(|mode| mode.regex.as_ref()) else {
+            // Requests are matched by what their path means, and so are rules: /caf%C3%A9 and /café are one.
+            let path = normalise(&written.path).map_or_else(|_| written.path.clone(), |normal| Arc::from(normal));
             return Some(match written.kind {
-                PathType::Exact => PathMatch::Exact(written.path.clone()),
-                PathType::Prefix => PathMatch::Prefix(written.path.clone()),
+                PathType::Exact => PathMatch::Exact(path),
+                PathType::Prefix => PathMatch::Prefix(path),
             });
         };
         let field = format!("{field}.path");

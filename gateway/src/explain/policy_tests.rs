@@ -119,10 +119,12 @@ fn redirects_say_why() {
 ";
     ask("GET http://force.com/a", &[], expected);
     let expected = r"
- 1. Host: there are rules for force.com by name.
- 2. Path: /a is taken by Prefix / of Ingress default/force, the longest prefix that matches.
- 3. Backend: the requests of this rule go to Service default/beta:80.
- 4. Endpoints: 1 of 1 can be used.
+ 1. TLS: nothing is configured for force.com; it is served like any host.
+ 2. Certificate: of nobody: a stand-in that no client trusts, as it has no certificate of its own: ECDSA, for stand-in.tidegate.invalid, until Jan  1 00:00:00 2050 +00:00.
+ 3. Host: there are rules for force.com by name.
+ 4. Path: /a is taken by Prefix / of Ingress default/force, the longest prefix that matches.
+ 5. Backend: the requests of this rule go to Service default/beta:80.
+ 6. Endpoints: 1 of 1 can be used.
 
 → this endpoint: it is the only one
   100.0 %  10.0.1.1:8080
@@ -132,7 +134,7 @@ fn redirects_say_why() {
 
 #[test]
 fn everything_that_is_not_the_default_is_said() {
-    let expected = r"
+    let expected = r#"
  1. Host: there are rules for all.com by name.
  2. Path: /X/y is taken by Regex /x/(.*) of Ingress default/all, the longest pattern that matches; the host is in regex mode.
  3. Rewrite: the pod is asked for the path /y?z and the host web.internal.
@@ -146,10 +148,11 @@ fn everything_that_is_not_the_default_is_said() {
 11. Retries: no other pod is tried.
 12. Body limit: content may be of any length.
 13. Access log: the request is not logged.
+14. Finding: test.yaml:39: warning[UnverifiedBackend] Ingress default/all metadata.annotations["nginx.ingress.kubernetes.io/backend-protocol"]: the pods' certificates are not verified: whoever stands between can read and change everything. Fix: Add proxy-ssl-secret with their CAs in ca.crt, proxy-ssl-name, and proxy-ssl-verify: "on".
 
 → this endpoint: it is the only one
   100.0 %  10.0.1.1:8080
-";
+"#;
     ask("GET http://all.com/X/y?z", &[], expected);
 }
 

@@ -99,7 +99,6 @@ async fn answer(
     let mut edits = Edits::default();
     if let Some(rule) = decision.rule() {
         account.rule = Some(rule.stats.clone());
-        target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
         match on_request(rule, &facts) {
             ControlFlow::Continue(wanted) => edits = wanted,
             ControlFlow::Break(response) => return Ok(response.map(Ready::own)),
@@ -114,6 +113,7 @@ async fn answer(
         Decision::Unavailable { rule, reason } => return Err(Failure::unavailable(rule.backend.service(), reason)),
         Decision::Forward { rule, backend, upstream, pinned, hash } => (rule, backend, upstream, pinned, hash),
     };
+    target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
     limit(upload, rule.policy.body_limit)?;
     let permit = upstream.endpoints.admit().map_err(|why| Failure::full(backend.service(), why))?;
 

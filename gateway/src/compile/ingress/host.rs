@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use tidegate_crd::ingress::HTTPIngressPath;
 
 use super::super::finding::Report;
-use crate::route::HostName;
+use crate::route::{HostName, normalise::normalise};
 
 /// A host, in any case; empty or `*` for any. The error says what is wrong with it, and what to do.
 pub(crate) fn parse(host: &str) -> Result<HostName, (String, &'static str)> {
@@ -61,6 +61,9 @@ impl Written {
         if strict && let Some(part) = ["//", "/./", "/../", "%2f", "%5c"].into_iter().find(|part| lower.contains(part))
         {
             return bad(report, format!("{text:?} contains {part:?}, which the API does not allow."));
+        }
+        if strict && normalise(&text).is_err() {
+            return bad(report, format!("{text:?} is not a path that a request can have."));
         }
         let kind = match path.path_type.as_str() {
             "Exact" => PathType::Exact,

@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, Method, StatusCode, header};
+use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Frame;
 use tokio_util::io::poll_read_buf;
 
@@ -20,7 +20,7 @@ use super::{
     framing::{Framing, Taken},
     head::{AnswerHead, HeadReader},
     io::PodIo,
-    sending::{Coding, Sending, Unsent},
+    sending::{Coding, Sending, Unsent, remove_forbidden_trailers},
     watchdog::Watchdog,
 };
 use crate::http::upload::Upload;
@@ -254,11 +254,9 @@ impl Exchange {
     }
 }
 
-/// Trailers that may be passed on: none that would change how the message is read (RFC 9110 6.5.1).
+/// Trailers that may be passed on.
 fn trailer_frame(mut trailers: HeaderMap) -> Option<Frame<Bytes>> {
-    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::TRAILER] {
-        trailers.remove(name);
-    }
+    remove_forbidden_trailers(&mut trailers);
     (!trailers.is_empty()).then(|| Frame::trailers(trailers))
 }
 
