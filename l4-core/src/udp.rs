@@ -101,7 +101,7 @@ fn open_flow(
     let stats = &target.port.stats;
     let caller = Client { ip: client.ip().to_canonical(), now: now() };
     let Decision::Choose(set) = target.decide(&frontend.frontend, caller.ip, &table) else {
-        stats.refused.add(1);
+        stats.mine().refused.add(1);
         return Ok(None);
     };
     let Some(index) = choose(set, set.candidates(caller), avoid) else { return Ok(None) };
@@ -112,13 +112,14 @@ fn open_flow(
         Err(error) => {
             tracing::debug!(service = %target.port.config.name, %endpoint, %error, "endpoint not reached");
             set.state(index).count_connect_failure();
-            stats.connect_failed.add(1);
+            stats.mine().connect_failed.add(1);
             return Ok(None);
         }
     };
     if set.affinity_timeout().is_some() {
         let hit = set.remembered(caller) == Some(index);
-        if hit { &stats.affinity_hits } else { &stats.affinity_misses }.add(1);
+        let mine = stats.mine();
+        if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
     }
     set.chosen(caller, index);
     let flow = Rc::new(Flow {
