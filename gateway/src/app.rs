@@ -21,6 +21,7 @@ use tidegate_l4::{
 use tokio::sync::{mpsc as channel, watch};
 
 use crate::{
+    access_log::{AccessLog, LogOptions},
     admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
     compile::{allocate::Allocations, compile, health_check::HealthCheck, objects::Objects, settings::Settings},
     control::{
@@ -45,6 +46,9 @@ pub enum Source {
     Given(Batch),
 }
 
+/// How long the end of the process waits for the access log to be written.
+const LOG_GRACE: Duration = Duration::from_secs(1);
+
 /// What to run.
 #[derive(Debug)]
 pub struct Options {
@@ -66,6 +70,10 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Whether addresses handed out are remembered over a restart.
     pub remember: bool,
+    /// The access log, if there is to be one.
+    pub access_log: Option<LogOptions>,
+    /// Whether `/metrics` also has the names of ingress-nginx.
+    pub nginx_metrics: bool,
 }
 
 /// A running Tidegate.
@@ -75,6 +83,7 @@ pub struct App {
     control: mpsc::Sender<Change>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     status: Arc<RuntimeStatus>,
+    access_log: Option<AccessLog>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
     admin: SocketAddr,
@@ -100,9 +109,10 @@ impl App {
             Some(addr) => Some(DnsServer::bind(addr).await.with_context(|| cannot_listen("--dns", addr))?),
             None => None,
         };
-        let stats = Arc::new(HttpStats::default());
+        let access_log = options.access_log.map(AccessLog::start).transpose().context("cannot open the access log")?;
+        let stats = HttpStats::of_workers(options.workers.max(1));
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
-        let workers = Workers::start(options.workers, &empty, &stats)?;
+        let workers = Workers::start(&empty, &stats, access_log.as_ref())?;
         let (snapshot_tx, mut snapshots) = watch::channel(None);
         let (zone_tx, zones) = watch::channel(None);
         let status = Arc::new(RuntimeStatus::default());
@@ -124,7 +134,9 @@ impl App {
         let state = Arc::new(AdminState {
             snapshot: snapshots.clone(),
             runtime: status.clone(),
-            http: Some(stats),
+            http: stats,
+            access_log: access_log.as_ref().map(|log| log.stats().clone()),
+            nginx_metrics: options.nginx_metrics,
             explain: answer,
         });
         tokio::spawn(admin::serve(admin_listener, state, stop(stopped.clone())));
@@ -137,7 +149,17 @@ impl App {
         snapshots.wait_for(Option::is_some).await.context("the control thread ended")?;
         // Only now: before the first configuration every request would be answered 404.
         workers.tell_each(http.into_iter().map(Command::OpenHttp));
-        Ok(Self { workers, control, snapshots, status, stop_servers, http: http_addr, admin, dns: dns_addr })
+        Ok(Self {
+            workers,
+            control,
+            snapshots,
+            status,
+            access_log,
+            stop_servers,
+            http: http_addr,
+            admin,
+            dns: dns_addr,
+        })
     }
 
     /// Where HTTP is served.
@@ -170,6 +192,11 @@ impl App {
         &self.status
     }
 
+    /// The access log, if there is one.
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
+    }
+
     /// One line for each listener.
     pub fn listening(&self) -> String {
         let mut lines = vec![format!("listening  http   {}", self.http), format!("listening  admin  {}", self.admin)];
@@ -190,6 +217,10 @@ impl App {
         self.status.set_draining();
         drop(self.control.send(Change::Stop));
         self.workers.drain(timeout).await;
+        if let Some(log) = self.access_log.clone() {
+            // The workers have handed over what they had.
+            drop(tokio::task::spawn_blocking(move || log.finish(LOG_GRACE)).await);
+        }
     }
 }
 

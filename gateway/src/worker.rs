@@ -3,7 +3,14 @@
 //! A worker serves both planes. It is told what to do through a channel, in order: first the snapshot, then the sockets
 //! that need it.
 
-use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    net::TcpListener,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tidegate_l4::{limits::Limits, listen::Socket, table::Frontend, worker::L4Worker};
 use tokio::{
@@ -12,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::{AccessLog, WorkerLog},
     http::{HttpLimits, HttpStats, HttpWorker},
     snapshot::Snapshot,
 };
@@ -58,17 +66,20 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers, which serve nothing until they are told to.
+    /// Starts a worker for each of `stats`, which serve nothing until they are told to.
     ///
     /// # Errors
     /// If a thread or its runtime cannot be made.
-    pub fn start(count: usize, snapshot: &Arc<Snapshot>, stats: &Arc<HttpStats>) -> io::Result<Self> {
+    pub fn start(snapshot: &Arc<Snapshot>, stats: &[Arc<HttpStats>], log: Option<&AccessLog>) -> io::Result<Self> {
         let mut senders = Vec::new();
-        for number in 0..count.max(1) {
+        for (number, own) in stats.iter().enumerate() {
             let (sender, commands) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (snapshot, stats) = (snapshot.clone(), stats.clone());
-            let serve = move || LocalSet::new().block_on(&runtime, serve(commands, snapshot, stats));
+            let (snapshot, own, log, count) = (snapshot.clone(), own.clone(), log.cloned(), stats.len());
+            let serve = move || {
+                let log = log.map(|log| Rc::new(log.worker(number, count)));
+                LocalSet::new().block_on(&runtime, serve(commands, snapshot, own, log));
+            };
             thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
             senders.push(sender);
         }
@@ -109,9 +120,18 @@ impl Workers {
     }
 }
 
-async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Snapshot>, stats: Arc<HttpStats>) {
+async fn serve(
+    mut commands: mpsc::UnboundedReceiver<Command>,
+    snapshot: Arc<Snapshot>,
+    stats: Arc<HttpStats>,
+    log: Option<Rc<WorkerLog>>,
+) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::new(HttpLimits::default(), snapshot, stats);
+    if let Some(log) = &log {
+        http.log_to(log.clone());
+        tokio::task::spawn_local(log.keep_time());
+    }
     let mut draining = false;
     while let Some(command) = commands.recv().await {
         let result = match command {
@@ -134,9 +154,12 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
             Command::OpenHttp(listener) => http.open(listener),
             Command::Drain(timeout, done) => {
                 draining = true;
-                let (l4, http) = (l4.clone(), http.clone());
+                let (l4, http, log) = (l4.clone(), http.clone(), log.clone());
                 tokio::task::spawn_local(async move {
-                    tokio::join!(l4.drain(timeout), http.drain(timeout));
+                    drain(timeout, &l4, &http).await;
+                    if let Some(log) = log {
+                        log.flush();
+                    }
                     let _ = done.send(());
                 });
                 Ok(())
@@ -151,4 +174,13 @@ async fn serve(mut commands: mpsc::UnboundedReceiver<Command>, snapshot: Arc<Sna
             tracing::error!("a worker cannot use a socket it was given: {error}");
         }
     }
+}
+
+/// Lets everything end, and says how that went.
+async fn drain(timeout: Duration, l4: &L4Worker, http: &HttpWorker) {
+    let (begun, connections) = (Instant::now(), l4.connections() + http.connections());
+    tokio::join!(l4.drain(timeout), http.drain(timeout));
+    let took = begun.elapsed();
+    let worker = thread::current().name().unwrap_or_default().to_owned();
+    tracing::info!(worker, connections, took_ms = took.as_millis(), cut = took >= timeout, "worker drained");
 }

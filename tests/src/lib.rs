@@ -49,6 +49,8 @@ impl Bed {
             workers: 2,
             drain_timeout: Duration::from_secs(1),
             remember: false,
+            access_log: None,
+            nginx_metrics: false,
         };
         change(&mut options);
         let app = App::start(options).await.expect("Tidegate starts");

@@ -20,6 +20,8 @@ const UNEXPECTED: &str = "the answer of the admin address is not what was expect
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
+        access_log: args.see.access_log(),
+        nginx_metrics: args.see.nginx_metrics,
         source: Source::Files(args.manifests),
         settings: args.serve.settings(),
         http: args.http,
@@ -45,13 +47,17 @@ pub(super) async fn serve(
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
     ready(&app)?;
-    signals.next().await;
+    signals.end(&app).await;
     let seconds = drain_timeout.as_secs_f64();
     tracing::info!("draining: connections have {seconds} s to end; a second signal cuts them");
     let drained = tokio::select! {
         () = app.drain(drain_timeout) => true,
         () = signals.next() => false,
     };
+    if !drained {
+        // Cut connections are over at once; their requests are logged before the process ends.
+        drop(tokio::time::timeout(CUT_GRACE, app.drain(Duration::ZERO)).await);
+    }
     tracing::info!("{}", if drained { "drained" } else { "cut" });
     drop(app);
     Ok(ExitCode::SUCCESS)
@@ -152,6 +158,9 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// How long cutting connections may take.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
 /// Ctrl-C and SIGTERM.
 pub(super) struct Signals {
     #[cfg(unix)]
@@ -173,6 +182,28 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+
+    /// Waits for the end; meanwhile SIGHUP opens the access log anew. Without one, SIGHUP ends the process, as it does everywhere.
+    #[cfg(unix)]
+    async fn end(&mut self, app: &App) {
+        use tokio::signal::unix::{SignalKind, signal};
+        let log = app.access_log().and_then(|log| Some((log, signal(SignalKind::hangup()).ok()?)));
+        let Some((log, mut hangup)) = log else { return self.next().await };
+        loop {
+            tokio::select! {
+                () = self.next() => return,
+                _ = hangup.recv() => {
+                    log.reopen();
+                    tracing::info!("access log opened anew");
+                }
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    async fn end(&mut self, _: &App) {
+        self.next().await;
     }
 
     #[cfg(not(unix))]

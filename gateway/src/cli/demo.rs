@@ -65,6 +65,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             workers: commands::default_workers(),
             drain_timeout: commands::DEMO_DRAIN,
             remember: false,
+            access_log: None,
+            nginx_metrics: false,
         };
         let code = commands::serve(options, |app| introduce(app, &pods)).await;
         drop(pods);

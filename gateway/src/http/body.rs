@@ -149,12 +149,18 @@ impl Body for AnswerBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let body = match &mut self.content {
-            Content::Text(text) => return Poll::Ready(text.take().map(|text| Ok(Frame::data(text)))),
+            Content::Text(text) => {
+                let text = text.take();
+                self.account.sent(text.as_ref().map_or(0, Bytes::len));
+                return Poll::Ready(text.map(|text| Ok(Frame::data(text))));
+            }
             Content::Pod(body) => body,
         };
         let polled = body.poll(cx);
-        if let Poll::Ready(Some(Err(why))) = &polled {
-            self.account.note(why.kind());
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.account.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(why))) => self.account.note(why.kind()),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

@@ -18,8 +18,10 @@ use super::{
     client_io::ClientIo,
     handle::handle,
     limits::HttpLimits,
+    stats::ConnectionKind,
     worker::{Phase, Shared},
 };
+use crate::access_log::ConnectionFacts;
 
 /// What reading on after an early answer uses for a buffer.
 const LINGER_BUFFER_BYTES: usize = 16 << 10;
@@ -36,12 +38,20 @@ pub(crate) struct Client {
     pub(crate) unread: Cell<bool>,
     /// The connection must end with a reset, because its proper end would look like the end of an answer.
     pub(crate) reset: Cell<bool>,
+    /// What the access log says about the connection, if there is one.
+    pub(crate) facts: Option<Rc<ConnectionFacts>>,
 }
 
 /// Serves a client until it or we have had enough.
 pub(crate) async fn serve(worker: Rc<Shared>, stream: TcpStream, peer: SocketAddr, port: HeaderValue) {
     let ip = HeaderValue::try_from(peer.ip().to_canonical().to_string()).expect("an IP address is a valid value");
-    let client = Rc::new(Client { worker, ip, port, unread: Cell::new(false), reset: Cell::new(false) });
+    let facts = worker.log().map(|log| {
+        let local = stream.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+        Rc::new(log.connection(peer, local, None))
+    });
+    let kinds = [ConnectionKind::Http, ConnectionKind::H1];
+    let _open = kinds.map(|kind| worker.stats.open(kind));
+    let client = Rc::new(Client { worker, ip, port, unread: Cell::new(false), reset: Cell::new(false), facts });
     let worker = &client.worker;
     let mut phase = worker.phase.subscribe();
     let io = TokioIo::new(ClientIo::new(stream, worker.stats.clone(), worker.limits.client_stall));

@@ -1,11 +1,12 @@
 //! Takes a request to a pod and brings back the head of its answer.
 
-use std::{fmt, rc::Rc, sync::Arc};
+use std::{fmt, rc::Rc, sync::Arc, time::Instant};
 
 use http::{HeaderValue, Method, Request, Response};
 use tidegate_l4::endpoints::EndpointIndex;
 
 use super::{
+    account::Account,
     attempts::Attempts,
     body::PodBody,
     connection::Client,
@@ -40,16 +41,22 @@ pub(crate) struct Answered {
 /// Another pod is tried only while not one byte was sent. A request on a connection that was kept, and that the pod
 /// closed at that moment, goes to the same pod again on a new one: if nothing was sent, or if it is one that may be
 /// repeated (RFC 9112 9.3.1).
-pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Result<Answered, Failure> {
+pub(crate) async fn forward(
+    trip: &Trip<'_>,
+    account: &mut Account,
+    mut request: Request<Upload>,
+) -> Result<Answered, Failure> {
     let worker = &trip.client.worker;
     let mut attempts = Attempts::new(trip);
     let mut last_failure = None;
     while let Some(attempt) = attempts.next(request.headers()) {
         let endpoint = attempt.endpoint;
-        let addr = trip.upstream.endpoints.endpoint(endpoint).addr;
+        let target = trip.upstream.endpoints.endpoint(endpoint);
+        let addr = target.addr;
+        account.trying(addr, target.pod.as_deref());
         let mut kept = worker.pool.take(addr);
         loop {
-            let is_kept = kept.is_some();
+            let (is_kept, begun) = (kept.is_some(), Instant::now());
             let connection = match kept.take() {
                 Some(connection) => Ok(connection),
                 None => PodConnection::open(addr, &worker.limits).await,
@@ -58,18 +65,27 @@ pub(crate) async fn forward(trip: &Trip<'_>, mut request: Request<Upload>) -> Re
                 Ok(connection) => connection,
                 Err(error) => {
                     trip.upstream.endpoints.state(endpoint).count_connect_failure();
+                    account.try_failed(Kind::Connect);
                     let did = format_args!("could not be reached: {error}");
                     last_failure = Some(trip.failed(endpoint, Kind::Connect, &did));
                     break;
                 }
             };
             (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
+            account.connected((!is_kept).then(|| begun.elapsed()));
             match exchange(trip, endpoint, connection, request, is_kept).await {
-                Ok(response) => return Ok(Answered { response, endpoint, cookie: attempt.cookie }),
-                Err(Unanswered::Failed(failure)) => return Err(failure),
+                Ok(response) => {
+                    account.pod_answered(response.status().as_u16());
+                    return Ok(Answered { response, endpoint, cookie: attempt.cookie });
+                }
+                Err(Unanswered::Failed(failure)) => {
+                    account.try_failed(failure.kind);
+                    return Err(failure);
+                }
                 Err(Unanswered::NotSent(back)) => request = *back,
             }
             if !is_kept {
+                account.try_failed(Kind::Connect);
                 last_failure = Some(trip.failed(endpoint, Kind::Connect, &"closed the connection at once"));
                 break;
             }

@@ -19,12 +19,14 @@ use super::{
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
 /// any more; its connection is closed.
 pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Aborted> {
-    let mut account = Account::open(client.worker.stats.clone());
+    let mut account = Account::open(&client.worker);
+    account.asked(&client, &request);
     let (request, upload) = Upload::take(request, &client);
     let progress = upload.progress();
+    account.uploading(progress.clone());
     match answer(&client, request, upload, &mut account).await {
         Ok(response) => {
-            account.status = response.status().as_u16();
+            account.answering(&response);
             Ok(response.map(|body| AnswerBody::pod(body, account)))
         }
         Err(failure) if failure.kind == Kind::ClientGone => Err(Aborted::ClientGone),
@@ -35,6 +37,7 @@ pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Re
                 // The rest of the request will not be read, so nothing can follow it.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
+            account.answering(&response);
             Ok(response.map(|text| AnswerBody::text(text, account)))
         }
     }
@@ -57,16 +60,19 @@ async fn answer(
     let (rule, upstream, pinned) = match decide(&snapshot, host, target::path(&request), request.headers()) {
         Decision::NotFound => return Err(Failure::NO_RULE),
         Decision::Unavailable { rule, reason } => {
-            account.rule = Some(rule.stats.clone());
+            account.matched(rule);
             return Err(Failure::unavailable(rule.backend.service(), reason));
         }
         Decision::Forward { rule, upstream, pinned } => (rule, upstream, pinned),
     };
-    account.rule = Some(rule.stats.clone());
+    account.matched(rule);
 
     headers::for_pod(&mut request, client, &upload);
+    if let (Some(entry), Some(id)) = (account.entry(), request.headers().get(headers::REQUEST_ID)) {
+        entry.identified(id.as_bytes());
+    }
     let trip = Trip { client, rule, upstream, pinned };
-    let mut answered = forward(&trip, request.map(|()| upload)).await?;
+    let mut answered = forward(&trip, account, request.map(|()| upload)).await?;
 
     headers::for_client(&mut answered.response, version)
         .map_err(|what| trip.failed(answered.endpoint, Kind::BadAnswer, &what))?;

@@ -35,5 +35,5 @@ mod tests;
 pub use decision::{Decision, decide};
 pub use failure::Kind;
 pub use limits::HttpLimits;
-pub use stats::HttpStats;
+pub use stats::{ConnectionKind, HttpStats};
 pub use worker::HttpWorker;

@@ -74,6 +74,7 @@ pub(crate) struct Progress {
     at: Cell<Instant>,
     stage: Cell<Stage>,
     waker: RefCell<Option<Waker>>,
+    bytes: Cell<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,12 +95,18 @@ enum Stage {
 
 impl Progress {
     fn new() -> Self {
-        Self { at: Cell::new(Instant::now()), stage: Cell::new(Stage::Passing), waker: RefCell::default() }
+        let (at, stage) = (Cell::new(Instant::now()), Cell::new(Stage::Passing));
+        Self { at, stage, waker: RefCell::default(), bytes: Cell::new(0) }
     }
 
     /// When something was passed on last.
     pub(crate) fn at(&self) -> Instant {
         self.at.get()
+    }
+
+    /// Bytes passed on so far.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.get()
     }
 
     /// If it is the client's fault that the exchange does not go on: which.
@@ -154,6 +161,8 @@ impl Content {
                 self.remember(cx);
             }
             Poll::Ready(Some(Ok(frame))) => {
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.progress.bytes.set(self.progress.bytes.get() + bytes as u64);
                 let is_last = frame.is_trailers() || self.incoming.is_end_stream();
                 self.progress.step(if is_last { Stage::Complete } else { Stage::Passing });
             }

@@ -1,7 +1,7 @@
 //! A worker of the HTTP data plane: listens, shares out its configuration, drains.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     io,
     net::SocketAddr,
     ops::Deref,
@@ -21,7 +21,10 @@ use tokio::{
 };
 
 use super::{connection, limits::HttpLimits, pool::Pool, stats::HttpStats, warn::WarnLimit};
-use crate::snapshot::{Snapshot, Upstream};
+use crate::{
+    access_log::WorkerLog,
+    snapshot::{Snapshot, Upstream},
+};
 
 /// How often idle connections to pods are looked through.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
@@ -38,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) pool: Pool,
     pub(crate) phase: watch::Sender<Phase>,
     pub(crate) warnings: WarnLimit,
+    log: OnceCell<Rc<WorkerLog>>,
     snapshot: RefCell<Rc<Published>>,
     connections: Cell<usize>,
     listeners: Cell<usize>,
@@ -78,6 +82,7 @@ impl HttpWorker {
             stats,
             pool,
             warnings,
+            log: OnceCell::new(),
             phase: watch::Sender::new(Phase::Serving),
             snapshot: RefCell::new(Rc::new(Published(snapshot))),
             connections: Cell::new(0),
@@ -85,6 +90,12 @@ impl HttpWorker {
             is_sweeping: Cell::new(false),
             ended: Notify::new(),
         }))
+    }
+
+    /// Writes a line in this log for every request; to be called before any connection is served.
+    pub fn log_to(&self, log: Rc<WorkerLog>) {
+        // A second one would split the log.
+        drop(self.0.log.set(log));
     }
 
     /// Serves `snapshot` from the next request on; requests under way finish on the one they began with. Idle
@@ -138,6 +149,11 @@ impl Shared {
     /// The configuration for one request.
     pub(crate) fn snapshot(&self) -> Rc<Published> {
         self.snapshot.borrow().clone()
+    }
+
+    /// The access log, if there is one.
+    pub(crate) fn log(&self) -> Option<&Rc<WorkerLog>> {
+        self.log.get()
     }
 
     /// Waits until there is room for one more connection.
