@@ -182,5 +182,9 @@ async fn drain(timeout: Duration, l4: &L4Worker, http: &HttpWorker) {
     tokio::join!(l4.drain(timeout), http.drain(timeout));
     let took = begun.elapsed();
     let worker = thread::current().name().unwrap_or_default().to_owned();
-    tracing::info!(worker, connections, took_ms = took.as_millis(), cut = took >= timeout, "worker drained");
+    if took >= timeout {
+        tracing::info!(worker, connections, took_ms = took.as_millis() as u64, "worker cut what had not ended in time");
+    } else {
+        tracing::debug!(worker, connections, took_ms = took.as_millis() as u64, "worker drained");
+    }
 }

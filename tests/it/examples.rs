@@ -304,7 +304,7 @@ impl Drop for Demo {
 }
 
 /// Builds the program beside this test (quick if there is nothing to do), and says where it is.
-fn build() -> PathBuf {
+pub(crate) fn build() -> PathBuf {
     let test = env::current_exe().expect("this test has a path");
     let directory = test.ancestors().nth(2).expect("target/PROFILE/deps/it-…");
     let profile = match directory.file_name().and_then(|name| name.to_str()) {

@@ -5,6 +5,7 @@ mod dns;
 mod examples;
 mod explain;
 mod ingress_conformance;
+mod observe;
 mod services;
 mod soak;
 mod tidy;

@@ -46,6 +46,9 @@ pub(super) async fn serve(
         app = App::start(options) => app?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
+    if app.access_log().is_some() {
+        signals.catch_hangup()?;
+    }
     ready(&app)?;
     signals.end(&app).await;
     let seconds = drain_timeout.as_secs_f64();
@@ -167,13 +170,17 @@ pub(super) struct Signals {
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Only where there is a log to open anew: else SIGHUP ends the process, as it does everywhere.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
     #[cfg(unix)]
     pub(super) fn new() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup: None })
     }
 
     #[cfg(unix)]
@@ -184,12 +191,17 @@ impl Signals {
         }
     }
 
-    /// Waits for the end; meanwhile SIGHUP opens the access log anew. Without one, SIGHUP ends the process, as it does everywhere.
+    #[cfg(unix)]
+    fn catch_hangup(&mut self) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        self.hangup = Some(signal(SignalKind::hangup())?);
+        Ok(())
+    }
+
+    /// Waits for the end; meanwhile SIGHUP opens the access log anew.
     #[cfg(unix)]
     async fn end(&mut self, app: &App) {
-        use tokio::signal::unix::{SignalKind, signal};
-        let log = app.access_log().and_then(|log| Some((log, signal(SignalKind::hangup()).ok()?)));
-        let Some((log, mut hangup)) = log else { return self.next().await };
+        let Some((log, mut hangup)) = app.access_log().zip(self.hangup.take()) else { return self.next().await };
         loop {
             tokio::select! {
                 () = self.next() => return,
@@ -199,6 +211,11 @@ impl Signals {
                 }
             }
         }
+    }
+
+    #[cfg(not(unix))]
+    fn catch_hangup(&mut self) -> anyhow::Result<()> {
+        Ok(())
     }
 
     #[cfg(not(unix))]

@@ -4,6 +4,7 @@ mod connections;
 mod cookies;
 mod failures;
 mod life;
+mod log;
 mod messages;
 mod routing;
 mod streaming;
@@ -35,6 +36,7 @@ use crate::{
     dns::Zone,
     route::{
         Backend, HostName, Owner, PathMatch, RouteTable, Rule, UpstreamId,
+        policy::Policy,
         sticky::{AffinityMode, CookieAffinity, StickyMap},
     },
     snapshot::{CookieUpstream, Snapshot, Upstream},
@@ -139,7 +141,7 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
             path: Some(route.path.clone()),
             backend,
             split: None,
-            policy: Arc::default(),
+            policy: Arc::new(Policy { access_log: route.name != "silent", ..Policy::default() }),
             issues_cookie: route.cookie.is_some(),
             stats: Arc::default(),
         });
