@@ -8,7 +8,7 @@ use super::{
     clock::Clock,
     details::{ConnectionFacts, Details, TlsFacts, Try},
 };
-use crate::route::{PathMatch, Rule};
+use crate::route::Rule;
 
 /// How a request ended.
 #[derive(Clone, Copy, Debug)]
@@ -76,10 +76,7 @@ impl<'a> Record<'a> {
     }
 
     pub(super) fn rule_path(&self) -> Option<&'a str> {
-        match self.rule?.path.as_ref() {
-            None => Some("/"),
-            Some(PathMatch::Exact(path) | PathMatch::Prefix(path)) => Some(path),
-        }
+        Some(self.rule?.path.as_ref().map_or("/", |path| path.as_str()))
     }
 
     /// Namespace, Service and port of the rule.

@@ -3,16 +3,18 @@
 //! What happens to a request is told to its account at the moment it happens, in this order: [`asked`](Account::asked),
 //! [`matched`](Account::matched), for each pod [`trying`](Account::trying), [`connected`](Account::connected) and then
 //! [`try_failed`](Account::try_failed) or [`pod_answered`](Account::pod_answered), [`answering`](Account::answering),
-//! [`sent`](Account::sent). Whatever was not told is left out.
+//! [`sent`](Account::sent). Whatever was not told is left out. All of it takes `&self`, so that a request can be told of from several
+//! places.
 
 use std::{
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{Request, Response, Version};
+use http::{HeaderMap, Method, Response, Uri, Version};
 
 use super::{connection::Client, failure::Kind, upload::Progress, worker::Shared};
 use crate::{
@@ -25,19 +27,18 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Account {
     worker: Rc<Shared>,
-    /// Once it is known.
-    rule: Option<Arc<Rule>>,
-    /// The status; until there is an answer, that of a client that leaves without one.
-    status: u16,
-    failure: Option<Kind>,
-    version: Version,
     started: Instant,
-    first_byte: Option<Duration>,
-    tried: bool,
-    upload: Option<Rc<Progress>>,
-    bytes_out: u64,
+    version: Cell<Version>,
+    /// Once it is known.
+    rule: OnceCell<Arc<Rule>>,
+    /// The status; until there is an answer, that of a client that leaves without one.
+    status: Cell<u16>,
+    failure: Cell<Option<Kind>>,
+    first_byte: Cell<Option<Duration>>,
+    upload: OnceCell<Rc<Progress>>,
+    bytes_out: Cell<u64>,
     /// `None` while there is no log, and for rules whose requests do not appear in it.
-    entry: Option<Entry>,
+    entry: RefCell<Option<Entry>>,
 }
 
 impl Account {
@@ -46,129 +47,118 @@ impl Account {
         worker.stats.requests.add(1);
         Self {
             worker: worker.clone(),
-            rule: None,
-            status: Kind::ClientGone.status(),
-            failure: None,
-            version: Version::HTTP_11,
             started: Instant::now(),
-            first_byte: None,
-            tried: false,
-            upload: None,
-            bytes_out: 0,
-            entry: worker.log().map(|log| log.open()),
+            version: Cell::new(Version::HTTP_11),
+            rule: OnceCell::new(),
+            status: Cell::new(Kind::ClientGone.status()),
+            failure: Cell::default(),
+            first_byte: Cell::default(),
+            upload: OnceCell::new(),
+            bytes_out: Cell::default(),
+            entry: RefCell::new(worker.log().map(|log| log.open())),
         }
     }
 
     /// This is its head, before anything is changed about it.
-    pub(crate) fn asked<B>(&mut self, client: &Client, request: &Request<B>) {
-        self.version = request.version();
-        if let (Some(entry), Some(connection)) = (&mut self.entry, &client.facts) {
-            entry.asked(connection, (request.method(), request.uri(), request.version(), request.headers()));
+    pub(crate) fn asked(&self, client: &Client, head: (&Method, &Uri, Version, &HeaderMap)) {
+        self.version.set(head.2);
+        if let Some(connection) = &client.facts {
+            self.log(|entry| entry.asked(connection, head));
         }
     }
 
     /// Its content comes this way.
-    pub(crate) fn uploading(&mut self, upload: Option<Rc<Progress>>) {
-        self.upload = upload;
+    pub(crate) fn uploading(&self, upload: Rc<Progress>) {
+        // There is only one.
+        drop(self.upload.set(upload));
     }
 
-    /// What the log is told that no counter needs; `None` if there is nothing to tell it.
-    pub(crate) fn entry(&mut self) -> Option<&mut Entry> {
-        self.entry.as_mut()
+    /// Tells the log what no counter needs, if there is a log.
+    pub(crate) fn log(&self, tell: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = &mut *self.entry.borrow_mut() {
+            tell(entry);
+        }
     }
 
     /// This rule takes it.
-    pub(crate) fn matched(&mut self, rule: &Arc<Rule>) {
+    pub(crate) fn matched(&self, rule: &Arc<Rule>) {
         if !rule.policy.access_log {
-            self.entry = None;
+            self.entry.take();
         }
-        self.rule = Some(rule.clone());
+        drop(self.rule.set(rule.clone()));
     }
 
     /// This pod is tried from now on.
-    pub(crate) fn trying(&mut self, endpoint: SocketAddr, pod: Option<&str>) {
-        if std::mem::replace(&mut self.tried, true) {
-            self.worker.stats.upstream_retried.add(1);
-        }
-        if let Some(entry) = &mut self.entry {
-            entry.trying(endpoint, pod, Instant::now());
-        }
+    pub(crate) fn trying(&self, endpoint: SocketAddr, pod: Option<&str>) {
+        self.log(|entry| entry.trying(endpoint, pod, Instant::now()));
     }
 
     /// There is a connection to the pod; opening it took this long, `None` if it was kept.
-    pub(crate) fn connected(&mut self, took: Option<Duration>) {
-        if let (Some(took), Some(rule)) = (took, &self.rule) {
+    pub(crate) fn connected(&self, took: Option<Duration>) {
+        if let (Some(took), Some(rule)) = (took, self.rule.get()) {
             rule.stats.count_connect(took);
         }
-        if let Some(entry) = &mut self.entry {
-            entry.connected(took.unwrap_or_default());
-        }
+        self.log(|entry| entry.connected(took.unwrap_or_default()));
     }
 
     /// The pod failed in this way.
-    pub(crate) fn try_failed(&mut self, kind: Kind) {
-        if let Some(entry) = &mut self.entry {
-            entry.try_failed(kind.status(), Instant::now());
-        }
+    pub(crate) fn try_failed(&self, kind: Kind) {
+        self.log(|entry| entry.try_failed(kind.status(), Instant::now()));
     }
 
     /// The head of the pod's answer is here.
-    pub(crate) fn pod_answered(&mut self, status: u16) {
+    pub(crate) fn pod_answered(&self, status: u16) {
         let now = Instant::now();
-        self.first_byte = Some(now.saturating_duration_since(self.started));
-        if let Some(entry) = &mut self.entry {
-            entry.try_answered(status, now);
-        }
+        self.first_byte.set(Some(now.saturating_duration_since(self.started)));
+        self.log(|entry| entry.try_answered(status, now));
     }
 
     /// This head goes to the client.
-    pub(crate) fn answering<B>(&mut self, response: &Response<B>) {
-        self.status = response.status().as_u16();
-        if let Some(entry) = &mut self.entry {
-            entry.answering(response.status(), response.headers());
-        }
+    pub(crate) fn answering<B>(&self, response: &Response<B>) {
+        self.status.set(response.status().as_u16());
+        self.log(|entry| entry.answering(response.status(), response.headers()));
     }
 
     /// So much more of the answer's content goes to the client.
-    pub(crate) fn sent(&mut self, bytes: usize) {
-        self.bytes_out += bytes as u64;
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.bytes_out.set(self.bytes_out.get() + bytes as u64);
     }
 
     /// Something went wrong after the status was sent.
-    pub(crate) fn note(&mut self, kind: Kind) {
-        self.failure = Some(kind);
+    pub(crate) fn note(&self, kind: Kind) {
+        self.failure.set(Some(kind));
         self.worker.stats.count_failure(kind);
     }
 
     /// The request is answered with an error of ours.
-    pub(crate) fn fail(&mut self, kind: Kind) {
-        self.status = kind.status();
+    pub(crate) fn fail(&self, kind: Kind) {
+        self.status.set(kind.status());
         self.note(kind);
     }
 }
 
 impl Drop for Account {
     fn drop(&mut self) {
-        if self.status == Kind::ClientGone.status() {
+        let status = self.status.get();
+        if status == Kind::ClientGone.status() {
             self.note(Kind::ClientGone);
         }
         let now = Instant::now();
         let took = now.saturating_duration_since(self.started);
-        let bytes_in = self.upload.as_ref().map_or(0, |upload| upload.bytes());
+        let (bytes_in, bytes_out) = (self.upload.get().map_or(0, |upload| upload.bytes()), self.bytes_out.get());
         let stats = &self.worker.stats;
-        self.rule.as_ref().map_or(&stats.unmatched, |rule| &rule.stats).count(&Ended {
-            status: self.status,
-            version: self.version,
+        self.rule.get().map_or(&stats.unmatched, |rule| &rule.stats).count(&Ended {
+            status,
+            version: self.version.get(),
             took,
-            first_byte: self.first_byte,
+            first_byte: self.first_byte.get(),
             bytes_in,
-            bytes_out: self.bytes_out,
+            bytes_out,
         });
         stats.ended.add(1);
         if let Some(entry) = self.entry.take() {
-            let failure = self.failure.map(Kind::as_str);
-            let end = End { status: self.status, failure, took, bytes_in, bytes_out: self.bytes_out };
-            entry.write(self.rule.as_deref(), end, now);
+            let failure = self.failure.get().map(Kind::as_str);
+            entry.write(self.rule.get().map(|rule| &**rule), End { status, failure, took, bytes_in, bytes_out }, now);
         }
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Answered {
 /// repeated (RFC 9112 9.3.1).
 pub(crate) async fn forward(
     trip: &Trip<'_>,
-    account: &mut Account,
+    account: &Account,
     mut request: Request<Upload>,
 ) -> Result<Answered, Failure> {
     let worker = &trip.client.worker;
@@ -54,6 +54,9 @@ pub(crate) async fn forward(
         let target = trip.upstream.endpoints.endpoint(endpoint);
         let addr = target.addr;
         account.trying(addr, target.pod.as_deref());
+        if last_failure.is_some() {
+            worker.stats.upstream_retried.add(1);
+        }
         let mut kept = worker.pool.take(addr);
         loop {
             let (is_kept, begun) = (kept.is_some(), Instant::now());

@@ -19,12 +19,14 @@ use super::{
 /// Answers a request: with a pod's answer, or with what went wrong. An error means that the client cannot be answered
 /// any more; its connection is closed.
 pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Aborted> {
-    let mut account = Account::open(&client.worker);
-    account.asked(&client, &request);
+    let account = Account::open(&client.worker);
+    account.asked(&client, (request.method(), request.uri(), request.version(), request.headers()));
     let (request, upload) = Upload::take(request, &client);
     let progress = upload.progress();
-    account.uploading(progress.clone());
-    match answer(&client, request, upload, &mut account).await {
+    if let Some(progress) = &progress {
+        account.uploading(progress.clone());
+    }
+    match answer(&client, request, upload, &account).await {
         Ok(response) => {
             account.answering(&response);
             Ok(response.map(|body| AnswerBody::pod(body, account)))
@@ -47,7 +49,7 @@ async fn answer(
     client: &Rc<Client>,
     mut request: Request<()>,
     upload: Upload,
-    account: &mut Account,
+    account: &Account,
 ) -> Result<Response<PodBody>, Failure> {
     // This configuration serves the request to its end, whatever is published meanwhile.
     let snapshot = client.worker.snapshot();
@@ -68,8 +70,8 @@ async fn answer(
     account.matched(rule);
 
     headers::for_pod(&mut request, client, &upload);
-    if let (Some(entry), Some(id)) = (account.entry(), request.headers().get(headers::REQUEST_ID)) {
-        entry.identified(id.as_bytes());
+    if let Some(id) = request.headers().get(headers::REQUEST_ID) {
+        account.log(|entry| entry.identified(id.as_bytes()));
     }
     let trip = Trip { client, rule, upstream, pinned };
     let mut answered = forward(&trip, account, request.map(|()| upload)).await?;

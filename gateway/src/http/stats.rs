@@ -31,11 +31,11 @@ pub struct HttpStats {
     pub upstream_reused: Counter,
     /// Requests sent again because the pod had just closed the connection that was kept.
     pub upstream_resent: Counter,
-    /// Requests sent to a further pod, because the one before failed.
+    /// Requests sent to another pod because the one before gave no answer, or one that the rule does not accept.
     pub upstream_retried: Counter,
-    /// TLS handshakes with clients that came to their end.
-    pub tls_handshakes: Counter,
-    /// TLS handshakes with clients that failed.
+    /// TLS handshakes that succeeded.
+    pub tls_accepted: Counter,
+    /// TLS connections that came to nothing.
     pub tls_failed: Counter,
     /// Bytes from clients, heads included.
     pub bytes_in: Counter,

@@ -55,8 +55,8 @@ const HTTP_METRICS: [HttpMetric; 12] = [
         Family::counter("http_upstream_retries", "Requests sent to a further pod as the one before failed."),
         |stats| stats.upstream_retried.value(),
     ),
-    HttpMetric(Family::counter("tls_handshakes", "TLS handshakes with clients that came to their end."), |stats| {
-        stats.tls_handshakes.value()
+    HttpMetric(Family::counter("tls_handshakes", "TLS handshakes with clients that succeeded."), |stats| {
+        stats.tls_accepted.value()
     }),
     HttpMetric(Family::counter("tls_handshakes_failed", "TLS handshakes with clients that failed."), |stats| {
         stats.tls_failed.value()
