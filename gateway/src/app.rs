@@ -24,6 +24,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::{AccessLog, LogOptions},
     admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
     bind::{Addresses, Bound},
     compile::{
@@ -62,6 +63,9 @@ pub enum Source {
     Given(Batch),
 }
 
+/// How long the end of the process waits for the access log to be written.
+const LOG_GRACE: Duration = Duration::from_secs(1);
+
 /// What to run.
 #[derive(Debug)]
 pub struct Options {
@@ -89,6 +93,10 @@ pub struct Options {
     pub remember: bool,
     /// Where a newer process asks this one for its sockets, and this one an older one.
     pub upgrade_socket: Option<PathBuf>,
+    /// The access log, if there is to be one.
+    pub access_log: Option<LogOptions>,
+    /// Whether `/metrics` also has the names of ingress-nginx.
+    pub nginx_metrics: bool,
 }
 
 /// A running Tidegate.
@@ -98,6 +106,7 @@ pub struct App {
     control: mpsc::Sender<Change>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     status: Arc<RuntimeStatus>,
+    access_log: Option<AccessLog>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
     https: Option<SocketAddr>,
@@ -123,10 +132,11 @@ impl App {
         let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
         let at = Addresses { http: options.http, https: options.https, admin: options.admin, dns: options.dns };
         let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
-        let stats = Arc::new(HttpStats::default());
+        let access_log = options.access_log.map(AccessLog::start).transpose().context("cannot open the access log")?;
+        let stats = HttpStats::of_workers(options.workers.max(1));
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
         let clients = HttpOptions { https_port: bound.https_addr.map(|https| https.port()), ..options.clients };
-        let workers = Workers::start(options.workers, &clients, &empty, &stats)?;
+        let workers = Workers::start(&clients, &empty, &stats, access_log.as_ref())?;
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }
@@ -164,6 +174,7 @@ impl App {
         let (http, admin, dns) = (bound.http_addr, bound.admin.local_addr()?, bound.dns.as_ref());
         let mut app = Self {
             workers,
+            access_log,
             control,
             snapshots,
             status,
@@ -176,7 +187,13 @@ impl App {
             superseded: watch::channel(false).0,
             door: None,
         };
-        let servers = Servers { stats, zones, health_commands, forward: options.dns_forward };
+        let servers = Servers {
+            stats,
+            nginx_metrics: options.nginx_metrics,
+            zones,
+            health_commands,
+            forward: options.dns_forward,
+        };
         let is_successor = predecessor.is_some();
         app.serve(bound, servers, refused, predecessor, options.drain_timeout).await?;
         match app.open_door(options.upgrade_socket.as_deref()) {
@@ -199,7 +216,14 @@ impl App {
     ) -> anyhow::Result<()> {
         let stopped = || stop(self.stop_servers.subscribe());
         let (snapshots, runtime) = (self.snapshots.clone(), self.status.clone());
-        let state = AdminState { snapshot: snapshots.clone(), runtime, http: Some(servers.stats), explain: answer };
+        let state = AdminState {
+            snapshot: snapshots.clone(),
+            runtime,
+            http: servers.stats,
+            access_log: self.access_log.as_ref().map(|log| log.stats().clone()),
+            nginx_metrics: servers.nginx_metrics,
+            explain: answer,
+        };
         let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
         // It says that there is no configuration yet, unless somebody else answers there who has one.
         if predecessor.is_none() {
@@ -298,6 +322,11 @@ impl App {
         &self.status
     }
 
+    /// The access log, if there is one.
+    pub fn access_log(&self) -> Option<&AccessLog> {
+        self.access_log.as_ref()
+    }
+
     /// One line for each listener.
     pub fn listening(&self) -> String {
         let mut lines = vec![format!("listening  http   {}", self.http), format!("listening  admin  {}", self.admin)];
@@ -327,6 +356,10 @@ impl App {
         }
         self.close_door();
         self.workers.drain(timeout).await;
+        if let Some(log) = self.access_log.clone() {
+            // The workers have handed over what they had.
+            drop(tokio::task::spawn_blocking(move || log.finish(LOG_GRACE)).await);
+        }
     }
 
     /// No successor from now on: none shall be given sockets that are about to be closed.
@@ -395,7 +428,8 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
 
 /// What the servers besides the workers need.
 struct Servers {
-    stats: Arc<HttpStats>,
+    stats: Arc<[Arc<HttpStats>]>,
+    nginx_metrics: bool,
     zones: watch::Receiver<Option<Arc<Zone>>>,
     health_commands: channel::UnboundedReceiver<health_check::Command>,
     forward: Vec<SocketAddr>,

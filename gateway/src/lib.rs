@@ -8,6 +8,7 @@
 //!                        └─▶ findings        admin, dns, explain
 //! ```
 
+pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod bind;

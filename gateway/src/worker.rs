@@ -3,7 +3,7 @@
 //! A worker serves both planes. It is told what to do through a channel, in order: first the snapshot, then the sockets
 //! that need it.
 
-use std::{io, net::TcpListener, sync::Arc, thread, time::Duration};
+use std::{io, net::TcpListener, rc::Rc, sync::Arc, thread, time::Duration};
 
 use tidegate_l4::{
     limits::Limits,
@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    access_log::{AccessLog, WorkerLog},
     http::{HttpLimits, HttpOptions, HttpStats, HttpWorker, Scheme},
     snapshot::Snapshot,
 };
@@ -71,22 +72,26 @@ pub struct Workers {
 }
 
 impl Workers {
-    /// Starts `count` workers, which serve nothing until they are told to.
+    /// Starts a worker for each of `stats`, which serve nothing until they are told to.
     ///
     /// # Errors
     /// If a thread or its runtime cannot be made.
     pub fn start(
-        count: usize,
         clients: &HttpOptions,
         snapshot: &Arc<Snapshot>,
-        stats: &Arc<HttpStats>,
+        stats: &[Arc<HttpStats>],
+        log: Option<&AccessLog>,
     ) -> io::Result<Self> {
         let mut senders = Vec::new();
-        for number in 0..count.max(1) {
+        for (number, own) in stats.iter().enumerate() {
             let (sender, commands) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            let (snapshot, stats, clients) = (snapshot.clone(), stats.clone(), clients.clone());
-            let serve = move || LocalSet::new().block_on(&runtime, serve(commands, clients, snapshot, stats));
+            let (snapshot, own, clients) = (snapshot.clone(), own.clone(), clients.clone());
+            let (log, count) = (log.cloned(), stats.len());
+            let serve = move || {
+                let log = log.map(|log| Rc::new(log.worker(number, count)));
+                LocalSet::new().block_on(&runtime, serve(commands, clients, snapshot, own, log));
+            };
             thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
             senders.push(sender);
         }
@@ -180,9 +185,14 @@ async fn serve(
     clients: HttpOptions,
     snapshot: Arc<Snapshot>,
     stats: Arc<HttpStats>,
+    log: Option<Rc<WorkerLog>>,
 ) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::with(HttpLimits::default(), clients, snapshot, stats, Some(l4.clone()));
+    if let Some(log) = &log {
+        http.log_to(log.clone());
+        tokio::task::spawn_local(log.keep_time());
+    }
     let mut draining = false;
     let mut held = Held::default();
     while let Some(command) = commands.recv().await {

@@ -1,13 +1,43 @@
-//! Counters of one service port; they outlive configurations and are read when somebody asks for metrics.
+//! Counters that many threads write: each has its own, and whoever reads adds them up.
+//!
+//! A counter that two cores write costs each of them a trip to the other's cache for every connection and every request. So
+//! nothing here is shared by writers: [`Sharded`] gives each thread a copy of its own, made when the thread first counts
+//! something, and a [`Counter`] is a plain load and store. Readers come a few times a minute and may take their time.
+//!
+//! What belongs to one port lives in its [`PortStats`], which outlives configurations.
+
+mod sharded;
 
 use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-/// What one service port has done since the process began.
+pub use sharded::Sharded;
+
+/// A number that only grows, written by one thread at a time and read by any.
 #[derive(Debug, Default)]
-pub struct PortStats {
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Two threads that do this at once lose counts: that is what [`Sharded`] is for.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed) + n, Ordering::Relaxed);
+    }
+
+    /// The count so far.
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What one service port has done since the process began, over all threads.
+#[derive(Debug, Default)]
+pub struct PortStats(Sharded<PortCounters>);
+
+/// One thread's part of a port's counters.
+#[derive(Debug, Default)]
+pub struct PortCounters {
     /// Connections (or UDP flows) for which an endpoint was sought: those turned away before are not among them.
     pub accepted: Counter,
     /// Connections (or UDP flows) that have ended: `accepted` less this are open now.
@@ -29,25 +59,21 @@ pub struct PortStats {
 }
 
 impl PortStats {
+    /// The calling thread's part, to count in.
+    pub fn mine(&self) -> &PortCounters {
+        self.0.mine()
+    }
+
+    /// One counter, over all threads.
+    pub fn sum(&self, counter: fn(&PortCounters) -> &Counter) -> u64 {
+        self.0.each().map(|counters| counter(counters).value()).sum()
+    }
+
     /// Connections or flows open now.
     pub fn active(&self) -> u64 {
-        self.accepted.value().saturating_sub(self.closed.value())
-    }
-}
-
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Adds `n`.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Ordering::Relaxed);
-    }
-
-    /// The count so far.
-    pub fn value(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
+        // In this order: what ends between the two looks must not count as ended before it began.
+        let closed = self.sum(|port| &port.closed);
+        self.sum(|port| &port.accepted).saturating_sub(closed)
     }
 }
 
@@ -59,23 +85,20 @@ pub(crate) struct Open {
 
 impl Open {
     pub(crate) fn new(stats: Arc<PortStats>) -> Self {
-        stats.accepted.add(1);
+        stats.mine().accepted.add(1);
         Self { stats }
     }
 
-    /// Counts bytes that were delivered; the counters are shared by all workers, so "none" does not touch them.
+    /// Counts bytes that were delivered.
     pub(crate) fn count(&self, bytes_in: u64, bytes_out: u64) {
-        if bytes_in > 0 {
-            self.stats.bytes_in.add(bytes_in);
-        }
-        if bytes_out > 0 {
-            self.stats.bytes_out.add(bytes_out);
-        }
+        let mine = self.stats.mine();
+        mine.bytes_in.add(bytes_in);
+        mine.bytes_out.add(bytes_out);
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.stats.closed.add(1);
+        self.stats.mine().closed.add(1);
     }
 }

@@ -147,12 +147,12 @@ fn an_unchanged_port_is_taken_over_and_a_changed_one_inherits() {
     let set = second.port(name).unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
     let client = Client { ip: FAR, now: UnixMillis(0) };
     set.chosen(client, crate::endpoints::EndpointIndex(0));
-    second.port(name).unwrap().stats.accepted.add(1);
+    second.port(name).unwrap().stats.mine().accepted.add(1);
 
     web.endpoints.insert(0, endpoint("10.0.0.9:8080", "here", Conditions::READY));
     let third = build([web.clone()], Some(&second));
     let served = third.port(name).unwrap();
-    assert_eq!(served.stats.accepted.value(), 1);
+    assert_eq!(served.stats.sum(|port| &port.accepted), 1);
     let kept = served.set(IpFamily::V4, TrafficPolicy::Cluster).remembered(client);
     assert_eq!(kept, Some(crate::endpoints::EndpointIndex(1)));
 

@@ -160,7 +160,7 @@ impl Arrival {
         if config.accept_proxy_protocol && passed.is_none() {
             let header = timeout(self.shared.limits.proxy_header_timeout, proxy_protocol::read(stream)).await;
             let Ok(Ok((header, rest))) = header else {
-                target.port.stats.bad_proxy_header.add(1);
+                target.port.stats.mine().bad_proxy_header.add(1);
                 return None;
             };
             addresses = header.addresses.unwrap_or(addresses);
@@ -172,7 +172,7 @@ impl Arrival {
             None => target.decide(&self.frontend, ip, &self.table),
         };
         let Decision::Choose(set) = decision else {
-            target.port.stats.refused.add(1);
+            target.port.stats.mine().refused.add(1);
             return None;
         };
         // Who finds it full is reset, and counted by the gate.
@@ -181,13 +181,14 @@ impl Arrival {
         let caller = Client { ip, now: now() };
         let remembered = set.remembered(caller);
         let Some((index, upstream)) = self.first_to_answer(target, set, caller, addresses).await else {
-            open.stats.connect_failed.add(1);
+            open.stats.mine().connect_failed.add(1);
             return None;
         };
         permit.connected();
         if set.affinity_timeout().is_some() {
             let hit = remembered == Some(index);
-            if hit { &open.stats.affinity_hits } else { &open.stats.affinity_misses }.add(1);
+            let mine = open.stats.mine();
+            if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
         }
         set.chosen(caller, index);
         let idle = config.idle_timeout.map(Idle::new);

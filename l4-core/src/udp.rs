@@ -107,7 +107,7 @@ fn open_flow(
     let stats = &target.port.stats;
     let caller = Client { ip: client.ip().to_canonical(), now: now() };
     let Decision::Choose(set) = target.decide(&frontend.frontend, caller.ip, &table) else {
-        stats.refused.add(1);
+        stats.mine().refused.add(1);
         return Ok(None);
     };
     if let Some(refused) = avoid.and_then(|addr| set.position(addr)) {
@@ -125,13 +125,14 @@ fn open_flow(
             tracing::debug!(service = %target.port.config.name, %endpoint, %error, "endpoint not reached");
             set.state(index).count_connect_failure();
             set.failed(index, caller.now);
-            stats.connect_failed.add(1);
+            stats.mine().connect_failed.add(1);
             return Ok(None);
         }
     };
     if set.affinity_timeout().is_some() {
         let hit = set.remembered(caller) == Some(index);
-        if hit { &stats.affinity_hits } else { &stats.affinity_misses }.add(1);
+        let mine = stats.mine();
+        if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
     }
     set.chosen(caller, index);
     let mut flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));

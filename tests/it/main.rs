@@ -9,6 +9,7 @@ mod h2spec;
 mod hostile;
 mod ingress_conformance;
 mod never_drop;
+mod observe;
 mod policy;
 mod robust;
 mod services;

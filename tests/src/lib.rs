@@ -56,6 +56,8 @@ impl Bed {
             drain_timeout: Duration::from_secs(1),
             remember: false,
             upgrade_socket: None,
+            access_log: None,
+            nginx_metrics: false,
         };
         change(&mut options);
         let app = App::start(options).await.expect("Tidegate starts");

@@ -201,15 +201,15 @@ fn verdict(verdict: Verdict) -> &'static str {
 fn stats_view(port: &ServedPort) -> StatsView {
     let stats = &port.stats;
     StatsView {
-        accepted: stats.accepted.value(),
+        accepted: stats.sum(|s| &s.accepted),
         open: stats.active(),
-        bytes_in: stats.bytes_in.value(),
-        bytes_out: stats.bytes_out.value(),
-        affinity_hits: stats.affinity_hits.value(),
-        affinity_misses: stats.affinity_misses.value(),
+        bytes_in: stats.sum(|s| &s.bytes_in),
+        bytes_out: stats.sum(|s| &s.bytes_out),
+        affinity_hits: stats.sum(|s| &s.affinity_hits),
+        affinity_misses: stats.sum(|s| &s.affinity_misses),
         affinity_entries: port.affinity_entries(),
-        refused: stats.refused.value(),
-        connect_failed: stats.connect_failed.value(),
+        refused: stats.sum(|s| &s.refused),
+        connect_failed: stats.sum(|s| &s.connect_failed),
         turned_away: port.turned_away(),
     }
 }

@@ -20,6 +20,7 @@ use tokio::{
 
 use super::{config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
 use crate::{
+    access_log::LogStats,
     http::HttpStats,
     small_server::{self, Limits},
     snapshot::Snapshot,
@@ -55,8 +56,12 @@ pub struct AdminState {
     pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
     /// What the process reports of itself.
     pub runtime: Arc<RuntimeStatus>,
-    /// Counters of the HTTP data plane, if there is one.
-    pub http: Option<Arc<HttpStats>>,
+    /// Counters of the HTTP data plane, by worker; none if there is none.
+    pub http: Arc<[Arc<HttpStats>]>,
+    /// How the access log is doing, if there is one.
+    pub access_log: Option<Arc<LogStats>>,
+    /// Whether `/metrics` also has the names of ingress-nginx.
+    pub nginx_metrics: bool,
     /// Answers `/explain` from its query; the error is for whoever asked.
     pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
 }

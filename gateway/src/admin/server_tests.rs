@@ -25,7 +25,14 @@ async fn start() -> Admin {
         "target=x" => Ok(serde_json::json!({ "generation": snapshot.generation })),
         _ => Err("no target".to_owned()),
     };
-    let state = AdminState { snapshot, runtime: runtime.clone(), http: Some(Arc::default()), explain };
+    let state = AdminState {
+        snapshot,
+        runtime: runtime.clone(),
+        http: HttpStats::of_workers(1),
+        access_log: None,
+        nginx_metrics: false,
+        explain,
+    };
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, Arc::new(state), async { drop(stopped.await) }));
     Admin { addr, snapshot: sender, runtime, stop, server }

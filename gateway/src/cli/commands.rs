@@ -21,6 +21,8 @@ const UNEXPECTED: &str = "the answer of the admin address is not what was expect
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let options = Options {
+        access_log: args.see.access_log(),
+        nginx_metrics: args.see.nginx_metrics,
         source: Source::Files(args.manifests),
         settings: args.serve.settings(),
         http: args.http,
@@ -52,9 +54,12 @@ pub(super) async fn serve(
         app = App::start(options) => app?,
         () = signals.next() => return Ok(ExitCode::SUCCESS),
     };
+    if app.access_log().is_some() {
+        signals.catch_hangup()?;
+    }
     ready(&app)?;
     tokio::select! {
-        () = signals.next() => {}
+        () = signals.end(&app) => {}
         () = app.superseded() => {}
     }
     let seconds = drain_timeout.as_secs_f64();
@@ -63,6 +68,10 @@ pub(super) async fn serve(
         () = app.drain(drain_timeout) => true,
         () = signals.next() => false,
     };
+    if !drained {
+        // Cut connections are over at once; their requests are logged before the process ends.
+        drop(tokio::time::timeout(CUT_GRACE, app.drain(Duration::ZERO)).await);
+    }
     tracing::info!("{}", if drained { "drained" } else { "cut" });
     drop(app);
     Ok(ExitCode::SUCCESS)
@@ -164,19 +173,26 @@ pub(super) fn print(text: &str) -> anyhow::Result<()> {
     }
 }
 
+/// How long cutting connections may take.
+const CUT_GRACE: Duration = Duration::from_secs(1);
+
 /// Ctrl-C and SIGTERM.
 pub(super) struct Signals {
     #[cfg(unix)]
     interrupt: tokio::signal::unix::Signal,
     #[cfg(unix)]
     terminate: tokio::signal::unix::Signal,
+    /// Only where there is a log to open anew: else SIGHUP ends the process, as it does everywhere.
+    #[cfg(unix)]
+    hangup: Option<tokio::signal::unix::Signal>,
 }
 
 impl Signals {
     #[cfg(unix)]
     pub(super) fn new() -> anyhow::Result<Self> {
         use tokio::signal::unix::{SignalKind, signal};
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let (interrupt, terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        Ok(Self { interrupt, terminate, hangup: None })
     }
 
     #[cfg(unix)]
@@ -185,6 +201,38 @@ impl Signals {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+
+    #[cfg(unix)]
+    fn catch_hangup(&mut self) -> anyhow::Result<()> {
+        use tokio::signal::unix::{SignalKind, signal};
+        self.hangup = Some(signal(SignalKind::hangup())?);
+        Ok(())
+    }
+
+    /// Waits for the end; meanwhile SIGHUP opens the access log anew.
+    #[cfg(unix)]
+    async fn end(&mut self, app: &App) {
+        let Some((log, mut hangup)) = app.access_log().zip(self.hangup.take()) else { return self.next().await };
+        loop {
+            tokio::select! {
+                () = self.next() => return,
+                _ = hangup.recv() => {
+                    log.reopen();
+                    tracing::info!("access log opened anew");
+                }
+            }
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn catch_hangup(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    #[cfg(not(unix))]
+    async fn end(&mut self, _: &App) {
+        self.next().await;
     }
 
     #[cfg(not(unix))]

@@ -90,6 +90,8 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             drain_timeout: commands::DEMO_DRAIN,
             remember: false,
             upgrade_socket: None,
+            access_log: None,
+            nginx_metrics: false,
         };
         let code = commands::serve(options, |app| introduce(app, &pods)).await;
         drop(pods);

@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use ipnet::IpNet;
 
 use crate::{
+    access_log::{Format, LogOptions, Target},
     compile::settings::{DefaultBackend, Settings, TlsSettings},
     pod::Listen,
     tls::MinVersion,
@@ -24,6 +25,10 @@ use crate::{
 #[derive(Debug, Parser)]
 #[command(name = "tidegate", version, about, max_term_width = 110)]
 pub struct Cli {
+    /// How Tidegate's own log is written to stderr; what is in it, TIDEGATE_LOG or RUST_LOG says: info (the default), debug, or
+    /// tidegate::http=debug,info
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, value_name = "FORMAT")]
+    log_format: LogFormat,
     #[command(subcommand)]
     command: Command,
 }
@@ -81,6 +86,33 @@ struct RunArgs {
     /// A Unix socket for upgrades in place: if an older process answers there, take over its sockets, and it leaves
     #[arg(long, value_name = "PATH")]
     upgrade_socket: Option<PathBuf>,
+    #[command(flatten)]
+    see: SeeArgs,
+}
+
+/// What is written down about requests.
+#[derive(Args, Debug)]
+struct SeeArgs {
+    /// Write a line for each request to this file, or to stdout if it is "-"; reopened on SIGHUP and after log rotation
+    #[arg(long, default_value = "off", value_name = "PATH|-|off", value_parser = log_target)]
+    access_log: LogTarget,
+    /// json, combined, ingress-nginx, or a text with nginx's variables such as $status
+    #[arg(long, default_value = "json", value_name = "FORMAT")]
+    access_log_format: Format,
+    /// Serve metrics under the names of ingress-nginx, too
+    #[arg(long)]
+    nginx_metrics: bool,
+}
+
+/// Where the access log goes, if anywhere.
+#[derive(Clone, Debug)]
+struct LogTarget(Option<Target>);
+
+impl SeeArgs {
+    fn access_log(&self) -> Option<LogOptions> {
+        let target = self.access_log.0.clone()?;
+        Some(LogOptions { target, format: self.access_log_format.clone() })
+    }
 }
 
 /// What decides how manifests are compiled.
@@ -254,7 +286,21 @@ impl From<TlsVersion> for MinVersion {
     }
 }
 
+/// How the log is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object a line, for programs.
+    Json,
+}
+
 impl Cli {
+    /// How the log is to be written.
+    pub fn log_format(&self) -> LogFormat {
+        self.log_format
+    }
+
     /// Does what was asked.
     ///
     /// # Errors
@@ -284,6 +330,15 @@ fn domain(text: &str) -> Result<String, String> {
     } else {
         Err("write a DNS name such as cluster.local".to_owned())
     }
+}
+
+/// Never an error: any path may name a file, and whether it can be opened is seen when it is.
+fn log_target(text: &str) -> Result<LogTarget, std::convert::Infallible> {
+    Ok(LogTarget(match text {
+        "off" => None,
+        "-" => Some(Target::Stdout),
+        path => Some(Target::File(path.into())),
+    }))
 }
 
 fn service_name(text: &str) -> Result<DefaultBackend, String> {

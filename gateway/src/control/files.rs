@@ -288,11 +288,24 @@ impl Files {
                 }
             }
         }
-        if !send(self.scan()) {
+        let mut read = |begun: Instant, batch: Batch| {
+            // Most of the regular looks find nothing.
+            if !batch.apply.is_empty() || !batch.delete.is_empty() {
+                let (objects, gone, problems) = (batch.apply.len(), batch.delete.len(), batch.problems.len());
+                let took_us = begun.elapsed().as_micros() as u64;
+                tracing::debug!(files = batch.files, objects, gone, problems, took_us, "manifests read");
+            }
+            send(batch)
+        };
+        let _span = tracing::info_span!("files").entered();
+        let begun = Instant::now();
+        if !read(begun, self.scan()) {
             return;
         }
         loop {
-            let batch = match inbox.recv_timeout(RESCAN) {
+            let event = inbox.recv_timeout(RESCAN);
+            let begun = Instant::now();
+            let batch = match event {
                 Ok(first) => match gather(first, &inbox) {
                     Some(paths) => self.scan_only(&paths),
                     None => self.scan(),
@@ -303,7 +316,7 @@ impl Files {
                     self.scan()
                 }
             };
-            if !send(batch) {
+            if !read(begun, batch) {
                 return;
             }
         }

@@ -143,19 +143,22 @@ impl Control {
     }
 
     fn compile(&mut self, planes: &mut dyn Planes) {
+        // Whatever is logged on the way says which configuration it belongs to.
+        let cycle = tracing::info_span!("configuration", generation = tracing::field::Empty).entered();
         let begun = Instant::now();
         self.objects.now = Some(unix_seconds());
-        let compiled = compile(&self.objects, &self.settings, &self.problems, &self.held, self.compiled.as_ref());
+        let compiled = tracing::debug_span!("compile")
+            .in_scope(|| compile(&self.objects, &self.settings, &self.problems, &self.held, self.compiled.as_ref()));
         let took = begun.elapsed();
-        planes.publish(&compiled.snapshot);
+        cycle.record("generation", compiled.snapshot.generation);
+        tracing::debug_span!("publish").in_scope(|| planes.publish(&compiled.snapshot));
         let snapshot = &compiled.snapshot;
         tracing::info!(
-            generation = snapshot.generation,
             services = snapshot.services.len(),
             ingresses = snapshot.ingresses.len(),
             findings = snapshot.findings.len(),
-            compile_ms = took.as_millis(),
-            live_ms = begun.elapsed().as_millis(),
+            compile_us = took.as_micros() as u64,
+            live_us = begun.elapsed().as_micros() as u64,
             "configuration is live"
         );
         log_new_findings(self.compiled.as_ref().map(|before| &*before.snapshot.findings), &snapshot.findings);

@@ -26,7 +26,8 @@ use super::{
 #[derive(Debug)]
 pub(crate) struct AnswerBody {
     content: Content,
-    account: Account,
+    /// `None` for the empty answer before another protocol, whose tunnel has it.
+    account: Option<Account>,
     _permit: Option<Permit>,
     _under_way: UnderWay,
 }
@@ -42,7 +43,16 @@ pub(crate) enum Content {
 impl AnswerBody {
     /// The permit ends with it, too.
     pub(crate) fn new(content: Content, account: Account, permit: Option<Permit>, under_way: UnderWay) -> Self {
-        Self { content, account, _permit: permit, _under_way: under_way }
+        Self { content, account: Some(account), _permit: permit, _under_way: under_way }
+    }
+
+    /// Nothing, and counted elsewhere.
+    pub(crate) fn uncounted(under_way: UnderWay) -> Self {
+        Self { content: Content::Whole(Bytes::new()), account: None, _permit: None, _under_way: under_way }
+    }
+
+    fn sent(&self, bytes: usize) {
+        self.account.iter().for_each(|account| account.sent(bytes));
     }
 }
 
@@ -199,12 +209,18 @@ impl Body for AnswerBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         let body = match &mut self.content {
             Content::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
-            Content::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            Content::Whole(bytes) => {
+                let bytes = std::mem::take(bytes);
+                self.sent(bytes.len());
+                return Poll::Ready(Some(Ok(Frame::data(bytes))));
+            }
             Content::Pod(body) => body,
         };
         let polled = body.poll(cx);
-        if let Poll::Ready(Some(Err(why))) = &polled {
-            self.account.note(why.kind());
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => self.sent(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Ready(Some(Err(why))) => self.account.iter().for_each(|account| account.note(why.kind())),
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }

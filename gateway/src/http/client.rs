@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     cell::{Cell, RefCell},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
 };
@@ -14,7 +14,10 @@ use super::{
     upgrade::Tunnel,
     worker::{Listener, Shared},
 };
-use crate::tls::{ClientCertificate, TlsConfig};
+use crate::{
+    access_log::{ConnectionFacts, TlsFacts},
+    tls::{ClientCertificate, TlsConfig},
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
@@ -26,6 +29,22 @@ pub(crate) struct Secured {
     pub(crate) config: Arc<TlsConfig>,
     /// What it showed of itself.
     pub(crate) certificate: Option<Arc<ClientCertificate>>,
+}
+
+/// The two ends of a client's connection.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ends {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+    /// Who a PROXY protocol header says it is.
+    pub(crate) proxied: Option<SocketAddr>,
+}
+
+impl Ends {
+    /// The client itself.
+    pub(crate) fn client(&self) -> SocketAddr {
+        self.proxied.unwrap_or(self.peer)
+    }
 }
 
 /// One client connection, from its requests' side.
@@ -40,6 +59,8 @@ pub(crate) struct Client {
     pub(crate) ip: HeaderValue,
     /// How it was secured, if it was.
     pub(crate) tls: Option<Secured>,
+    /// What the access log says about the connection, if there is one.
+    pub(crate) facts: Option<Rc<ConnectionFacts>>,
     /// A request was not read to its end.
     pub(crate) unread: Cell<bool>,
     /// The connection must end with a reset, because its proper end would look like the end of an answer.
@@ -55,8 +76,18 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(worker: Rc<Shared>, listener: Rc<Listener>, addr: IpAddr, tls: Option<Secured>) -> Self {
-        let addr = addr.to_canonical();
+    pub(crate) fn new(
+        worker: Rc<Shared>,
+        listener: Rc<Listener>,
+        ends: Ends,
+        tls: Option<Secured>,
+        tls_facts: Option<TlsFacts>,
+    ) -> Self {
+        let addr = ends.client().ip().to_canonical();
+        let facts = worker.log().map(|log| {
+            let facts = log.connection(ends.peer, ends.local, tls_facts);
+            Rc::new(ConnectionFacts { proxied: ends.proxied, ..facts })
+        });
         let ip = HeaderValue::try_from(addr.to_string()).expect("an IP address is a valid value");
         Self {
             worker,
@@ -64,6 +95,7 @@ impl Client {
             addr,
             ip,
             tls,
+            facts,
             unread: Cell::new(false),
             reset: Cell::new(false),
             tunnel: RefCell::default(),

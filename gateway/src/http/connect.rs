@@ -8,7 +8,7 @@ use hyper::{ext::Protocol, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use tokio::task::spawn_local;
 
-use super::{client::Client, upgrade::Tunnel};
+use super::{client::Client, stats::ConnectionKind, upgrade::Tunnel};
 
 const WEBSOCKET: &str = "websocket";
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
@@ -50,11 +50,12 @@ impl Extended {
     /// Carries bytes as soon as the client has been told.
     pub(crate) fn start(self, client: &Rc<Client>, tunnel: Tunnel) {
         let under_way = client.begin();
+        let open = client.worker.stats.open(ConnectionKind::Upgraded);
         spawn_local(async move {
             if let Ok(stream) = self.stream.await {
                 drop(tunnel.carry(TokioIo::new(stream), BytesMut::new()).await);
             }
-            drop(under_way);
+            drop((under_way, open));
         });
     }
 }

@@ -33,6 +33,7 @@ use super::{
     local::LocalExec,
     preface::{self, Spoken},
     slots::Slot,
+    stats::ConnectionKind,
     worker::{Phase, Shared},
 };
 
@@ -152,6 +153,7 @@ async fn serve_http1(
 ) -> Option<ClientStream> {
     let limits = &client.worker.limits;
     let mut waited = Duration::ZERO;
+    let _open = client.worker.stats.open(ConnectionKind::H1);
     loop {
         let mut builder = http1_builder(limits);
         // Taken from the queue at the end: its first request, probably here already, is also its last.
@@ -261,6 +263,7 @@ async fn finish(client: &Client, slot: &Slot, stream: ClientStream, sent: BytesM
     let tunnel = client.tunnel.take();
     if let Some(tunnel) = tunnel {
         slot.clear();
+        let _open = client.worker.stats.open(ConnectionKind::Upgraded);
         let mut carried = Box::pin(tunnel.carry(stream, sent));
         poll_fn(|cx| {
             slot.register(cx);
@@ -295,6 +298,7 @@ async fn linger(mut stream: ClientStream, mut bytes: usize) {
 /// Serves HTTP/2 until the connection is over.
 async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read: BytesMut) {
     let limits = &client.worker.limits;
+    let _open = client.worker.stats.open(ConnectionKind::H2);
     let service = {
         let client = client.clone();
         service_fn(move |request| handle(client.clone(), request))

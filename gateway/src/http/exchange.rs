@@ -43,7 +43,10 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
     loop {
         let is_kept = kept.is_some();
         let connection = match kept.take() {
-            Some(connection) => connection,
+            Some(connection) => {
+                trip.account.connected(None);
+                connection
+            }
             None => Http1Connection::new(connect(trip, endpoint, &key).await?),
         };
         (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
@@ -80,8 +83,9 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
 /// A new connection.
 async fn connect(trip: &Trip<'_>, endpoint: EndpointIndex, key: &PoolKey) -> Result<PodIo, Unanswered> {
     let is_h2 = trip.transport.protocol == BackendProtocol::Http2 && trip.upgrade.is_none();
+    let started = Instant::now();
     let connected = PodIo::connect(key.addr(), trip.tls, is_h2, trip.rule.policy.timeouts.connect).await;
-    connected.map_err(|error| {
+    connected.inspect(|_| trip.account.connected(Some(started.elapsed()))).map_err(|error| {
         trip.blame(endpoint);
         trip.upstream.endpoints.state(endpoint).count_connect_failure();
         let cause = if error.kind() == io::ErrorKind::TimedOut { Cause::Timeout } else { Cause::Error };
@@ -160,6 +164,9 @@ async fn ask_http2(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
     let mut fresh = false;
     loop {
         let (mut connection, is_kept) = http2_connection(trip, endpoint, &key, fresh).await?;
+        if is_kept {
+            trip.account.connected(None);
+        }
         (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
         trip.connected();
         let carried = trip.upstream.endpoints.state(endpoint).carry();

@@ -10,6 +10,7 @@ use tidegate_l4::{
 use tokio::time::{Instant, timeout_at};
 
 use super::{
+    account::Account,
     attempts::{Attempt, Attempts},
     body::Content,
     client::Client,
@@ -33,6 +34,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct Trip<'a> {
     pub(crate) client: &'a Rc<Client>,
+    /// What is told of it.
+    pub(crate) account: &'a Account,
     pub(crate) rule: &'a Arc<Rule>,
     /// The rule's backend, or that of its canary …
     pub(crate) backend: &'a Backend,
@@ -127,8 +130,11 @@ async fn try_pods(trip: &Trip<'_>) -> Result<Answered, Failure> {
         if !may_wait {
             break;
         }
+        let target = trip.upstream.endpoints.endpoint(endpoint);
+        trip.account.trying(target.addr, target.pod.as_deref());
         match exchange::ask(trip, endpoint).await {
             Ok(response) => {
+                trip.account.pod_answered(response.status().as_u16());
                 let again = retry.on_status.binary_search(&response.status()).is_ok()
                     && attempts.has_more()
                     && trip.may_repeat(retry, true);
@@ -138,6 +144,7 @@ async fn try_pods(trip: &Trip<'_>) -> Result<Answered, Failure> {
                 trip.note_status(endpoint, response.status());
             }
             Err(Unanswered { failure, cause, sent }) => {
+                trip.account.try_failed(failure.kind);
                 let wanted = match cause {
                     Cause::Error => retry.on_error,
                     Cause::Timeout => retry.on_timeout,

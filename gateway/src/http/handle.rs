@@ -35,18 +35,23 @@ const HTTPS_PORT: u16 = 443;
 /// any more; its connection is closed.
 pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Aborted> {
     let under_way = client.begin();
-    let mut account = Account::open(client.worker.stats.clone());
+    let account = Account::open(&client.worker);
     let (parts, upload) = Upload::take(request, &client);
+    account.asked(&client, (&parts.method, &parts.uri, parts.version, &parts.headers));
+    if let Some(counter) = upload.counter() {
+        account.uploading(counter);
+    }
     let version = parts.version;
-    let mut response = match answer(&client, parts, &upload, &mut account).await {
+    let mut response = match answer(&client, parts, &upload, &account).await {
         Ok(response) => {
-            account.status = response.status().as_u16();
+            account.answering(&response);
             finish(&client, response, account, under_way)
         }
         Err(failure) if failure.kind == Kind::ClientGone => return Err(Aborted::ClientGone),
         Err(failure) => {
-            account.fail(failure.kind, failure.status().as_u16());
+            account.note(failure.kind);
             let mut response = failure.response();
+            account.answering(&response);
             if upload.is_unfinished() {
                 // The rest of the request will not be read, so nothing can follow it.
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -76,7 +81,7 @@ async fn answer(
     client: &Rc<Client>,
     mut parts: Parts,
     upload: &Upload,
-    account: &mut Account,
+    account: &Account,
 ) -> Result<Response<Ready>, Failure> {
     // This configuration serves the request to its end, whatever is published meanwhile.
     let snapshot = client.worker.snapshot();
@@ -98,7 +103,7 @@ async fn answer(
     let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));
     let mut edits = Edits::default();
     if let Some(rule) = decision.rule() {
-        account.rule = Some(rule.stats.clone());
+        account.matched(rule);
         match on_request(rule, &facts) {
             ControlFlow::Continue(wanted) => edits = wanted,
             ControlFlow::Break(response) => return Ok(response.map(Ready::own)),
@@ -127,6 +132,7 @@ async fn answer(
         write_headers(&mut parts.headers, auth, certificate);
     }
     let mut told = told(client, &parts, &ip, asked_host.clone());
+    account.log(|entry| entry.identified(told.request_id.as_bytes()));
     if !edits.is_nothing() {
         headers::prepare(&mut parts, &mut told, upload);
         edits.apply(&mut parts);
@@ -134,6 +140,7 @@ async fn answer(
     let transport = &rule.policy.transport;
     let trip = Trip {
         client,
+        account,
         rule,
         backend,
         upstream,
@@ -187,6 +194,7 @@ fn told<'a>(client: &'a Client, parts: &Parts, ip: &'a HeaderValue, host: Header
         host: said(&FORWARDED_HOST).unwrap_or(host),
         port: said(&FORWARDED_PORT).map_or(Cow::Borrowed(&client.listener.port_value), Cow::Owned),
         scheme: said(&FORWARDED_PROTO).unwrap_or(scheme),
+        request_id: headers::request_id(&parts.headers),
         takes_trailers: headers::takes_trailers(&parts.headers),
         says_length: headers::says_length(parts),
         is_prepared: false,
@@ -263,8 +271,6 @@ fn finish(
         Said::Content(content) => content,
         Said::Upgraded(switched) => {
             let Switched { io, said, carried } = *switched;
-            client.worker.stats.upgraded.add(1);
-            let nothing = Account::open(client.worker.stats.clone());
             let tunnel = Tunnel { pod: io, said, idle, account, _carried: carried, _permit: permit };
             match extended {
                 None => drop(client.tunnel.replace(Some(tunnel))),
@@ -273,7 +279,7 @@ fn finish(
                     extended.start(client, tunnel);
                 }
             }
-            return Response::from_parts(head, AnswerBody::new(Content::Whole(Bytes::new()), nothing, None, under_way));
+            return Response::from_parts(head, AnswerBody::uncounted(under_way));
         }
     };
     Response::from_parts(head, AnswerBody::new(content, account, permit, under_way))

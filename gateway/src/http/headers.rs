@@ -35,6 +35,8 @@ pub(crate) struct Told<'a> {
     pub(crate) port: Cow<'a, HeaderValue>,
     /// `http` or `https`.
     pub(crate) scheme: HeaderValue,
+    /// The client's own, or a new one.
+    pub(crate) request_id: HeaderValue,
     /// Whether trailers can be passed on to the client.
     pub(crate) takes_trailers: bool,
     /// Whether a request without content says so.
@@ -93,10 +95,15 @@ pub(crate) fn for_pod(
         }
     }
     add_forwarded(told, &mut pass);
+    pass(&REQUEST_ID, &told.request_id);
+}
+
+/// The name of a request: the client's own, if it is one that can be written into a log, or a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     let mut ids = headers.get_all(REQUEST_ID).iter();
     match (ids.next(), ids.next()) {
-        (Some(id), None) if is_request_id(id) => pass(&REQUEST_ID, id),
-        _ => pass(&REQUEST_ID, &new_request_id()),
+        (Some(id), None) if is_request_id(id) => id.clone(),
+        _ => new_request_id(),
     }
 }
 

@@ -55,5 +55,5 @@ pub use decision::{Decision, decide};
 pub use facts::{Facts, Scheme};
 pub use failure::Kind;
 pub use limits::HttpLimits;
-pub use stats::HttpStats;
+pub use stats::{ConnectionKind, HttpStats};
 pub use worker::{HttpOptions, HttpWorker};

@@ -5,6 +5,7 @@ mod cookies;
 mod failures;
 mod http2;
 mod life;
+mod log;
 mod messages;
 mod parking;
 mod retries;
@@ -159,7 +160,7 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
             path: Some(route.path.clone()),
             backend,
             split: None,
-            policy: Arc::new(route.policy.clone()),
+            policy: Arc::new(Policy { access_log: route.name != "silent", ..route.policy.clone() }),
             issues_cookie: route.cookie.is_some(),
             stats: Arc::default(),
         });

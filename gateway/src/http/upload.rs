@@ -1,7 +1,7 @@
 //! The content of a request on its way to a pod.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     error::Error,
     fmt, io,
     pin::Pin,
@@ -46,6 +46,8 @@ struct Content {
     at: Instant,
     stage: Stage,
     waker: Option<Waker>,
+    /// Bytes that came so far.
+    came: Rc<Cell<u64>>,
     client: Rc<Client>,
 }
 
@@ -86,6 +88,7 @@ impl Upload {
             at: Instant::now(),
             stage: Stage::Passing,
             waker: None,
+            came: Rc::default(),
             client: client.clone(),
         };
         (parts, Self(Some(Rc::new(RefCell::new(content)))))
@@ -99,6 +102,11 @@ impl Upload {
     /// Its length, if that is known from the start.
     pub(crate) fn length(&self) -> Option<u64> {
         self.0.as_ref().map_or(Some(0), |content| content.borrow().length)
+    }
+
+    /// Counts the bytes that come; `None` without content.
+    pub(crate) fn counter(&self) -> Option<Rc<Cell<u64>>> {
+        self.0.as_ref().map(|content| content.borrow().came.clone())
     }
 
     /// Refuses more content than this.
@@ -199,6 +207,7 @@ impl Content {
             Some(Err(error)) => return self.fail(if is_malformed(&error) { Stage::Malformed } else { Stage::Gone }),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
+                    self.came.set(self.came.get() + data.len() as u64);
                     if let Some(left) = &mut self.left {
                         match left.checked_sub(data.len() as u64) {
                             Some(rest) => *left = rest,

@@ -1,7 +1,7 @@
 //! A worker of the HTTP data plane: listens, shares out its configuration, drains.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     io,
     net::SocketAddr,
     ops::Deref,
@@ -33,6 +33,7 @@ use super::{
     warn::WarnLimit,
 };
 use crate::{
+    access_log::WorkerLog,
     snapshot::{Snapshot, Upstream},
     tls::Acceptor,
 };
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     phase_now: Cell<Phase>,
     /// For the head of the next request.
     buffer: RefCell<Vec<u8>>,
+    log: OnceCell<Rc<WorkerLog>>,
     snapshot: RefCell<Rc<Published>>,
     connections: Cell<usize>,
     pub(crate) parked: Cell<usize>,
@@ -145,6 +147,7 @@ impl HttpWorker {
             phase: watch::Sender::new(Phase::Serving),
             phase_now: Cell::new(Phase::Serving),
             buffer: RefCell::default(),
+            log: OnceCell::new(),
             snapshot: RefCell::new(Rc::new(Published(snapshot))),
             connections: Cell::new(0),
             parked: Cell::new(0),
@@ -152,6 +155,12 @@ impl HttpWorker {
             is_sweeping: Cell::new(false),
             ended: Notify::new(),
         }))
+    }
+
+    /// Writes a line in this log for every request; to be called before any connection is served.
+    pub fn log_to(&self, log: Rc<WorkerLog>) {
+        // A second one would split the log.
+        drop(self.0.log.set(log));
     }
 
     /// Serves `snapshot` from the next request on; requests under way finish on the one they began with. Idle
@@ -228,6 +237,11 @@ impl Shared {
     /// The configuration for one request.
     pub(crate) fn snapshot(&self) -> Rc<Published> {
         self.snapshot.borrow().clone()
+    }
+
+    /// The access log, if there is one.
+    pub(crate) fn log(&self) -> Option<&Rc<WorkerLog>> {
+        self.log.get()
     }
 
     pub(crate) fn phase(&self) -> Phase {

@@ -74,6 +74,11 @@ pub(crate) static NOT_SHOWN: ClientCertificate =
     ClientCertificate { verify: Verify::None, subject: String::new(), fields: None };
 
 impl ClientCertificate {
+    /// Whom it names, as RFC 4514 writes it; `None` if none was shown.
+    pub(crate) fn subject(&self) -> Option<&str> {
+        self.fields.as_ref().map(|_| self.subject.as_str())
+    }
+
     /// One that was shown; `keep` if pods are to see all of it.
     pub(crate) fn shown(certificate: &CertificateDer<'_>, verify: Verify, keep: bool) -> Self {
         let Ok((_, parsed)) = X509Certificate::from_der(certificate) else {

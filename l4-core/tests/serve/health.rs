@@ -136,7 +136,7 @@ fn who_comes_when_it_is_full_is_reset_and_the_next_finds_the_place_that_became_f
         let proxy = Proxy::start(config);
         let (one, two) = (proxy.greeted().await, proxy.greeted().await);
         assert_reset(proxy.connect().await.read_u8().await);
-        assert_eq!((proxy.port().turned_away(), proxy.stats().accepted.value()), (1, 2));
+        assert_eq!((proxy.port().turned_away(), proxy.stats().sum(|s| &s.accepted)), (1, 2));
         drop(one);
         until(|| proxy.stats().active() == 1).await;
         assert_eq!(proxy.greeted().await.1, "a");

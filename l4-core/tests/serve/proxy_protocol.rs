@@ -43,7 +43,7 @@ fn headers_are_taken_off_and_the_rest_goes_through() {
             assert_eq!(heard(&pod, &proxy, &[start, end]).await.0, b"hello");
         }
         proxy.quiet().await;
-        assert_eq!(proxy.stats().bytes_in.value(), 12 * 5);
+        assert_eq!(proxy.stats().sum(|s| &s.bytes_in), 12 * 5);
     });
 }
 
@@ -59,7 +59,7 @@ fn the_header_names_the_client_that_source_ranges_judge() {
         let mut client = proxy.connect().await;
         client.write_all(V2_LOCAL).await.unwrap();
         assert_reset(client.read_u8().await);
-        assert_eq!(proxy.stats().refused.value(), 1);
+        assert_eq!(proxy.stats().sum(|s| &s.refused), 1);
     });
 }
 
@@ -75,8 +75,8 @@ fn garbage_and_silence_are_reset() {
             client.write_all(sent).await.unwrap();
             assert_reset(client.read_u8().await);
         }
-        assert_eq!(proxy.stats().bad_proxy_header.value(), beginnings.len() as u64);
-        assert_eq!(proxy.stats().accepted.value(), 0);
+        assert_eq!(proxy.stats().sum(|s| &s.bad_proxy_header), beginnings.len() as u64);
+        assert_eq!(proxy.stats().sum(|s| &s.accepted), 0);
     });
 }
 

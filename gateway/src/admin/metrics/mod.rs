@@ -5,9 +5,12 @@
 //! kind has a limit, and `tidegate_left_out` says how many of that kind were beyond it.
 //!
 //! A family of metrics is a row of a table: `services` has those of service ports and endpoints, `http` those of HTTP, `tls` those
-//! of certificates.
+//! of certificates, `process` those every process has. `nginx` says some of it again under the names that dashboards of
+//! ingress-nginx ask for.
 
 mod http;
+mod nginx;
+mod process;
 mod services;
 mod tls;
 
@@ -21,7 +24,7 @@ use prometheus_client::{
 };
 
 use super::{server::AdminState, status::RuntimeStatus};
-use crate::{compile::finding::Severity, http::HttpStats, snapshot::Snapshot};
+use crate::{access_log::LogStats, compile::finding::Severity, http::HttpStats, snapshot::Snapshot};
 
 /// OpenMetrics 1.0: what Prometheus asks for first. Its older format has other rules for the names of counters.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -31,34 +34,54 @@ const PREFIX: &str = "tidegate";
 
 /// All metrics as they are now.
 pub(crate) fn encode(state: &AdminState) -> String {
-    let scrape =
-        Scrape { snapshot: state.snapshot.borrow().clone(), runtime: state.runtime.clone(), http: state.http.clone() };
-    let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(scrape));
+    let scrape = Scrape {
+        snapshot: state.snapshot.borrow().clone(),
+        runtime: state.runtime.clone(),
+        http: state.http.clone(),
+        access_log: state.access_log.clone(),
+    };
+    let mut foreign = Registry::default();
+    foreign.register_collector(Box::new(process::Process { started: state.runtime.started() }));
+    if state.nginx_metrics {
+        foreign.register_collector(Box::new(nginx::Nginx(scrape.clone())));
+    }
+    let mut own = Registry::with_prefix(PREFIX);
+    own.register_collector(Box::new(scrape));
     let mut out = String::new();
-    text::encode(&mut out, &registry).expect("writing to a String does not fail");
+    text::encode_registry(&mut out, &own).expect("writing to a String does not fail");
+    text::encode(&mut out, &foreign).expect("writing to a String does not fail");
     out
 }
 
 /// What one scrape reads.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Scrape {
     snapshot: Option<Arc<Snapshot>>,
     runtime: Arc<RuntimeStatus>,
-    http: Option<Arc<HttpStats>>,
+    http: Arc<[Arc<HttpStats>]>,
+    access_log: Option<Arc<LogStats>>,
 }
 
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        process(&mut encoder, &self.runtime)?;
+        runtime(&mut encoder, &self.runtime)?;
+        if let Some(log) = &self.access_log {
+            Family::counter("access_log_lines", "Lines of the access log that were written.")
+                .encode_one(&mut encoder, log.written())?;
+            Family::counter(
+                "access_log_dropped",
+                "Lines of the access log that were lost: what takes them was too slow or failed.",
+            )
+            .encode_one(&mut encoder, log.dropped())?;
+        }
         let mut left_out = Vec::new();
         if let Some(snapshot) = &self.snapshot {
             configuration(&mut encoder, snapshot, self.runtime.failed().len())?;
             left_out.extend(services::encode(&mut encoder, snapshot)?);
             left_out.push(tls::encode(&mut encoder, &snapshot.tls)?);
         }
-        if let Some(stats) = &self.http {
-            left_out.push(http::encode(&mut encoder, stats, self.snapshot.as_deref())?);
+        if !self.http.is_empty() {
+            left_out.push(http::encode(&mut encoder, &self.http, self.snapshot.as_deref())?);
         }
         let family = Family::gauge(
             "left_out",
@@ -117,7 +140,12 @@ impl Family {
     }
 }
 
-fn process(encoder: &mut DescriptorEncoder<'_>, runtime: &RuntimeStatus) -> fmt::Result {
+/// A gauge that is no whole number; its name has the unit.
+fn seconds(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn runtime(encoder: &mut DescriptorEncoder<'_>, runtime: &RuntimeStatus) -> fmt::Result {
     encoder
         .encode_descriptor("build", "The version of this Tidegate.", None, MetricType::Info)?
         .encode_info(&[("version", env!("CARGO_PKG_VERSION"))])?;
@@ -133,8 +161,7 @@ fn process(encoder: &mut DescriptorEncoder<'_>, runtime: &RuntimeStatus) -> fmt:
 }
 
 fn time(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, at: SystemTime) -> fmt::Result {
-    let seconds = at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
-    encoder.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&seconds)
+    seconds(encoder, name, help, at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
 }
 
 fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, failed: usize) -> fmt::Result {

@@ -29,37 +29,37 @@ struct PortMetric(Family, fn(&ServedPort) -> Option<u64>);
 
 const PORT_METRICS: [PortMetric; 12] = [
     PortMetric(Family::counter("connections", "Connections, or UDP flows, accepted."), |port| {
-        Some(port.stats.accepted.value())
+        Some(port.stats.sum(|s| &s.accepted))
     }),
     PortMetric(Family::gauge("connections_open", "Connections, or UDP flows, open now."), |port| {
         Some(port.stats.active())
     }),
     PortMetric(Family::counter("received_bytes", "Bytes from clients to endpoints."), |port| {
-        Some(port.stats.bytes_in.value())
+        Some(port.stats.sum(|s| &s.bytes_in))
     }),
     PortMetric(Family::counter("sent_bytes", "Bytes from endpoints to clients."), |port| {
-        Some(port.stats.bytes_out.value())
+        Some(port.stats.sum(|s| &s.bytes_out))
     }),
     PortMetric(
         Family::counter("connections_refused", "Clients turned away, for want of an endpoint or by source range."),
-        |port| Some(port.stats.refused.value()),
+        |port| Some(port.stats.sum(|s| &s.refused)),
     ),
     PortMetric(
         Family::counter("turned_away", "Connections and requests turned away as the Service's limits were reached."),
         |port| (port.config.policy.admission != Admission::default()).then(|| port.turned_away()),
     ),
     PortMetric(Family::counter("connect_failed", "Clients for whom no endpoint could be connected."), |port| {
-        Some(port.stats.connect_failed.value())
+        Some(port.stats.sum(|s| &s.connect_failed))
     }),
     PortMetric(
         Family::counter("bad_proxy_headers", "Clients whose PROXY protocol header was missing or wrong."),
-        |port| port.config.connection.accept_proxy_protocol.then(|| port.stats.bad_proxy_header.value()),
+        |port| port.config.connection.accept_proxy_protocol.then(|| port.stats.sum(|s| &s.bad_proxy_header)),
     ),
     PortMetric(Family::counter("affinity_hits", "Choices that ClientIP affinity made."), |port| {
-        sticky(port).then(|| port.stats.affinity_hits.value())
+        sticky(port).then(|| port.stats.sum(|s| &s.affinity_hits))
     }),
     PortMetric(Family::counter("affinity_misses", "Choices made anew although there is ClientIP affinity."), |port| {
-        sticky(port).then(|| port.stats.affinity_misses.value())
+        sticky(port).then(|| port.stats.sum(|s| &s.affinity_misses))
     }),
     PortMetric(Family::gauge("affinity_entries", "Clients that ClientIP affinity remembers."), |port| {
         sticky(port).then(|| port.affinity_entries() as u64)

@@ -1,5 +1,8 @@
-use std::{collections::BTreeMap, collections::BTreeSet, time::Duration};
+mod exposition;
 
+use std::time::Duration;
+
+use ::http::Version;
 use serde_json::Value;
 use tidegate_l4::{
     endpoints::EndpointIndex,
@@ -7,50 +10,23 @@ use tidegate_l4::{
 };
 use tokio::sync::watch;
 
+use self::exposition::parse;
 use super::*;
-use crate::admin::fixture;
+use crate::{admin::fixture, http::ConnectionKind, route::stats::Ended};
 
 fn state(snapshot: Option<Arc<Snapshot>>) -> AdminState {
     AdminState {
         snapshot: watch::channel(snapshot).1,
         runtime: Arc::default(),
-        http: Some(Arc::default()),
+        http: HttpStats::of_workers(2),
+        access_log: Some(Arc::default()),
+        nginx_metrics: true,
         explain: |_, _| Ok(Value::Null),
     }
 }
 
-/// Reads the format strictly: families do not mix, each has its help and type once before its samples, and no series comes
-/// twice. Gives back the samples as written.
-fn parse(text: &str) -> BTreeMap<String, f64> {
-    let mut samples = BTreeMap::new();
-    let mut families = BTreeSet::new();
-    let (mut helped, mut family, mut kind) = (String::new(), String::new(), String::new());
-    let body = text.strip_suffix("# EOF\n").expect("ends with EOF");
-    for line in body.lines() {
-        if let Some(rest) = line.strip_prefix("# HELP ") {
-            let (name, help) = rest.split_once(' ').unwrap();
-            assert!(families.insert(name.to_owned()), "twice: {name}");
-            assert!(name.starts_with("tidegate_") && help.ends_with('.'), "{line}");
-            helped = name.to_owned();
-        } else if let Some(rest) = line.strip_prefix("# TYPE ") {
-            (family, kind) = rest.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
-            assert_eq!(helped, family);
-        } else {
-            let (series, value) = line.rsplit_once(' ').unwrap();
-            let name = series.split('{').next().unwrap();
-            let suffix = name.strip_prefix(family.as_str()).unwrap_or_else(|| panic!("{line} in family {family}"));
-            let suffixes: &[&str] = match kind.as_str() {
-                "counter" => &["_total"],
-                "gauge" => &[""],
-                "info" => &["_info"],
-                "histogram" => &["_sum", "_count", "_bucket"],
-                other => panic!("{other}"),
-            };
-            assert!(suffixes.contains(&suffix), "{line}");
-            assert!(samples.insert(series.to_owned(), value.parse().unwrap()).is_none(), "twice: {series}");
-        }
-    }
-    samples
+fn ended(status: u16, took: Duration) -> Ended {
+    Ended { status, version: Version::HTTP_11, took, first_byte: Some(took), bytes_in: 7, bytes_out: 70 }
 }
 
 #[test]
@@ -63,30 +39,43 @@ fn a_process_without_configuration_has_metrics_too() {
     assert_eq!(samples["tidegate_http_failures_total{kind=\"no_rule\"}"], 0.0);
 }
 
+/// Something of everything happens; what is given back goes on.
+fn happen(state: &AdminState, snapshot: &Snapshot) -> impl Sized {
+    state.runtime.set_configured(UNIX_EPOCH + Duration::from_millis(1_500));
+    let port = snapshot.table.ports().find(|port| &*port.config.name.port == "http").unwrap();
+    port.stats.mine().accepted.add(3);
+    port.stats.mine().closed.add(1);
+    port.stats.mine().bytes_in.add(10);
+    port.stats.mine().affinity_hits.add(2);
+    let set = port.set(IpFamily::V4, TrafficPolicy::Cluster);
+    drop(set.state(EndpointIndex(0)).carry());
+    let receipt = set.state(EndpointIndex(0)).carry();
+    let stats = &state.http[0];
+    stats.accepted.add(5);
+    stats.unmatched.count(&ended(404, Duration::ZERO));
+    let rule = snapshot.routes.find("kubia.example.com", "/").rule.unwrap();
+    rule.stats.count(&ended(200, Duration::from_millis(20)));
+    rule.stats.count(&Ended { version: Version::HTTP_2, ..ended(200, Duration::from_millis(1)) });
+    rule.stats.count_connect(Duration::from_micros(300));
+    state.http[1].accepted.add(2);
+    state.http[1].closed.add(1);
+    let open = state.http[1].open(ConnectionKind::Https);
+    rule.stats.count(&ended(502, Duration::from_secs(60)));
+
+    (receipt, open)
+}
+
 #[test]
 fn everything_that_happened_is_counted() {
     let snapshot = fixture::snapshot(fixture::MANIFESTS);
     let state = state(Some(snapshot.clone()));
-    state.runtime.set_configured(UNIX_EPOCH + Duration::from_millis(1_500));
-    let port = snapshot.table.ports().find(|port| &*port.config.name.port == "http").unwrap();
-    port.stats.accepted.add(3);
-    port.stats.closed.add(1);
-    port.stats.bytes_in.add(10);
-    port.stats.affinity_hits.add(2);
-    let set = port.set(IpFamily::V4, TrafficPolicy::Cluster);
-    drop(set.state(EndpointIndex(0)).carry());
-    let receipt = set.state(EndpointIndex(0)).carry();
-    let stats = state.http.as_ref().unwrap();
-    stats.accepted.add(5);
-    stats.unmatched.count(404, Duration::ZERO);
-    let rule = snapshot.routes.find("kubia.example.com", "/").rule.unwrap();
-    rule.stats.count(200, Duration::from_millis(20));
-    rule.stats.count(502, Duration::from_secs(60));
+    let going_on = happen(&state, &snapshot);
 
     let samples = parse(&encode(&state));
     let http = r#"namespace="default",service="kubia",port="http",protocol="TCP""#;
     let https = r#"namespace="default",service="kubia",port="https",protocol="TCP""#;
     let kubia = r#"namespace="default",ingress="kubia",host="kubia.example.com",path="/",path_type="Prefix",service="kubia",port="80""#;
+    let nginx = r#"controller_namespace="",controller_class="k8s.io/ingress-nginx",controller_pod="",namespace="default",ingress="kubia",service="kubia",host="kubia.example.com",path="/",method="",canary="""#;
     let none = r#"namespace="",ingress="",host="",path="",path_type="",service="",port="""#;
     for (series, value) in [
         (format!("tidegate_connections_total{{{http}}}"), 3.0),
@@ -98,15 +87,30 @@ fn everything_that_happened_is_counted() {
         (format!("tidegate_endpoints_eligible{{{http}}}"), 2.0),
         (format!("tidegate_endpoint_picks_total{{{http},endpoint=\"10.0.0.1:8080\"}}"), 2.0),
         (format!("tidegate_endpoint_in_flight{{{http},endpoint=\"10.0.0.1:8080\"}}"), 1.0),
-        (format!("tidegate_http_requests_total{{{kubia},code=\"200\"}}"), 1.0),
-        (format!("tidegate_http_requests_total{{{kubia},code=\"502\"}}"), 1.0),
-        (format!("tidegate_http_requests_total{{{none},code=\"404\"}}"), 1.0),
-        (format!("tidegate_http_request_duration_seconds_count{{{kubia}}}"), 2.0),
-        (format!("tidegate_http_request_duration_seconds_sum{{{kubia}}}"), 60.02),
-        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"0.025\",{kubia}}}"), 1.0),
-        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"10.0\",{kubia}}}"), 1.0),
-        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"+Inf\",{kubia}}}"), 2.0),
-        ("tidegate_http_connections_total".to_owned(), 5.0),
+        (format!("tidegate_http_requests_total{{{kubia},code=\"200\",protocol=\"HTTP/1.1\"}}"), 1.0),
+        (format!("tidegate_http_requests_total{{{kubia},code=\"200\",protocol=\"HTTP/2\"}}"), 1.0),
+        (format!("tidegate_http_requests_total{{{kubia},code=\"502\",protocol=\"HTTP/1.1\"}}"), 1.0),
+        (format!("tidegate_http_requests_total{{{none},code=\"404\",protocol=\"HTTP/1.1\"}}"), 1.0),
+        (format!("tidegate_http_request_duration_seconds_count{{{kubia}}}"), 3.0),
+        (format!("tidegate_http_request_duration_seconds_sum{{{kubia}}}"), 60.021),
+        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"0.025\",{kubia}}}"), 2.0),
+        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"10.0\",{kubia}}}"), 2.0),
+        (format!("tidegate_http_request_duration_seconds_bucket{{le=\"+Inf\",{kubia}}}"), 3.0),
+        (format!("tidegate_http_first_byte_seconds_count{{{kubia}}}"), 3.0),
+        (format!("tidegate_http_upstream_connect_seconds_bucket{{le=\"0.005\",{kubia}}}"), 1.0),
+        (format!("tidegate_http_request_content_bytes_total{{{kubia}}}"), 21.0),
+        (format!("tidegate_http_response_content_bytes_total{{{kubia}}}"), 210.0),
+        (format!("nginx_ingress_controller_requests{{{nginx},status=\"200\"}}"), 2.0),
+        (format!("nginx_ingress_controller_response_size_sum{{{nginx}}}"), 210.0),
+        (format!("nginx_ingress_controller_request_duration_seconds_count{{{nginx}}}"), 3.0),
+        ("nginx_ingress_controller_nginx_process_connections_total{state=\"accepted\"}".to_owned(), 7.0),
+        ("tidegate_http_connections_total".to_owned(), 7.0),
+        ("tidegate_http_connections_open".to_owned(), 6.0),
+        ("tidegate_worker_http_connections_total{worker=\"0\"}".to_owned(), 5.0),
+        ("tidegate_worker_http_connections_open{worker=\"1\"}".to_owned(), 1.0),
+        ("tidegate_http_connections_open_by_kind{kind=\"https\"}".to_owned(), 1.0),
+        ("tidegate_http_connections_by_kind_total{kind=\"h2\"}".to_owned(), 0.0),
+        ("tidegate_access_log_dropped_total".to_owned(), 0.0),
         ("tidegate_config_generation".to_owned(), 1.0),
         ("tidegate_config_last_change_seconds".to_owned(), 1.5),
         ("tidegate_findings{severity=\"error\"}".to_owned(), 1.0),
@@ -117,7 +121,7 @@ fn everything_that_happened_is_counted() {
         assert_eq!(samples.get(&series), Some(&value), "{series} in {samples:#?}");
     }
     assert!(!samples.keys().any(|series| series.contains("10.0.0.2")), "an endpoint nobody used has no series");
-    drop(receipt);
+    drop(going_on);
 }
 
 #[test]
@@ -166,7 +170,27 @@ spec:
   - http: {paths: [{path: "/a\"b\\c\nd", pathType: ImplementationSpecific, backend: {service: {name: x, port: {number: 80}}}}]}
 "#,
     );
-    snapshot.routes.rules().for_each(|rule| rule.stats.count(503, Duration::ZERO));
+    snapshot.routes.rules().for_each(|rule| rule.stats.count(&ended(503, Duration::ZERO)));
     let samples = parse(&encode(&state(Some(snapshot))));
     assert!(samples.keys().any(|series| series.contains(r#",path="/a\"b\\c\nd","#)), "{samples:#?}");
+}
+
+/// Everything that can be shown at once is one text with one end, and nothing in it comes twice.
+#[test]
+fn names_of_ingress_nginx_are_there_when_asked_for() {
+    let mut state = state(None);
+    let has = |state: &AdminState| parse(&encode(state)).keys().any(|series| series.starts_with("nginx_"));
+    assert!(has(&state));
+    state.nginx_metrics = false;
+    assert!(!has(&state));
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_process_is_measured() {
+    let samples = parse(&encode(&state(None)));
+    for name in ["process_resident_memory_bytes", "process_open_fds", "process_max_fds", "process_threads"] {
+        assert!(samples[name] > 0.0, "{name}");
+    }
+    assert!(samples.contains_key("process_cpu_seconds_total") && samples["process_start_time_seconds"] > 1.6e9);
 }

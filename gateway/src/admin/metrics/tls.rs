@@ -40,6 +40,7 @@ mod tests {
 
     use crate::{
         admin::{AdminState, metrics},
+        http::HttpStats,
         tls::tests::support::{Ca, ingress, snapshot, tls_secret},
     };
 
@@ -52,7 +53,9 @@ mod tests {
         let state = AdminState {
             snapshot: watch::channel(Some(snapshot(&manifests))).1,
             runtime: Arc::default(),
-            http: None,
+            http: HttpStats::of_workers(1),
+            access_log: None,
+            nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
         };
         let text = metrics::encode(&state);

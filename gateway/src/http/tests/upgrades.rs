@@ -1,6 +1,7 @@
 //! Connections that change their protocol.
 
 use super::*;
+use crate::http::ConnectionKind;
 
 const ASK: &str = "GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\
                    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n";
@@ -45,7 +46,7 @@ fn bytes_flow_both_ways_after_101_and_the_early_ones_are_not_lost() {
         client.stream.shutdown().await.unwrap();
         assert_eq!(client.rest().await, (String::new(), true), "the end reaches the pod, and comes back");
         until("it is over", || gateway.worker.connections() == 0 && gateway.stats.under_way() == 0).await;
-        assert_eq!(gateway.stats.upgraded.value(), 1);
+        assert_eq!(gateway.stats.connections_of(ConnectionKind::Upgraded).0, 1);
         let rule = gateway.snapshot.routes.find("a", "/").rule.unwrap();
         assert_eq!(rule.stats.by_code().collect::<Vec<_>>(), [(101, 1)]);
     });
