@@ -80,7 +80,10 @@ impl<'a> Candidates<'a> {
         let mut this = Self { set, order, balance, now, first, is_first: true, given: Vec::new() };
         if first.is_none() {
             // Mostly the best by score is in use, and the standing of the others need not be looked at.
-            let best = (0..set.len()).map(|i| (ranking.score(set.hash(i)), i)).max();
+            let best = match ranking {
+                Ranking::Key(key) => best(set.hashes(), |hash| balance::key_score(key, hash)),
+                Ranking::Client { ip, epoch } => best(set.hashes(), |hash| balance::rendezvous_score(ip, epoch, hash)),
+            };
             let in_use = best.filter(|&(score, i)| this.tier(i, score) == Tier::InUse).map(|(_, i)| i);
             this.first = in_use.or_else(|| this.best_left());
         }
@@ -114,7 +117,7 @@ impl<'a> Candidates<'a> {
             }
             Order::Ranked(ranking) => {
                 let ranked = |i| {
-                    let score = ranking.score(self.set.hash(i));
+                    let score = ranking.score(self.set.hashes()[i]);
                     (Reverse(self.tier(i, score)), score, i)
                 };
                 (0..n).filter(left).map(ranked).max().map(|(_, _, i)| i)
@@ -141,6 +144,18 @@ impl<'a> Candidates<'a> {
             Standing::Ejected { .. } | Standing::ProbeFails => Tier::Out,
         }
     }
+}
+
+/// The best score and whose it is; of equal ones the last. What a choice by rank costs is this loop.
+fn best(hashes: &[u64], score: impl Fn(u64) -> u64) -> Option<(u64, usize)> {
+    let mut best = None;
+    for (i, &hash) in hashes.iter().enumerate() {
+        let score = score(hash);
+        if best.is_none_or(|(held, _)| score >= held) {
+            best = Some((score, i));
+        }
+    }
+    best
 }
 
 /// A number from 0 to 1 that follows from a score, but not as the rank does: the best scores are all near the largest.

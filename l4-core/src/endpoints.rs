@@ -263,8 +263,9 @@ impl EndpointSet {
         self.positions.get(&addr).copied().map(EndpointIndex)
     }
 
-    pub(crate) fn hash(&self, i: usize) -> u64 {
-        self.hashes[i]
+    /// A hash of each endpoint's address.
+    pub(crate) fn hashes(&self) -> &[u64] {
+        &self.hashes
     }
 
     pub(crate) fn is_guarded(&self) -> bool {
