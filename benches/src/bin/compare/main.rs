@@ -1,0 +1,136 @@
+//! Tidegate beside nginx, HAProxy, Envoy, Caddy and pingora: speed and memory, in one run on one machine.
+//!
+//! `cargo run --release -p tidegate-benches --bin compare`
+//!
+//! The proxies take turns in shuffled rounds, and ratios are taken within a round, so that a busy machine spoils all of
+//! them alike. With one worker the proxy has one core, load and back end the other. CPU is the kernel's own account of the
+//! proxy's threads (`schedstat`), memory its proportional set size. Everything is on loopback, as root in a network of its
+//! own, and every step is bounded. Each proxy is asked first whether it does a thing right ([`verify`]).
+
+mod backend;
+mod h2;
+mod http1;
+mod load;
+mod network;
+mod peers;
+mod process;
+mod programs;
+mod results;
+mod routes;
+mod speed;
+mod stats;
+mod tls;
+mod verify;
+mod workload;
+mod world;
+
+use std::{env, path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use self::{
+    programs::{Kind, Programs},
+    results::Results,
+    speed::{Fleet, Pace},
+    tls::KeyKind,
+    workload::Suite,
+    world::World,
+};
+
+/// Measures Tidegate beside other proxies
+#[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Args {
+    #[command(subcommand)]
+    role: Option<Role>,
+    /// What to measure [default: everything]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SUITE")]
+    suite: Vec<Suite>,
+    /// Whom to measure [default: everybody]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PROXY")]
+    targets: Vec<Kind>,
+    /// Rounds of each measurement
+    #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u8).range(1..=30))]
+    rounds: u8,
+    /// Seconds of each sample
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=10))]
+    seconds: u8,
+    /// Workers of each proxy; with more than one nothing is pinned to a core
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=64))]
+    workers: u8,
+    /// The key of the certificate
+    #[arg(long, value_enum, default_value = "ecdsa")]
+    key: KeyKind,
+    /// The Tidegate to measure [default: built now, in release]
+    #[arg(long, value_name = "PATH")]
+    tidegate: Option<PathBuf>,
+    /// A further argument of `tidegate run`; may be given several times
+    #[arg(long, value_name = "ARG", allow_hyphen_values = true)]
+    tidegate_arg: Vec<String>,
+    /// Install nothing: what is missing is left out
+    #[arg(long)]
+    no_install: bool,
+    /// Print the tables, but leave the files in benches/compare as they are
+    #[arg(long)]
+    dry: bool,
+    /// Keep what results.json holds of suites that are not measured now
+    #[arg(long)]
+    merge: bool,
+    /// What the process outside of our own network has found, as JSON
+    #[arg(long, hide = true)]
+    prepared: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Role {
+    /// Serve as the back end
+    #[command(hide = true)]
+    Backend { http: u16, tcp: u16 },
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    if let Some(Role::Backend { http, tcp }) = args.role {
+        backend::run(http, tcp)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(prepared) = &args.prepared {
+        network::set_up()?;
+        measure(&args, serde_json::from_str(prepared)?, true)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let kinds = if args.targets.is_empty() { Kind::ALL.to_vec() } else { args.targets.clone() };
+    let programs = Programs::prepare(&kinds, args.tidegate.clone(), !args.no_install)?;
+    let Some(mut inside) = network::command(&env::current_exe()?) else {
+        eprintln!("no network of our own (it takes root, unshare and ip): measuring on this machine's loopback");
+        measure(&args, programs, false)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    inside.args(env::args_os().skip(1)).arg("--prepared").arg(serde_json::to_string(&programs)?);
+    let status = inside.status().context("unshare")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn measure(args: &Args, programs: Programs, _has_own_network: bool) -> anyhow::Result<()> {
+    let mut suites = args.suite.clone();
+    suites.sort_unstable();
+    suites.dedup();
+    if suites.is_empty() {
+        suites = <Suite as clap::ValueEnum>::value_variants().to_vec();
+    }
+    let world = World::new(programs, args.workers.into(), args.key, args.tidegate_arg.clone())?;
+    let mut results = Results::default();
+    let pace = Pace { rounds: args.rounds.into(), time: Duration::from_secs(args.seconds.into()) };
+    let mut fleet = Fleet::new(&world);
+    for suite in suites {
+        eprintln!("{suite:?}");
+        match suite {
+            Suite::Latency => speed::measure_latency(&mut fleet, pace, &mut results),
+            suite => speed::measure(suite, &mut fleet, pace, &mut results),
+        }
+    }
+    drop(fleet);
+    println!("{}", serde_json::to_string_pretty(&results)?);
+    Ok(())
+}
