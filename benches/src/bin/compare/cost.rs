@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn both_numbers_are_found_or_neither() {
-        let cost = parse("running 1 test\ntest http::cost::it ... future bytes: 1840\nallocations per request: 7.5\nok\n");
+        let cost =
+            parse("running 1 test\ntest http::cost::it ... future bytes: 1840\nallocations per request: 7.5\nok\n");
         assert_eq!((cost.future_bytes, cost.allocations_per_request), (Some(1840.0), Some(7.5)));
         let cost = parse("running 0 tests\n\ntest result: ok. 0 passed\n");
         assert_eq!((cost.future_bytes, cost.allocations_per_request), (None, None));

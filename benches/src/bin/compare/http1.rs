@@ -17,8 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A request as bytes. `fields` are whole lines with their ends.
 pub(crate) fn request(method: &str, host: &str, path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    let head =
-        format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: compare\r\nAccept: */*\r\n{fields}{length}\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: compare\r\nAccept: */*\r\n{fields}{length}\r\n"
+    );
     [head.as_bytes(), body].concat()
 }
 

@@ -112,11 +112,6 @@ pub(crate) struct Load<'a> {
     outcome: Outcome,
 }
 
-/// Opens the connections and sends everything: what a sample without an account of CPU needs.
-pub(crate) fn run(plan: Plan<'_>) -> anyhow::Result<Outcome> {
-    Load::connect(plan)?.run()
-}
-
 impl<'a> Load<'a> {
     /// Opens the connections, so that their price is not in the measurement.
     pub(crate) fn connect(plan: Plan<'a>) -> anyhow::Result<Self> {

@@ -8,13 +8,19 @@
 //! own, and every step is bounded. Each proxy is asked first whether it does a thing right ([`verify`]).
 
 mod backend;
+mod change;
+mod cost;
+mod goals;
 mod h2;
 mod http1;
 mod load;
+mod memory;
 mod network;
 mod peers;
+mod plot;
 mod process;
 mod programs;
+mod report;
 mod results;
 mod routes;
 mod speed;
@@ -24,14 +30,20 @@ mod verify;
 mod workload;
 mod world;
 
-use std::{env, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    env,
+    path::PathBuf,
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
 
 use anyhow::Context;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 
 use self::{
     programs::{Kind, Programs},
-    results::Results,
+    results::{About, Cost, Results},
     speed::{Fleet, Pace},
     tls::KeyKind,
     workload::Suite,
@@ -82,6 +94,13 @@ struct Args {
     prepared: Option<String>,
 }
 
+/// What is done before the measurements, where there is a network.
+#[derive(Debug, Deserialize, Serialize)]
+struct Prepared {
+    programs: Programs,
+    cost: Cost,
+}
+
 #[derive(Debug, Subcommand)]
 enum Role {
     /// Serve as the back end
@@ -101,36 +120,81 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let kinds = if args.targets.is_empty() { Kind::ALL.to_vec() } else { args.targets.clone() };
-    let programs = Programs::prepare(&kinds, args.tidegate.clone(), !args.no_install)?;
+    let cost = if suites(&args).contains(&Suite::Cost) { cost::measure() } else { Cost::default() };
+    let prepared = Prepared { programs: Programs::prepare(&kinds, args.tidegate.clone(), !args.no_install)?, cost };
     let Some(mut inside) = network::command(&env::current_exe()?) else {
         eprintln!("no network of our own (it takes root, unshare and ip): measuring on this machine's loopback");
-        measure(&args, programs, false)?;
+        measure(&args, prepared, false)?;
         return Ok(ExitCode::SUCCESS);
     };
-    inside.args(env::args_os().skip(1)).arg("--prepared").arg(serde_json::to_string(&programs)?);
+    inside.args(env::args_os().skip(1)).arg("--prepared").arg(serde_json::to_string(&prepared)?);
     let status = inside.status().context("unshare")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn measure(args: &Args, programs: Programs, _has_own_network: bool) -> anyhow::Result<()> {
-    let mut suites = args.suite.clone();
-    suites.sort_unstable();
-    suites.dedup();
-    if suites.is_empty() {
-        suites = <Suite as clap::ValueEnum>::value_variants().to_vec();
-    }
+fn measure(args: &Args, prepared: Prepared, has_own_network: bool) -> anyhow::Result<()> {
+    let Prepared { programs, cost } = prepared;
+    let mut results = if args.merge { report::earlier() } else { Results::default() };
+    let load_before = process::load_average();
+    let versions = programs.kinds().filter_map(|kind| Some((kind, programs.of(kind).ok()?.version.clone()))).collect();
     let world = World::new(programs, args.workers.into(), args.key, args.tidegate_arg.clone())?;
-    let mut results = Results::default();
-    let pace = Pace { rounds: args.rounds.into(), time: Duration::from_secs(args.seconds.into()) };
     let mut fleet = Fleet::new(&world);
-    for suite in suites {
-        eprintln!("{suite:?}");
-        match suite {
-            Suite::Latency => speed::measure_latency(&mut fleet, pace, &mut results),
-            suite => speed::measure(suite, &mut fleet, pace, &mut results),
-        }
+    for suite in suites(args) {
+        eprintln!("{}", suite_name(suite));
+        measure_suite(suite, &mut fleet, args, &mut results);
     }
     drop(fleet);
-    println!("{}", serde_json::to_string_pretty(&results)?);
-    Ok(())
+    if suites(args).contains(&Suite::Cost) {
+        results.cost = cost;
+    }
+    results.about = About {
+        time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        processor: process::processor(),
+        versions,
+        workers: world.workers,
+        key: format!("{:?}", args.key).to_uppercase(),
+        is_pinned: world.cores.is_some(),
+        has_own_network,
+        load_before,
+        load_after: process::load_average(),
+    };
+    drop(world);
+    println!("{}", report::markdown(&results));
+    if args.dry { Ok(()) } else { report::write(&results) }
+}
+
+/// What was asked for, in the order it is measured in.
+fn suites(args: &Args) -> Vec<Suite> {
+    let mut suites = if args.suite.is_empty() { Suite::value_variants().to_vec() } else { args.suite.clone() };
+    suites.sort_unstable();
+    suites.dedup();
+    suites
+}
+
+fn suite_name(suite: Suite) -> String {
+    suite.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// One suite; what fails in it is in its results.
+fn measure_suite(suite: Suite, fleet: &mut Fleet<'_>, args: &Args, results: &mut Results) {
+    let world = fleet.world;
+    let pace = Pace { rounds: args.rounds.into(), time: Duration::from_secs(args.seconds.into()) };
+    match suite {
+        Suite::Latency => speed::measure_latency(fleet, pace, results),
+        Suite::Memory => {
+            // Others would be measured with it: their processes share pages.
+            fleet.have(&[]);
+            results.memory = world.programs.kinds().map(|kind| (kind, memory::measure(world, kind))).collect();
+            results.memory_tcp = world.programs.kinds().map(|kind| (kind, memory::measure_tcp(world, kind))).collect();
+        }
+        Suite::Change => {
+            let changes = usize::from(args.rounds);
+            fleet.have(&[]);
+            results.change = world.programs.kinds().map(|kind| (kind, change::measure(world, kind, changes))).collect();
+        }
+        // It needs a compiler, and so was done outside.
+        Suite::Cost => {}
+        suite => speed::measure(suite, fleet, pace, results),
+    }
 }

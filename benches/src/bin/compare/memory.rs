@@ -43,7 +43,9 @@ const SPARE_FILES: u64 = 600;
 /// HTTP: one process for connections, one for routes.
 pub(crate) fn measure(world: &World, kind: Kind) -> Cell<Memory> {
     let one = Proxy::start(world, kind, Plane::One).map_err(anyhow::Error::msg);
-    one.and_then(|proxy| connections(world, &proxy)).map(|memory| Memory { many_routes: many(world, kind), ..memory }).into()
+    one.and_then(|proxy| connections(world, &proxy))
+        .map(|memory| Memory { many_routes: many(world, kind), ..memory })
+        .into()
 }
 
 fn connections(world: &World, proxy: &Proxy) -> anyhow::Result<Memory> {
@@ -64,7 +66,13 @@ fn connections(world: &World, proxy: &Proxy) -> anyhow::Result<Memory> {
     sleep(SETTLE);
     let closed = proxy.pss();
     let wave = wave(proxy, CONNECTIONS[1].min(most(world)));
-    Ok(Memory { idle, connections: stages, closed, wave: wave.into(), many_routes: Cell::Missing("not yet".to_owned()) })
+    Ok(Memory {
+        idle,
+        connections: stages,
+        closed,
+        wave: wave.into(),
+        many_routes: Cell::Missing("not yet".to_owned()),
+    })
 }
 
 /// Connections that all ask at once: how many, most memory meanwhile, and memory some time after.

@@ -122,13 +122,15 @@ fn in_path(name: &str) -> anyhow::Result<PathBuf> {
 }
 
 fn found(path: PathBuf, flag: &str) -> anyhow::Result<Program> {
-    let text = said(&path, &[flag]);
-    let line = text.lines().map(str::trim).find(|line| !line.is_empty()).context("it does not start")?;
-    // Envoy says its whole commit and build, HAProxy when and where.
-    let line = line.split_once(" version: ").map_or(line, |(_, version)| version);
-    let version = line.split(" 20").next().unwrap_or_default().split_whitespace().next_back().unwrap_or_default();
-    let version = version.split('/').find(|part| part.starts_with(|c: char| c.is_ascii_digit() || c == 'v'));
-    Ok(Program { path, version: version.unwrap_or(line).trim_start_matches('v').to_owned() })
+    let version = version(&said(&path, &[flag])).context("it does not start")?;
+    Ok(Program { path, version })
+}
+
+/// The version in what a program says of itself: the first word, or part of one, of numbers with dots between.
+fn version(text: &str) -> Option<String> {
+    let words = text.split(|c: char| c.is_whitespace() || c == '/').map(|word| word.trim_start_matches('v'));
+    let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
+    words.into_iter().find(is_version).map(str::to_owned)
 }
 
 /// What a program says, wherever it says it.
@@ -231,4 +233,24 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
     let status = command.stdin(Stdio::null()).status().with_context(|| program.display().to_string())?;
     ensure!(status.success(), "{} has failed", program.display());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::version;
+
+    #[test]
+    fn every_program_says_its_version_in_its_own_way() {
+        for (text, expected) in [
+            ("tidegate 0.1.0\n", "0.1.0"),
+            ("nginx version: nginx/1.22.1\n", "1.22.1"),
+            ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n", "2.6.12-1+deb12u4"),
+            ("\nenvoy  version: 9e5580933739/1.40.0/Clean/RELEASE/BoringSSL\n", "1.40.0"),
+            ("v2.6.2 h1:abc=\n", "2.6.2"),
+            ("h2load nghttp2/1.52.0\n", "1.52.0"),
+        ] {
+            assert_eq!(version(text).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(version("no such thing\n"), None);
+    }
 }

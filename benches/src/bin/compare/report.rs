@@ -1,137 +1,312 @@
-//! The figures, the table, and the file it is kept in.
+//! The tables, and the files they are kept in.
 
-use std::{fmt::Write, fs, path::Path, time::SystemTime};
+use std::{collections::BTreeMap, fmt::Write, fs};
 
 use anyhow::Context;
 
 use crate::{
-    peers::{Kind, Programs},
-    process,
+    goals, plot,
+    programs::{Kind, compare_directory},
+    results::{Cell, Memory, Results, Row, Sample},
+    stats::median,
 };
 
-/// The section of RESULTS.md that is replaced by each run.
-const HEADING: &str = "## L4 beside HAProxy and nginx";
+/// What stands where nothing was measured.
+const NOTHING: &str = "–";
 
-/// Most of HAProxy's CPU per gigabyte we allow ourselves.
-const CPU_GOAL: f64 = 0.6;
-
-/// Most bytes of user memory for an idle connection we allow ourselves.
-const MEMORY_GOAL: f64 = 3.0 * 1024.0;
-
-/// What was measured of one proxy, a value for each round.
-#[derive(Debug, Default)]
-pub(crate) struct One {
-    pub(crate) gbit_per_second: Vec<f64>,
-    pub(crate) cpu_seconds_per_gb: Vec<f64>,
-    pub(crate) connections_per_second: Vec<f64>,
-    pub(crate) cpu_us_per_connection: Vec<f64>,
-    pub(crate) round_trips_per_second: Vec<f64>,
-    pub(crate) cpu_us_per_round_trip: Vec<f64>,
-    pub(crate) idle_bytes: Vec<f64>,
+/// Writes `RESULTS.md`, `results.json` and `results.svg`.
+pub(crate) fn write(results: &Results) -> anyhow::Result<()> {
+    let directory = compare_directory();
+    let json = serde_json::to_string_pretty(results)? + "\n";
+    for (name, text) in [("RESULTS.md", markdown(results)), ("results.json", json), ("results.svg", plot::svg(results))]
+    {
+        let path = directory.join(name);
+        fs::write(&path, text).with_context(|| path.display().to_string())?;
+    }
+    Ok(())
 }
 
-/// All that was measured.
-#[derive(Debug)]
-pub(crate) struct Figures {
-    versions: [String; 3],
-    connections: usize,
-    of: [One; 3],
+/// What an earlier run has left; nothing if there was none, or none that is understood.
+pub(crate) fn earlier() -> Results {
+    let text = fs::read_to_string(compare_directory().join("results.json")).unwrap_or_default();
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
-type Column = fn(&One) -> &[f64];
+/// `RESULTS.md`.
+pub(crate) fn markdown(results: &Results) -> String {
+    let sections = [
+        head(results),
+        goals_table(results),
+        ratios(results),
+        cpu(results),
+        per_second(results),
+        latency(results),
+        memory(results),
+        changes(results),
+        cost(results),
+        missing(results),
+    ];
+    sections.into_iter().filter(|section| !section.is_empty()).collect::<Vec<_>>().join("\n")
+}
 
-const ROWS: [(&str, usize, Column); 7] = [
-    ("one big stream, Gbit/s", 1, |one| &one.gbit_per_second),
-    ("… CPU seconds per GB", 3, |one| &one.cpu_seconds_per_gb),
-    ("user memory per idle connection, bytes", 0, |one| &one.idle_bytes),
-    ("new connections per second", 0, |one| &one.connections_per_second),
-    ("… CPU µs each", 1, |one| &one.cpu_us_per_connection),
-    ("64-byte round trips per second", 0, |one| &one.round_trips_per_second),
-    ("… CPU µs each", 1, |one| &one.cpu_us_per_round_trip),
-];
+fn head(results: &Results) -> String {
+    let about = &results.about;
+    let versions: Vec<String> =
+        about.versions.iter().map(|(kind, version)| format!("{} {version}", kind.name())).collect();
+    let place = if about.is_pinned { "the proxy on one core, load and back end on another" } else { "nothing pinned" };
+    let network = if about.has_own_network { "in a network namespace of its own" } else { "on the machine's loopback" };
+    format!(
+        "# Tidegate beside its peers\n\nWritten by `cargo run --release -p tidegate-benches --bin compare` at {time}: {versions}; workers of each: {workers}; \
+         Linux {kernel} on {processor}, {place}, {network}; certificate with an {key} key, key exchange by X25519; load average {before} before and {after} after.\n\n\
+         Figures are medians over rounds, in which the proxies take turns in shuffled order; a ratio is the median of the ratios within each round. \
+         CPU is the kernel's account of all threads of the proxy, memory its proportional set size. Ratios below 1 are in Tidegate's favour. \
+         All proxies route by host and path, tell the back end who asked, keep its connections open and write no access log; each was checked \
+         for right answers before it was measured. Load and back end share a core: it, and not the proxy, can limit what is served per second, and \
+         a proxy that is not kept busy pays more for each request (every one wakes it).\n",
+        time = about.time,
+        versions = versions.join(", "),
+        workers = about.workers,
+        kernel = about.kernel,
+        processor = about.processor,
+        key = about.key,
+        before = about.load_before,
+        after = about.load_after,
+    )
+}
 
-impl Figures {
-    pub(crate) fn new(programs: &Programs, connections: usize) -> Self {
-        Self { versions: programs.versions(), connections, of: Default::default() }
+fn goals_table(results: &Results) -> String {
+    let mut text = "## Goals\n\n| goal | measured | |\n|---|---|---|\n".to_owned();
+    for goal in goals::all(results) {
+        let verdict = match (&goal.measured, goal.met) {
+            (None, _) => NOTHING,
+            (Some(_), true) => "met",
+            (Some(_), false) => "**not met**",
+        };
+        let _ = writeln!(text, "| {} | {} | {verdict} |", goal.what, goal.measured.as_deref().unwrap_or(NOTHING));
     }
+    text
+}
 
-    pub(crate) fn of(&mut self, kind: Kind) -> &mut One {
-        &mut self.of[kind as usize]
+/// The rows in the order of the tables.
+fn rows(results: &Results) -> Vec<&Row> {
+    let mut rows: Vec<&Row> = results.speed.values().filter(|row| row.rate.is_none()).collect();
+    rows.sort_by_key(|row| row.place);
+    rows
+}
+
+/// A table with a column for each proxy.
+fn table(title: &str, kinds: &[Kind], prefix: &str, lines: impl IntoIterator<Item = (String, Vec<String>)>) -> String {
+    let names: Vec<String> = kinds.iter().map(|kind| format!("{prefix}{}", kind.name())).collect();
+    let mut text = format!("{title}\n\n| | {} |\n|---|{}\n", names.join(" | "), "---|".repeat(kinds.len()));
+    let mut is_empty = true;
+    for (label, cells) in lines {
+        let _ = writeln!(text, "| {label} | {} |", cells.join(" | "));
+        is_empty = false;
     }
+    if is_empty { String::new() } else { text }
+}
 
-    /// The section of RESULTS.md.
-    pub(crate) fn to_markdown(&self, pinned: bool, load_before: &str) -> String {
-        let mut out = format!("{HEADING}\n\n");
-        let now = humantime::format_rfc3339_seconds(SystemTime::now());
-        let kernel = rustix::system::uname().release().to_string_lossy().into_owned();
-        let place =
-            if pinned { "the proxy on one core, load and back end on another" } else { "nothing pinned: one core" };
-        let [tidegate, haproxy, nginx] = &self.versions;
-        let _ = writeln!(
-            out,
-            "Written by `cargo run --release -p tidegate-benches --bin compare_l4` at {now}: {tidegate}, {haproxy}, {nginx}; one worker each, \
-             Linux {kernel} on {}, {place}; load average {load_before} before and {} after. Medians of {} rounds in shuffled order; ratios are medians \
-             of the ratios within a round. Memory: {} idle connections, {} new processes each.\n",
-            process::processor(),
-            process::load_average(),
-            self.of[0].gbit_per_second.len(),
-            self.connections,
-            self.of[0].idle_bytes.len(),
-        );
-        out.push_str(
-            "| | Tidegate | HAProxy | nginx | Tidegate : HAProxy | range of the ratio |\n|---|---|---|---|---|---|\n",
-        );
-        for (label, digits, column) in ROWS {
-            let [tidegate, haproxy, nginx] = [0, 1, 2].map(|i| median(column(&self.of[i])));
-            let ratios = self.ratios(column);
+fn cell(value: Option<f64>, digits: usize) -> String {
+    value.filter(|value| value.is_finite()).map_or_else(|| NOTHING.to_owned(), |value| format!("{value:.digits$}"))
+}
+
+fn ratios(results: &Results) -> String {
+    let peers = &Kind::ALL[1..];
+    let lines = rows(results).into_iter().map(|row| {
+        let one = |kind: &Kind| {
+            let ratios = row.ratios(Kind::Tidegate, *kind, Sample::cpu);
             let (low, high) =
                 (ratios.iter().copied().fold(f64::INFINITY, f64::min), ratios.iter().copied().fold(0.0, f64::max));
-            let _ = writeln!(
-                out,
-                "| {label} | {tidegate:.digits$} | {haproxy:.digits$} | {nginx:.digits$} | {:.2} | {low:.2}–{high:.2} |",
-                median(&ratios),
-            );
-        }
-        out.push_str("\nGoals:\n");
-        let throughput = median(&self.ratios(|one| &one.gbit_per_second));
-        let cpu = median(&self.ratios(|one| &one.cpu_seconds_per_gb));
-        let memory = median(&self.of[0].idle_bytes);
-        for (goal, met, value) in [
-            ("at least HAProxy's throughput", throughput >= 1.0, format!("{throughput:.2} ×")),
-            ("at most 0.6 × HAProxy's CPU per GB", cpu <= CPU_GOAL, format!("{cpu:.2} ×")),
+            if ratios.is_empty() {
+                NOTHING.to_owned()
+            } else {
+                format!("{:.2} ({low:.2}–{high:.2})", median(&ratios))
+            }
+        };
+        (row.label.clone(), peers.iter().map(one).collect())
+    });
+    let text = table("## CPU: Tidegate to each peer, with the range over rounds", peers, "to ", lines);
+    if text.is_empty() { text } else { format!("{text}\n![CPU of each proxy to nginx's](results.svg)\n") }
+}
+
+fn cpu(results: &Results) -> String {
+    let lines = rows(results).into_iter().map(|row| {
+        let label = format!("{}, each {}", row.label, row.unit);
+        (label, Kind::ALL.iter().map(|kind| cell(row.median(*kind, Sample::cpu), 1)).collect())
+    });
+    table("## CPU microseconds", &Kind::ALL, "", lines)
+}
+
+fn per_second(results: &Results) -> String {
+    let lines = rows(results).into_iter().map(|row| {
+        let plural = if row.unit == "MB" { "" } else { "s" };
+        let label = format!("{}: {}{plural}", row.label, row.unit);
+        (label, Kind::ALL.iter().map(|kind| cell(row.median(*kind, Sample::rate), 0)).collect())
+    });
+    table("## Per second", &Kind::ALL, "", lines)
+}
+
+fn latency(results: &Results) -> String {
+    let Some(row) = results.speed.get("latency") else { return String::new() };
+    let title = format!(
+        "## At a fixed rate\n\nSmall answers, {:.0} requests per second: half of nginx's most. Milliseconds from when a request was due.",
+        row.rate.unwrap_or_default()
+    );
+    let mut lines: Vec<(String, Vec<String>)> = ["p50", "p99", "p99.9"]
+        .into_iter()
+        .enumerate()
+        .map(|(place, name)| {
+            let one = |kind: &Kind| cell(row.median(*kind, |sample| sample.latency[place] / 1e3), 2);
+            (name.to_owned(), Kind::ALL.iter().map(one).collect())
+        })
+        .collect();
+    let cpu = Kind::ALL.iter().map(|kind| cell(row.median(*kind, Sample::cpu), 1)).collect();
+    lines.push(("CPU microseconds per request".to_owned(), cpu));
+    table(&title, &Kind::ALL, "", lines)
+}
+
+fn memory(results: &Results) -> String {
+    let of = |figure: &dyn Fn(&Memory) -> Option<f64>, digits: usize| {
+        let one = |kind: &Kind| cell(results.memory.get(kind).and_then(|cell| figure(cell.measured()?)), digits);
+        Kind::ALL.iter().map(one).collect::<Vec<_>>()
+    };
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let mut lines = Vec::new();
+    if !results.memory.is_empty() {
+        let many = |memory: &Memory| memory.many_routes.measured().map(|bytes| mib(*bytes));
+        let count = |stage: usize| {
+            let counts = results.memory.values().filter_map(|cell| Some(cell.measured()?.connections[stage].0));
+            counts.max().unwrap_or_default()
+        };
+        lines.extend([
+            ("idle, MiB".to_owned(), of(&|memory| Some(mib(memory.idle)), 1)),
+            (format!("each of {} idle connections, bytes", count(0)), of(&|memory| Some(memory.per_connection(0)), 0)),
+            (format!("each of {} idle connections, bytes", count(1)), of(&|memory| Some(memory.per_connection(1)), 0)),
+            ("after these have closed, MiB".to_owned(), of(&|memory| Some(mib(memory.closed)), 1)),
             (
-                "at most 3 KiB of user memory per idle connection",
-                memory <= MEMORY_GOAL,
-                format!("{:.2} KiB", memory / 1024.0),
+                "most during a wave of busy connections, MiB".to_owned(),
+                of(&|memory| Some(mib(memory.wave.measured()?.1)), 1),
             ),
-        ] {
-            let _ = writeln!(out, "- {goal}: {} ({value})", if met { "met" } else { "**not met**" });
+            ("10 s after it, MiB".to_owned(), of(&|memory| Some(mib(memory.wave.measured()?.2)), 1)),
+            ("… share of the wave that stays, %".to_owned(), of(&|memory| Some(memory.kept()? * 100.0), 0)),
+            ("idle with 10,000 routes, MiB".to_owned(), of(&many, 1)),
+        ]);
+    }
+    if !results.memory_tcp.is_empty() {
+        let one = |kind: &Kind| {
+            let memory = results.memory_tcp.get(kind).and_then(Cell::measured);
+            let each = memory.map(|memory| {
+                memory.connections.1.saturating_sub(memory.idle) as f64 / memory.connections.0.max(1) as f64
+            });
+            cell(each, 0)
+        };
+        lines.push(("TCP: each idle connection, bytes".to_owned(), Kind::ALL.iter().map(one).collect()));
+    }
+    table("## Memory", &Kind::ALL, "", lines)
+}
+
+fn changes(results: &Results) -> String {
+    if results.change.is_empty() {
+        return String::new();
+    }
+    let title = "## One more path, at 10,000 routes\n\nTidegate and Envoy watch their files, nginx and HAProxy are told to reload by a signal, Caddy by its \
+                 admin address. Meanwhile 1,000 requests per second go on, over connections that stay.";
+    let of = |figure: &dyn Fn(&crate::results::Changes) -> String| {
+        let one =
+            |kind: &Kind| results.change.get(kind).and_then(Cell::measured).map_or_else(|| NOTHING.to_owned(), figure);
+        Kind::ALL.iter().map(one).collect::<Vec<_>>()
+    };
+    let most = |live: &[f64]| live.iter().copied().fold(0.0, f64::max);
+    let lines = [
+        ("milliseconds until live, median".to_owned(), of(&|changes| cell(Some(median(&changes.live)), 1))),
+        ("… and most".to_owned(), of(&|changes| cell(Some(most(&changes.live)), 1))),
+        ("requests failed".to_owned(), of(&|changes| format!("{} of {}", changes.failed, changes.requests))),
+    ];
+    table(title, &Kind::ALL, "", lines)
+}
+
+fn cost(results: &Results) -> String {
+    let line = |name: &str, value: Option<f64>| {
+        format!("- {name}: {}\n", value.map_or_else(|| NOTHING.to_owned(), |value| value.to_string()))
+    };
+    format!(
+        "## What a connection and a request cost Tidegate\n\nFrom `cargo test -p tidegate --lib http::cost -- --nocapture`; they may only go down.\n\n{}{}",
+        line("bytes of the future of a connection", results.cost.future_bytes),
+        line("allocations per request", results.cost.allocations_per_request),
+    )
+}
+
+fn missing(results: &Results) -> String {
+    let mut lines = Vec::new();
+    let mut name = |what: &str, kind: Kind, why: &str| {
+        lines.push(format!("- {what}: {}: {}\n", kind.name(), why.split_whitespace().collect::<Vec<_>>().join(" ")));
+    };
+    for row in results.speed.values() {
+        for (kind, cell) in &row.cells {
+            if let Cell::Missing(why) = cell {
+                name(&row.label, *kind, why);
+            } else if row.failed(*kind) > 0 {
+                name(&row.label, *kind, &format!("{} failed, {}", row.failed(*kind), first_failure(cell)));
+            }
         }
-        out
     }
-
-    /// Tidegate to HAProxy, round by round.
-    fn ratios(&self, column: Column) -> Vec<f64> {
-        column(&self.of[0]).iter().zip(column(&self.of[1])).map(|(tidegate, haproxy)| tidegate / haproxy).collect()
+    fn reasons<T>(cells: &BTreeMap<Kind, Cell<T>>) -> impl Iterator<Item = (Kind, &str)> {
+        cells.iter().filter_map(|(kind, cell)| match cell {
+            Cell::Missing(why) => Some((*kind, why.as_str())),
+            Cell::Measured(_) => None,
+        })
     }
+    reasons(&results.memory).for_each(|(kind, why)| name("memory", kind, why));
+    reasons(&results.memory_tcp).for_each(|(kind, why)| name("memory, TCP", kind, why));
+    reasons(&results.change).for_each(|(kind, why)| name("one more path", kind, why));
+    for (kind, memory) in results.memory.iter().filter_map(|(kind, cell)| Some((*kind, cell.measured()?))) {
+        if let Cell::Missing(why) = &memory.wave {
+            name("a wave of connections", kind, why);
+        }
+        if let Cell::Missing(why) = &memory.many_routes {
+            name("memory with 10,000 routes", kind, why);
+        }
+    }
+    for (kind, changes) in results.change.iter().filter_map(|(kind, cell)| Some((*kind, cell.measured()?))) {
+        if let Some(why) = &changes.first_failure {
+            name("requests during a change", kind, why);
+        }
+    }
+    if lines.is_empty() { String::new() } else { format!("## Left out, and failures\n\n{}", lines.concat()) }
 }
 
-/// Puts the section into RESULTS.md; what people wrote around it stays.
-pub(crate) fn write(section: &str) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("RESULTS.md");
-    let held = fs::read_to_string(&path).unwrap_or_default();
-    let (before, rest) = held.split_once(HEADING).unwrap_or((&held, ""));
-    let after = rest.find("\n## ").map_or("", |at| &rest[at..]);
-    let gap = if before.is_empty() || before.ends_with("\n\n") { "" } else { "\n" };
-    fs::write(&path, format!("{before}{gap}{section}{after}")).with_context(|| path.display().to_string())
+fn first_failure(cell: &Cell<Vec<Sample>>) -> &str {
+    let mut samples = cell.measured().into_iter().flatten();
+    samples.find_map(|sample| sample.first_failure.as_deref()).unwrap_or_default()
 }
 
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_unstable_by(f64::total_cmp);
-    match sorted.len() {
-        0 => f64::NAN,
-        n if n % 2 == 1 => sorted[n / 2],
-        n => f64::midpoint(sorted[n / 2 - 1], sorted[n / 2]),
+#[cfg(test)]
+mod tests {
+    use super::markdown;
+    use crate::{
+        programs::Kind,
+        results::{Cell, Results, Row, Sample},
+    };
+
+    #[test]
+    fn what_is_missing_has_a_dash_and_a_reason() {
+        let sample = Sample {
+            round: 1,
+            done: 10,
+            failed: 2,
+            first_failure: Some("answered 502".to_owned()),
+            seconds: 1.0,
+            cpu_seconds: 0.0005,
+            latency: [0.0; 3],
+        };
+        let cells =
+            [(Kind::Tidegate, Cell::Measured(vec![sample])), (Kind::Nginx, Cell::Missing("not\ninstalled".to_owned()))];
+        let row = Row { label: "small".to_owned(), unit: "request".to_owned(), cells: cells.into(), ..Row::default() };
+        let results = Results { speed: [("small".to_owned(), row)].into(), ..Results::default() };
+        let text = markdown(&results);
+        assert!(text.contains("| small, each request | 50.0 | – | – | – | – | – |"), "{text}");
+        assert!(text.contains("- small: Tidegate: 2 failed, answered 502\n"), "{text}");
+        assert!(text.contains("- small: nginx: not installed\n"), "{text}");
+        assert!(text.contains("| small answers, HTTP/1.1 keep-alive: CPU at most 0.95 × nginx's | – | – |"), "{text}");
     }
 }

@@ -29,7 +29,10 @@ pub(crate) fn one() -> Vec<Host> {
 
 /// Many hosts with many paths each; the first host has also those that changes have added.
 pub(crate) fn many(changes: usize) -> Vec<Host> {
-    let host = |number: usize| Host { name: host_name(number), prefixes: (0..PATHS).map(|path| format!("/p{path}/")).collect() };
+    let host = |number: usize| Host {
+        name: host_name(number),
+        prefixes: (0..PATHS).map(|path| format!("/p{path}/")).collect(),
+    };
     let mut hosts: Vec<Host> = (0..HOSTS).map(host).collect();
     if let Some(first) = hosts.first_mut() {
         first.prefixes.extend((1..=changes).map(added));

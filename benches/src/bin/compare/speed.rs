@@ -23,7 +23,7 @@ const LATENCY_TIME: u32 = 2;
 
 /// The proxies that run, each started when it is first wanted.
 pub(crate) struct Fleet<'a> {
-    world: &'a World,
+    pub(crate) world: &'a World,
     proxies: BTreeMap<(Kind, Plane), Result<Proxy, String>>,
 }
 
@@ -33,7 +33,7 @@ impl<'a> Fleet<'a> {
     }
 
     /// Runs the proxies of these planes and no others.
-    fn have(&mut self, planes: &[Plane]) {
+    pub(crate) fn have(&mut self, planes: &[Plane]) {
         self.proxies.retain(|(_, plane), _| planes.contains(plane));
         for plane in planes {
             for kind in self.world.programs.kinds() {

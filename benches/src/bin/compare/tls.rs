@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use rustls::{
     ClientConfig, HandshakeKind, ProtocolVersion, RootCertStore,
     client::Resumption,
-    crypto::aws_lc_rs,
+    crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName},
 };
 use tokio::{
@@ -81,7 +81,9 @@ impl Certificate {
     pub(crate) fn client(&self, alpn: &[&[u8]], resume: bool) -> anyhow::Result<Arc<ClientConfig>> {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone())?;
-        let mut config = ClientConfig::builder_with_provider(aws_lc_rs::default_provider().into())
+        // One group for all: otherwise some proxies would agree on the dearer post-quantum one, and others could not.
+        let provider = CryptoProvider { kx_groups: vec![aws_lc_rs::kx_group::X25519], ..aws_lc_rs::default_provider() };
+        let mut config = ClientConfig::builder_with_provider(provider.into())
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
             .with_no_client_auth();

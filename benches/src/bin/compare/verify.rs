@@ -78,7 +78,8 @@ fn forwarded(answer: &Answer, host: &str, scheme: &str) -> anyhow::Result<()> {
         ("x-forwarded-proto", scheme),
         ("x-forwarded-host", host),
     ] {
-        let is_there = head.lines().any(|line| line.split_once(':').is_some_and(|(n, v)| n == name && v.trim() == value));
+        let is_there =
+            head.lines().any(|line| line.split_once(':').is_some_and(|(n, v)| n == name && v.trim() == value));
         ensure!(is_there, "the back end did not see {name}: {value} but {head}");
     }
     ensure!(!head.contains("connection: close"), "it closes its connections to the back end: {head}");

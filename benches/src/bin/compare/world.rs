@@ -78,11 +78,6 @@ impl World {
             .context("the back end does not answer")?;
         Ok(world)
     }
-
-    /// The back end without a proxy before it.
-    pub(crate) fn backend(&self) -> SocketAddr {
-        self.http
-    }
 }
 
 impl Drop for World {

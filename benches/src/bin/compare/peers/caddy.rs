@@ -17,7 +17,9 @@ pub(super) fn files(setup: &Setup, hosts: &[Host]) -> Vec<File> {
         "transport": {"protocol": "http", "compression": false, "keep_alive": {"max_idle_conns_per_host": 1024, "idle_timeout": "300s"}},
     });
     let mut routes: Vec<Value> = match hosts {
-        [host] => vec![json!({"match": [{"host": [host.name], "path": paths(host)}], "handle": [proxy], "terminal": true})],
+        [host] => {
+            vec![json!({"match": [{"host": [host.name], "path": paths(host)}], "handle": [proxy], "terminal": true})]
+        }
         hosts => {
             // The first host that matches takes the request; its paths decide whether the proxy gets it.
             let mut routes: Vec<Value> = hosts.iter().map(|host| mark(host, &backend)).collect();
@@ -27,9 +29,7 @@ pub(super) fn files(setup: &Setup, hosts: &[Host]) -> Vec<File> {
         }
     };
     routes.push(json!({"handle": [{"handler": "static_response", "status_code": 404}]}));
-    let server = |addr: std::net::SocketAddr| {
-        json!({"listen": [addr.to_string()], "routes": routes, "protocols": ["h1", "h2"], "automatic_https": {"disable": true}, "idle_timeout": "300s"})
-    };
+    let server = |addr: std::net::SocketAddr| json!({"listen": [addr.to_string()], "routes": routes, "protocols": ["h1", "h2"], "automatic_https": {"disable": true}, "idle_timeout": "300s"});
     let mut https = server(setup.https);
     https["tls_connection_policies"] = json!([{}]);
     let certificate = json!({"certificate": setup.certificate.certificate, "key": setup.certificate.key});
@@ -59,7 +59,7 @@ fn paths(host: &Host) -> Vec<String> {
 fn mark(host: &Host, backend: &str) -> Value {
     let routes: Vec<Value> = paths(host)
         .into_iter()
-        .map(|path| json!({"match": [{"path": [path]}], "handle": [{"handler": "vars", "backend": backend}], "terminal": true}))
+        .map(|path| json!({"match": [{"path": [path]}], "handle": [{"handler": "vars", "backend": backend}], "group": "paths"}))
         .collect();
     json!({"group": "hosts", "match": [{"host": [host.name]}], "handle": [{"handler": "subroute", "routes": routes}]})
 }

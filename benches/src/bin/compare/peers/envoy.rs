@@ -27,7 +27,8 @@ pub(super) fn files(setup: &Setup, hosts: &[Host]) -> Vec<File> {
         }
     };
     // Its defaults stop at 1,024 connections, requests and what waits.
-    let no_limits = json!({"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000}]});
+    let no_limits =
+        json!({"thresholds": [{"max_connections": 100_000, "max_pending_requests": 100_000, "max_requests": 100_000}]});
     let endpoint = json!({"endpoint": {"address": address(setup.backend)}});
     let bootstrap = json!({
         "node": {"id": "bench", "cluster": "bench"},
@@ -104,7 +105,8 @@ fn routes(hosts: &[Host]) -> Value {
     let hosts: Vec<Value> = hosts
         .iter()
         .map(|host| {
-            let route = |prefix: &String| json!({"match": {"prefix": prefix}, "route": {"cluster": "bench", "timeout": "0s"}});
+            let route =
+                |prefix: &String| json!({"match": {"prefix": prefix}, "route": {"cluster": "bench", "timeout": "0s"}});
             let routes: Vec<Value> = host.prefixes.iter().map(route).collect();
             json!({"name": host.name, "domains": [host.name], "routes": routes})
         })

@@ -19,7 +19,8 @@ pub(super) fn files(setup: &Setup, hosts: &[Host]) -> Vec<File> {
     let config = setup.directory.join("haproxy.cfg");
     if setup.plane == Plane::Tcp {
         // `splice-auto` is what makes HAProxy fast at bulk; it also costs it nothing elsewhere.
-        let _ = write!(text, " mode tcp\nlisten bench\n bind {} backlog 8192\n server one {}\n", setup.addr, setup.backend);
+        let _ =
+            write!(text, " mode tcp\nlisten bench\n bind {} backlog 8192\n server one {}\n", setup.addr, setup.backend);
         return vec![File { path: config, text }];
     }
     let routes = setup.directory.join("routes.map");

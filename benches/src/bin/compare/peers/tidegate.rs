@@ -20,8 +20,7 @@ pub(super) fn files(setup: &Setup, hosts: &[Host]) -> Vec<File> {
 
 pub(super) fn start(command: &mut Command, setup: &Setup, programs: &Programs) {
     // For TCP the Service has the address; HTTP gets another port.
-    let (http, https) =
-        if setup.plane == Plane::Tcp { (loopback(0), loopback(0)) } else { (setup.addr, setup.https) };
+    let (http, https) = if setup.plane == Plane::Tcp { (loopback(0), loopback(0)) } else { (setup.addr, setup.https) };
     command.args(["run", "--workers", &setup.workers.to_string(), "--drain-timeout", "100ms"]);
     command.arg("--manifests").arg(setup.directory.join("manifests"));
     command.args(["--http", &http.to_string(), "--admin", &setup.admin.to_string()]);
