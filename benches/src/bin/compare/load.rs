@@ -339,3 +339,7 @@ fn open(plan: &Plan<'_>, epoll: &OwnedFd, index: usize) -> anyhow::Result<Connec
     epoll::add(epoll, &stream, epoll::EventData::new_u64(index as u64), interest())?;
     Ok(Connection { stream, exchange: None, ended: false })
 }
+
+#[cfg(test)]
+#[path = "load_tests.rs"]
+mod tests;

@@ -67,7 +67,7 @@ fn http(setup: &Setup, hosts: &[Host]) -> String {
         key = certificate.key.display(),
     );
     for host in hosts {
-        let _ = write!(text, " server {{ listen {addr}; listen {https} ssl http2; server_name {};\n", host.name);
+        let _ = writeln!(text, " server {{ listen {addr}; listen {https} ssl http2; server_name {};", host.name);
         for prefix in &host.prefixes {
             let _ = writeln!(text, "  location {prefix} {{ proxy_pass http://backend; }}");
         }
