@@ -5,7 +5,8 @@
 //! The proxies take turns in shuffled rounds, and ratios are taken within a round, so that a busy machine spoils all of
 //! them alike. With one worker the proxy has one core, load and back end the other. CPU is the kernel's own account of the
 //! proxy's threads (`schedstat`), memory its proportional set size. Everything is on loopback, as root in a network of its
-//! own, and every step is bounded. Each proxy is asked first whether it does a thing right ([`verify`]).
+//! own, and every step is bounded; all of it takes about twenty minutes. Each proxy is asked first whether it does a thing
+//! right ([`verify`]).
 
 mod backend;
 mod change;

@@ -2,12 +2,14 @@
 
 use std::{fs, path::Path, process::Command};
 
+use crate::process;
+
 const UNSHARE: &str = "/usr/bin/unshare";
 
 /// The ports that clients get. Those below are for the proxies: none of them is taken by a client by chance.
 const CLIENT_PORTS: &str = "10000 65535";
 
-/// Where clients get their ports from, unless it was set otherwise, above the proxies' too.
+/// What the kernel is told of it.
 const SETTINGS: [(&str, &str); 4] = [
     ("net/ipv4/ip_local_port_range", CLIENT_PORTS),
     // A client's port is free again soon after its connection has ended.
@@ -22,7 +24,7 @@ pub(crate) fn command(program: &Path) -> Option<Command> {
     if !possible.is_ok_and(|output| output.status.success()) {
         return None;
     }
-    let mut command = Command::new(UNSHARE);
+    let mut command = process::bound_to_us(Path::new(UNSHARE));
     command.arg("--net").arg(program);
     Some(command)
 }

@@ -61,9 +61,10 @@ fn head(results: &Results) -> String {
          Figures are medians over rounds, in which the proxies take turns in shuffled order; a ratio is the median of the ratios within each round. \
          CPU is the kernel's account of all threads of the proxy, memory its proportional set size. Ratios below 1 are in Tidegate's favour. \
          All proxies route by host and path, tell the back end who asked, keep its connections open and write no access log; each was checked \
-         for right answers before it was measured. Load and back end share a core: it, and not the proxy, can limit what is served per second, and \
+         for right answers before it was measured. Load and back end share {shared}: that, and not the proxy, can limit what is served per second, and \
          a proxy that is not kept busy pays more for each request (every one wakes it). \
          The CPU of the 32 handshakes of the HTTP/2 load is in its row.\n",
+        shared = if about.is_pinned { "a core" } else { "the cores with the proxy" },
         time = about.time,
         versions = versions.join(", "),
         workers = about.workers,
