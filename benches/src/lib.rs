@@ -1,7 +1,7 @@
 //! What the benches measure with: clusters of any size, as the manifests somebody would have written.
 //!
-//! `cargo bench -p tidegate-benches` measures the parts; `cargo run --release -p tidegate-benches --bin compare_l4` the
-//! whole, beside other proxies. `RESULTS.md` holds the figures.
+//! `cargo bench -p tidegate-benches` measures the parts (`RESULTS.md`); `cargo run --release -p tidegate-benches --bin
+//! compare` the whole, beside other proxies (`compare/RESULTS.md`).
 
 use std::{fmt::Write, net::Ipv4Addr, path::Path};
 

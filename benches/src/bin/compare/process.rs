@@ -1,15 +1,19 @@
 //! What the kernel knows about processes: CPU, memory, children, cores.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, process::Command, time::Duration};
 
 use rustix::{
-    process::{Pid, Signal, kill_process},
+    process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit},
     thread::{CpuSet, sched_getaffinity, sched_setaffinity},
 };
 
+const SETPRIV: &str = "/usr/bin/setpriv";
+
 /// A process and all below it.
 pub(crate) fn tree(pid: u32) -> Vec<u32> {
-    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let children: String =
+        threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
     let below = children.split_whitespace().filter_map(|child| child.parse().ok()).flat_map(tree);
     std::iter::once(pid).chain(below).collect()
 }
@@ -36,6 +40,16 @@ pub(crate) fn pss(pid: u32) -> u64 {
     tree(pid).into_iter().filter_map(one).sum()
 }
 
+/// A command whose process is told to end when this one has: nothing is left running, however we end.
+pub(crate) fn bound_to_us(program: &Path) -> Command {
+    if !Path::new(SETPRIV).is_file() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "TERM", "--"]).arg(program);
+    command
+}
+
 /// Sends a signal; a process that is gone needs none.
 pub(crate) fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
@@ -58,6 +72,13 @@ pub(crate) fn pin(core: Option<usize>) {
     if let Err(error) = sched_setaffinity(None, &set) {
         eprintln!("not pinned to core {core}: {error}");
     }
+}
+
+/// Raises the limit of open files as far as it goes, for the proxies too; returns it.
+pub(crate) fn raise_file_limit() -> anyhow::Result<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    Ok(limit.maximum.unwrap_or(1 << 20))
 }
 
 /// The three load averages, as the kernel writes them.
