@@ -3,7 +3,14 @@
 //! A worker serves both planes. It is told what to do through a channel, in order: first the snapshot, then the sockets
 //! that need it.
 
-use std::{io, net::TcpListener, rc::Rc, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    net::TcpListener,
+    rc::Rc,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tidegate_l4::{
     limits::Limits,
@@ -236,7 +243,7 @@ async fn serve(
                 draining = true;
                 let (l4, http) = (l4.clone(), http.clone());
                 tokio::task::spawn_local(async move {
-                    tokio::join!(l4.drain(timeout), http.drain(timeout));
+                    drain(timeout, &l4, &http).await;
                     let _ = done.send(());
                 });
                 Ok(())
@@ -250,6 +257,21 @@ async fn serve(
         if let Err(error) = result {
             tracing::error!("a worker cannot use a socket it was given: {error}");
         }
+    }
+}
+
+/// Drains both planes, and notes how that went.
+async fn drain(timeout: Duration, l4: &L4Worker, http: &HttpWorker) {
+    let begun = Instant::now();
+    let connections = http.connections();
+    tokio::join!(l4.drain(timeout), http.drain(timeout));
+    let took = begun.elapsed();
+    let worker = thread::current().name().unwrap_or_default().to_owned();
+    let took_ms = took.as_millis() as u64;
+    if took >= timeout {
+        tracing::info!(worker, connections, took_ms, "worker cut what had not ended in time");
+    } else {
+        tracing::debug!(worker, connections, took_ms, "worker drained");
     }
 }
 

@@ -205,7 +205,19 @@ impl Process {
         fs::write(directory.file("manifests/main.yaml"), manifests(net)).unwrap();
         let any = SocketAddr::new(net.ip(1), 0).to_string();
         let mut command = Command::new(tidegate_tests::process::program());
-        command.args(["run", "--http", &any, "--https", &any, "--admin", &any, "--workers", "2", "--service-cidr", "127.95.0.0/16"]);
+        command.args([
+            "run",
+            "--http",
+            &any,
+            "--https",
+            &any,
+            "--admin",
+            &any,
+            "--workers",
+            "2",
+            "--service-cidr",
+            "127.95.0.0/16",
+        ]);
         command.args(["--node-address", &net.ip(1).to_string(), "--manifests"]).arg(directory.file("manifests"));
         command
             .args(more)

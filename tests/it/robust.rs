@@ -29,10 +29,13 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-fn ingress(name: &str) -> String {
+/// An Ingress whose pods have this long for an answer.
+fn ingress(name: &str, patience: Duration) -> String {
+    let seconds = patience.as_secs();
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, annotations: {{\
-         nginx.ingress.kubernetes.io/proxy-read-timeout: \"1\", nginx.ingress.kubernetes.io/proxy-send-timeout: \"1\", \
+         nginx.ingress.kubernetes.io/proxy-read-timeout: \"{seconds}\", \
+         nginx.ingress.kubernetes.io/proxy-send-timeout: \"{seconds}\", \
          nginx.ingress.kubernetes.io/proxy-body-size: \"0\"}}}}\n\
          spec: {{rules: [{{host: {name}.com, http: {{paths: [{{path: /, pathType: Prefix, \
          backend: {{service: {{name: {name}, port: {{number: 80}}}}}}}}]}}}}]}}\n"
@@ -62,7 +65,7 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     let _pod = http_pod("web", net.ip(2)).await;
     let directory = std::env::temp_dir().join(format!("tidegate-robust-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a temporary directory");
-    let manifests = pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web");
+    let manifests = pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web", MAX_WAIT);
     fs::write(directory.join("main.yaml"), manifests).expect("it is written");
     let http = SocketAddr::new(net.ip(1), 8080);
     let tidegate = start(net, &directory, http);
@@ -312,7 +315,7 @@ fn pods_that_do_everything_wrong_are_named_and_harm_nobody_else() {
 }
 
 fn manifests(name: &str, ip: std::net::IpAddr) -> String {
-    pod_manifest(name, name, ip) + &service_manifest(name, name, "") + &ingress(name)
+    pod_manifest(name, name, ip) + &service_manifest(name, name, "") + &ingress(name, Duration::from_secs(1))
 }
 
 /// One worker on this thread, less patient than usual, and not short of words.

@@ -18,6 +18,7 @@ use super::{
     account::Account,
     client::{Client, UnderWay},
     failure::Kind,
+    headers::clean_trailers,
     pod::{Broken, Exchange, PodAddress, PoolKey, Stream, Watchdog},
     upload::Upload,
 };
@@ -113,8 +114,11 @@ impl PodBody {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
         match self.poll_source(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+            Poll::Ready(Some(Ok(mut frame))) => {
                 self.last = Instant::now();
+                if let Some(trailers) = frame.trailers_mut() {
+                    clean_trailers(trailers);
+                }
                 Poll::Ready(Some(Ok(frame)))
             }
             Poll::Ready(None) => Poll::Ready(None),

@@ -228,6 +228,35 @@ fn is_hop_by_hop(name: &HeaderName) -> bool {
     )
 }
 
+/// Takes out of a trailer section what would change how the message is read, where it goes or whom it is from, if a reader
+/// merged it into the head (RFC 9110 6.5.1).
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    const NEVER: [HeaderName; 13] = [
+        header::AUTHORIZATION,
+        header::CONTENT_ENCODING,
+        header::CONTENT_LENGTH,
+        header::CONTENT_RANGE,
+        header::CONTENT_TYPE,
+        header::COOKIE,
+        header::EXPECT,
+        header::FORWARDED,
+        header::HOST,
+        header::LOCATION,
+        header::SET_COOKIE,
+        header::TRAILER,
+        HeaderName::from_static("x-real-ip"),
+    ];
+    let is_out = |name: &HeaderName| {
+        NEVER.contains(name) || is_hop_by_hop(name) || name.as_str().starts_with("x-forwarded-")
+    };
+    if trailers.keys().any(is_out) {
+        let out: Vec<HeaderName> = trailers.keys().filter(|name| is_out(name)).cloned().collect();
+        for name in out {
+            trailers.remove(name);
+        }
+    }
+}
+
 /// The fields that `Connection` names, if it names any. An end-to-end field that the message cannot do without is kept even
 /// if it is named.
 fn named_by_connection(headers: &HeaderMap) -> Option<Vec<HeaderName>> {

@@ -15,7 +15,7 @@ use http::{HeaderMap, Request, Version, header};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{client::Client, failure::Failure};
+use super::{client::Client, failure::Failure, headers::clean_trailers};
 
 /// Content that is remembered so that the request can be sent to another pod: forms and API calls fit. It is not copied;
 /// what the client sent is only let go of later.
@@ -216,7 +216,10 @@ impl Content {
                     }
                     Piece::Data(data)
                 }
-                Err(frame) => frame.into_trailers().map_or(Piece::End, Piece::Trailers),
+                Err(frame) => frame.into_trailers().map_or(Piece::End, |mut trailers| {
+                    clean_trailers(&mut trailers);
+                    Piece::Trailers(trailers)
+                }),
             },
         };
         self.replay.remember(&piece);

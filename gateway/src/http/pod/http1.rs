@@ -20,7 +20,7 @@ use super::{
     framing::{Framing, Taken},
     head::{AnswerHead, HeadReader},
     io::PodIo,
-    sending::{Coding, Sending, Unsent, remove_forbidden_trailers},
+    sending::{Coding, Sending, Unsent},
     watchdog::Watchdog,
 };
 use crate::http::upload::Upload;
@@ -254,9 +254,8 @@ impl Exchange {
     }
 }
 
-/// Trailers that may be passed on.
-fn trailer_frame(mut trailers: HeaderMap) -> Option<Frame<Bytes>> {
-    remove_forbidden_trailers(&mut trailers);
+/// Trailers, if there are any.
+fn trailer_frame(trailers: HeaderMap) -> Option<Frame<Bytes>> {
     (!trailers.is_empty()).then(|| Frame::trailers(trailers))
 }
 

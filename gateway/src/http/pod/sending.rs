@@ -165,8 +165,7 @@ impl Sending {
                     self.add(data, b"\r\n");
                 }
             }
-            (Piece::Trailers(mut trailers), Coding::Chunked) => {
-                remove_forbidden_trailers(&mut trailers);
+            (Piece::Trailers(trailers), Coding::Chunked) => {
                 self.out.extend_from_slice(b"0\r\n");
                 write_fields(&mut self.out, &trailers);
                 self.out.extend_from_slice(b"\r\n");
@@ -189,13 +188,6 @@ impl Sending {
         } else {
             (self.data, self.tail) = (data, tail);
         }
-    }
-}
-
-/// Takes out of a trailer section what would change how the message is read (RFC 9110 6.5.1).
-pub(super) fn remove_forbidden_trailers(trailers: &mut HeaderMap) {
-    for name in [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::TRAILER] {
-        trailers.remove(name);
     }
 }
 
