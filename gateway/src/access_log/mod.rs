@@ -9,7 +9,8 @@
 //! told to the operator once a while. A line is written at the latest a second after its request ended, and when the process ends.
 //!
 //! Nothing a client or a pod sends can end a line or a field: see `escape`. Nothing is allocated for a request once its worker is
-//! warm: what is collected goes into memory that the requests before it left (`details`), and so do lines (`worker`).
+//! warm, but for a user's name and a host in capitals: what is collected goes into memory that the requests before it left
+//! (`details`), and so do lines (`worker`).
 //!
 //! | question | answer |
 //! |---|---|

@@ -110,7 +110,8 @@ pub(super) static VARIABLES: [Variable; 61] = [
     row("server_protocol", |r, t| t.own(format_args!("{}", r.protocol()?))),
     row("host", |r, t| {
         let host = r.host()?;
-        t.value(&host.to_ascii_lowercase())
+        // Most clients write it so already.
+        if host.iter().any(u8::is_ascii_uppercase) { t.value(&host.to_ascii_lowercase()) } else { t.value(host) }
     }),
     row("best_http_host", |r, t| t.value(r.details.host()?)),
     row("request_id", |r, t| t.value(r.details.id()?)),
