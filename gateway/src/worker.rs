@@ -241,9 +241,12 @@ async fn serve(
             Command::OpenHttp(listener, scheme) => http.open_as(listener, scheme),
             Command::Drain(timeout, done) => {
                 draining = true;
-                let (l4, http) = (l4.clone(), http.clone());
+                let (l4, http, log) = (l4.clone(), http.clone(), log.clone());
                 tokio::task::spawn_local(async move {
                     drain(timeout, &l4, &http).await;
+                    if let Some(log) = log {
+                        log.flush();
+                    }
                     let _ = done.send(());
                 });
                 Ok(())

@@ -97,8 +97,13 @@ async fn answer(
     let auth = admit(client, &snapshot, host)?;
 
     // Where it goes, and what its rule makes of it.
-    let path = target::path(&parts.uri)?;
     let (addr, ip) = client.asked_by(&parts.headers);
+    let request_id = headers::request_id(&parts.headers);
+    account.log(|entry| {
+        entry.is_from(addr);
+        entry.identified(request_id.as_bytes());
+    });
+    let path = target::path(&parts.uri)?;
     let facts = facts(client, &parts, host, &path, addr);
     let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));
     let mut edits = Edits::default();
@@ -118,6 +123,9 @@ async fn answer(
         Decision::Unavailable { rule, reason } => return Err(Failure::unavailable(rule.backend.service(), reason)),
         Decision::Forward { rule, backend, upstream, pinned, hash } => (rule, backend, upstream, pinned, hash),
     };
+    if !std::ptr::eq(backend, &raw const rule.backend) {
+        account.log(|entry| entry.split_to(backend.service()));
+    }
     target::check_undisputed(&snapshot.routes, host, &parts.uri, rule)?;
     limit(upload, rule.policy.body_limit)?;
     let permit = upstream.endpoints.admit().map_err(|why| Failure::full(backend.service(), why))?;
@@ -131,8 +139,7 @@ async fn answer(
         let certificate = client.tls.as_ref().and_then(|secured| secured.certificate.as_deref());
         write_headers(&mut parts.headers, auth, certificate);
     }
-    let mut told = told(client, &parts, &ip, asked_host.clone());
-    account.log(|entry| entry.identified(told.request_id.as_bytes()));
+    let mut told = told(client, &parts, &ip, (asked_host.clone(), request_id));
     if !edits.is_nothing() {
         headers::prepare(&mut parts, &mut told, upload);
         edits.apply(&mut parts);
@@ -186,7 +193,12 @@ fn facts<'a>(client: &Client, parts: &'a Parts, host: &'a str, path: &'a str, ad
     Facts { method, uri, headers, host, path, scheme, client: addr, port: listener.port, https_port }
 }
 
-fn told<'a>(client: &'a Client, parts: &Parts, ip: &'a HeaderValue, host: HeaderValue) -> Told<'a> {
+fn told<'a>(
+    client: &'a Client,
+    parts: &Parts,
+    ip: &'a HeaderValue,
+    (host, request_id): (HeaderValue, HeaderValue),
+) -> Told<'a> {
     let said = |name: &HeaderName| parts.headers.get(name).filter(|_| client.is_trusted()).cloned();
     let scheme = HeaderValue::from_static(client.listener.scheme.as_str());
     Told {
@@ -194,7 +206,7 @@ fn told<'a>(client: &'a Client, parts: &Parts, ip: &'a HeaderValue, host: Header
         host: said(&FORWARDED_HOST).unwrap_or(host),
         port: said(&FORWARDED_PORT).map_or(Cow::Borrowed(&client.listener.port_value), Cow::Owned),
         scheme: said(&FORWARDED_PROTO).unwrap_or(scheme),
-        request_id: headers::request_id(&parts.headers),
+        request_id,
         takes_trailers: headers::takes_trailers(&parts.headers),
         says_length: headers::says_length(parts),
         is_prepared: false,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderMap, header};
+use http::HeaderMap;
 use tokio::io::AsyncWrite;
 
 use super::io::PodIo;
