@@ -56,6 +56,8 @@ pub(crate) struct Programs {
     pub(crate) nginx_stream_module: Option<PathBuf>,
     /// Whether this Tidegate serves HTTPS.
     pub(crate) tidegate_https: bool,
+    /// Whether it can write an access log, and so has to be told not to.
+    pub(crate) tidegate_access_log: bool,
 }
 
 impl Programs {
@@ -69,6 +71,7 @@ impl Programs {
             Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
             None => build_tidegate(&target)?,
         };
+        let help = said(&tidegate, &["run", "--help"]);
         let one = |kind: Kind| match kind {
             Kind::Tidegate => found(tidegate.clone(), "--version"),
             Kind::Nginx => in_path("nginx").and_then(|path| found(path, "-v")),
@@ -90,7 +93,8 @@ impl Programs {
                 .and_then(|path| self::found(path, "--version"))
                 .map_err(|error| format!("{error:#}")),
             nginx_stream_module: modules.into_iter().find(|path| path.is_file()),
-            tidegate_https: said(&tidegate, &["run", "--help"]).contains("--https"),
+            tidegate_https: help.contains("--https "),
+            tidegate_access_log: help.contains("--access-log "),
         })
     }
 

@@ -164,6 +164,9 @@ fn latency(results: &Results) -> String {
         .collect();
     let cpu = Kind::ALL.iter().map(|kind| cell(row.median(*kind, Sample::cpu), 1)).collect();
     lines.push(("CPU microseconds per request".to_owned(), cpu));
+    let share = |sample: &Sample| sample.failed as f64 * 100.0 / (sample.done + sample.failed) as f64;
+    let failed = Kind::ALL.iter().map(|kind| cell(row.median(*kind, share), 1)).collect();
+    lines.push(("failed, or due and not even sent, %".to_owned(), failed));
     table(&title, &Kind::ALL, "", lines)
 }
 

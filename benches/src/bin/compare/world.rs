@@ -147,20 +147,24 @@ impl Proxy {
 
     fn wait_until_it_answers(&mut self, host: Option<&Host>) -> anyhow::Result<()> {
         let addr = self.setup.addr;
-        let mut exited = false;
+        let (mut exited, mut last) = (false, Ok(()));
         let answers = until(START, || {
             exited = !matches!(self.child.try_wait(), Ok(None));
-            let served = match (self.setup.plane, host) {
+            last = match (self.setup.plane, host) {
                 (Plane::One | Plane::Many, Some(host)) => {
                     let path = host.prefixes.last().map_or("/", String::as_str);
-                    http1::get(addr, &host.name, path).is_ok_and(|answer| answer.status == 200)
+                    http1::get(addr, &host.name, path).and_then(|answer| match answer.status {
+                        200 => Ok(()),
+                        status => bail!("{}{path} is answered {status}", host.name),
+                    })
                 }
-                _ => idle(addr).is_ok(),
+                _ => idle(addr).map(drop),
             };
-            exited || served
+            exited || last.is_ok()
         });
         if exited || answers.is_err() {
-            bail!("it does not answer on {addr}: {}", self.log());
+            let last = last.err().map_or_else(|| "exited".to_owned(), |error| format!("{error:#}"));
+            bail!("it does not serve on {addr}: {last}; it said: {}", self.log());
         }
         Ok(())
     }

@@ -27,6 +27,9 @@ pub(super) fn start(command: &mut Command, setup: &Setup, programs: &Programs) {
     if programs.tidegate_https {
         command.args(["--https", &https.to_string()]);
     }
+    if programs.tidegate_access_log {
+        command.args(["--access-log", "off"]);
+    }
     command.args(&setup.tidegate_args).env("TIDEGATE_STATE_DIR", &setup.directory);
 }
 
@@ -51,8 +54,10 @@ fn service(plane: Plane, addr: SocketAddr, backend: SocketAddr) -> String {
 }
 
 fn ingress(host: &Host) -> String {
+    // A host with a certificate would redirect HTTP to HTTPS, and is to serve both here.
     let mut text = format!(
-        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}}}\nspec:\n  ingressClassName: tidegate\n  \
+        "apiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata:\n  name: {name}\n  annotations: {{nginx.ingress.kubernetes.io/ssl-redirect: \"false\"}}\n\
+         spec:\n  ingressClassName: tidegate\n  \
          tls:\n  - hosts: [{name}]\n    secretName: certificate\n  rules:\n  - host: {name}\n    http:\n      paths:\n",
         name = host.name,
     );
