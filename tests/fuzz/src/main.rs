@@ -2,9 +2,8 @@
 //!
 //! The engine is libFuzzer, linked in by the `libfuzzer-sys` crate. It runs with the stable toolchain because all that it needs
 //! of the compiler is LLVM's own coverage pass, which `-Cpasses=sancov-module` turns on; the sanitizers, which are nightly
-//! only, would find little in code without `unsafe`. The other engines were left: `cargo-fuzz` is a wrapper that asks for
-//! nightly, `afl` needs a kernel setting and a runner of its own, `bolero` on stable falls back to random input without
-//! coverage.
+//! only, would find little in code without `unsafe`. `cargo-fuzz` and `cargo-bolero` drive the same engine, but would have to be
+//! installed first and expect nightly; AFL++ is a compiler pass and a program of its own, too.
 //!
 //! `cargo run -p tidegate-tests --bin fuzz` builds this with the right flags and runs it; it says how. One binary holds all
 //! targets, because linking is what building costs; `TIDEGATE_FUZZ` names the one that runs. To add one: a file here, a line in

@@ -252,3 +252,39 @@ impl Report {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_engine_is_understood() {
+        let mut report = Report::default();
+        for line in [
+            "INFO: seed corpus: files: 5",
+            "#1024\tpulse  cov: 510 ft: 1200 corp: 45/1234b lim: 100 exec/s: 512 rss: 60Mb",
+            "thread '<unnamed>' panicked at src/yaml.rs:7:9:",
+            "artifact_prefix='/x/yaml-'; Test unit written to /x/yaml-crash-0a",
+            "stat::number_of_executed_units: 1030",
+        ] {
+            report.take(line);
+        }
+        assert_eq!((report.executions, report.coverage, report.features), (1030, 510, 1200));
+        assert_eq!((&report.corpus[..], report.finding.as_deref()), ("45/1234b", Some("/x/yaml-crash-0a")));
+        assert_eq!(report.last.len(), 3);
+        assert!(report.is_guided() && !Report::default().is_guided());
+    }
+
+    #[test]
+    fn what_is_asked_for() {
+        let read = |words: &[&str]| options(words.iter().map(ToString::to_string));
+        let all = read(&[]).unwrap();
+        assert!(all.targets.len() > 10 && all.single.is_none() && all.seconds == 60);
+        let one = read(&["yaml", "--seconds", "5"]).unwrap();
+        assert_eq!((one.targets, one.seconds), (vec!["yaml".to_owned()], 5));
+        assert_eq!(read(&["yaml", "--input", "x"]).unwrap().single, Some(vec!["x".to_owned()]));
+        for wrong in [&["nothing"][..], &["--seconds"], &["--seconds", "x"]] {
+            assert!(read(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}
