@@ -150,15 +150,9 @@ impl App {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
         }
         let planes = AppPlanes {
-            sockets: Sockets::new(workers.count())
-                .beside(bound.http_addr)
-                .beside(bound.https_addr.unwrap_or(bound.http_addr))
-                .inheriting(inherited.frontends(Purpose::Frontend)),
+            sockets: bound.beside(workers.count()).inheriting(inherited.frontends(Purpose::Frontend)),
             workers: workers.clone(),
-            health_sockets: Sockets::new(1)
-                .beside(bound.http_addr)
-                .beside(bound.https_addr.unwrap_or(bound.http_addr))
-                .inheriting(inherited.frontends(Purpose::HealthCheck)),
+            health_sockets: bound.beside(1).inheriting(inherited.frontends(Purpose::HealthCheck)),
             health_checks,
             snapshots: snapshot_tx,
             zones: zone_tx,

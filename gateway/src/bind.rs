@@ -5,7 +5,7 @@ use std::{
     net::{SocketAddr, TcpListener},
 };
 
-use tidegate_l4::listen::{bind_tcp, complete_tcp};
+use tidegate_l4::listen::{Sockets, bind_tcp, complete_tcp};
 
 use crate::{
     dns::DnsServer,
@@ -52,6 +52,11 @@ pub struct CannotListen {
 }
 
 impl Bound {
+    /// Sockets of so many workers that stay clear of what the command line asked for.
+    pub(crate) fn beside(&self, workers: usize) -> Sockets {
+        Sockets::new(workers).beside(self.http_addr).beside(self.https_addr.unwrap_or(self.http_addr))
+    }
+
     /// Binds what was not inherited.
     ///
     /// # Errors

@@ -18,6 +18,8 @@ pub mod compile;
 pub mod control;
 pub mod dns;
 pub mod explain;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod health_check;
 pub mod http;
 pub mod pod;

@@ -26,7 +26,7 @@ pub struct Header {
     /// addresses are the true ones.
     pub addresses: Option<Addresses>,
     /// Where it ends.
-    length: usize,
+    pub length: usize,
 }
 
 /// Bytes that cannot begin a header.

@@ -65,7 +65,8 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     let _pod = http_pod("web", net.ip(2)).await;
     let directory = std::env::temp_dir().join(format!("tidegate-robust-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a temporary directory");
-    let manifests = pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web", MAX_WAIT);
+    let manifests =
+        pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web", MAX_WAIT);
     fs::write(directory.join("main.yaml"), manifests).expect("it is written");
     let http = SocketAddr::new(net.ip(1), 8080);
     let tidegate = start(net, &directory, http);

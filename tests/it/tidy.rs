@@ -202,12 +202,28 @@ fn prints_the_longest_files() {
 
 #[test]
 fn formatting() {
+    for manifest in ["Cargo.toml", "tests/fuzz/Cargo.toml"] {
+        let output = Command::new(env!("CARGO"))
+            .args(["fmt", "--all", "--check", "--manifest-path", manifest])
+            .current_dir(root())
+            .output()
+            .expect("cargo fmt runs");
+        let diff = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "run `cargo fmt --manifest-path {manifest}`:\n{diff}");
+    }
+}
+
+/// The fuzz targets are a workspace of their own, and what ours comes to depend on, they do too.
+#[test]
+fn the_fuzz_targets_are_locked() {
     let output = Command::new(env!("CARGO"))
-        .args(["fmt", "--all", "--check"])
+        .args(["metadata", "--locked", "--format-version", "1", "--manifest-path", "tests/fuzz/Cargo.toml"])
         .current_dir(root())
         .output()
-        .expect("cargo fmt runs");
-    assert!(output.status.success(), "run `cargo fmt`:\n{}", String::from_utf8_lossy(&output.stdout));
+        .expect("cargo metadata runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    let update = "cargo update --workspace --manifest-path tests/fuzz/Cargo.toml";
+    assert!(output.status.success(), "run `{update}`:\n{said}");
 }
 
 #[test]

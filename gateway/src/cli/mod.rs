@@ -36,7 +36,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve manifests until Ctrl-C or SIGTERM (drains; a second signal cuts)
-    Run(RunArgs),
+    Run(Box<RunArgs>),
     /// Start pods and the example manifests in this process, and say what to try
     Demo(DemoArgs),
     /// Say what is wrong with manifests; exits 0 if nothing is, 1 for warnings, 2 for errors
@@ -307,7 +307,7 @@ impl Cli {
     /// Whatever keeps it from being done, in words for people.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
-            Command::Run(args) => commands::run(args),
+            Command::Run(args) => commands::run(*args),
             Command::Demo(args) => demo::run(&args),
             Command::Check(args) => commands::check(&args),
             Command::Explain(args) => commands::explain(args),

@@ -260,7 +260,7 @@ impl<'a> Builder<'a> {
         let options = &one.main.options;
         let Some(by) = self.modes.get(host).and_then(|mode| mode.regex.as_ref()) else {
             // Requests are matched by what their path means, and so are rules: /caf%C3%A9 and /café are one.
-            let path = normalise(&written.path).map_or_else(|_| written.path.clone(), |normal| Arc::from(normal));
+            let path = normalise(&written.path).map_or_else(|_| written.path.clone(), Arc::from);
             return Some(match written.kind {
                 PathType::Exact => PathMatch::Exact(path),
                 PathType::Prefix => PathMatch::Prefix(path),

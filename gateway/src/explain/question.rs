@@ -36,7 +36,7 @@ pub struct Question {
 /// What is asked about.
 #[derive(Clone, Debug)]
 pub(super) enum Subject {
-    Request(Request),
+    Request(Box<Request>),
     Connection(Frontend),
     Service(ServiceAddress),
 }
@@ -99,12 +99,12 @@ impl Question {
         let subject = match target.split_once("://") {
             Some(("tcp", address)) => connection(Some(Protocol::Tcp), address)?,
             Some(("udp", address)) => connection(Some(Protocol::Udp), address)?,
-            Some(("http" | "https", _)) => Subject::Request(request(Method::GET, target, headers)?),
+            Some(("http" | "https", _)) => Subject::Request(request(Method::GET, target, headers)?.into()),
             Some((method, _)) if method.ends_with(" http") || method.ends_with(" https") => {
                 let (method, url) = target.split_once(' ').unwrap_or(("GET", target));
                 let method = Method::from_bytes(method.as_bytes())
                     .map_err(|_| format!("{method:?} is not an HTTP method. {USAGE}."))?;
-                Subject::Request(request(method, url.trim(), headers)?)
+                Subject::Request(request(method, url.trim(), headers)?.into())
             }
             Some((scheme, _)) => {
                 let scheme = scheme.rsplit(' ').next().unwrap_or(scheme);

@@ -93,6 +93,10 @@ pub(crate) struct PodBody {
 
 /// Where an answer comes from.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are HTTP/1.1, and a box would be one allocation more for each"
+)]
 pub(crate) enum Source {
     /// `key`: where the connection goes afterwards.
     Http1 {

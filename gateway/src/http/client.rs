@@ -76,6 +76,11 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    /// The certificate that the client showed, if it did.
+    pub(crate) fn certificate(&self) -> Option<&ClientCertificate> {
+        self.tls.as_ref()?.certificate.as_deref()
+    }
+
     pub(crate) fn new(
         worker: Rc<Shared>,
         listener: Rc<Listener>,

@@ -5,7 +5,7 @@ use std::{borrow::Cow, cell::RefCell, net::IpAddr, ops::ControlFlow, rc::Rc, syn
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use hyper::body::Incoming;
-use tidegate_l4::endpoints::Permit;
+use tidegate_l4::endpoints::{EndpointIndex, Permit};
 
 use super::{
     account::Account,
@@ -24,7 +24,8 @@ use super::{
     worker::Phase,
 };
 use crate::{
-    snapshot::Snapshot,
+    route::{Backend, Rule},
+    snapshot::{Snapshot, Upstream},
     tls::{ClientAuth, check_client, write_headers},
 };
 
@@ -79,7 +80,7 @@ struct Ready {
 
 async fn answer(
     client: &Rc<Client>,
-    mut parts: Parts,
+    parts: Parts,
     upload: &Upload,
     account: &Account,
 ) -> Result<Response<Ready>, Failure> {
@@ -87,11 +88,7 @@ async fn answer(
     let snapshot = client.worker.snapshot();
     let version = parts.version;
 
-    // What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
-    let extended = connect::take(&mut parts);
-    let mut request = Request::from_parts(parts, ());
-    target::check(&mut request, client.tls.is_some())?;
-    let (mut parts, ()) = request.into_parts();
+    let (mut parts, extended) = let_in(client, parts)?;
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
     let auth = admit(client, &snapshot, host)?;
@@ -118,11 +115,7 @@ async fn answer(
         // Only now: most such requests have been sent to https.
         check_client(auth, None).map_err(Failure::not_let_in)?;
     }
-    let (rule, backend, upstream, pinned, hash) = match decision {
-        Decision::NotFound { .. } => return Err(Failure::NO_RULE),
-        Decision::Unavailable { rule, reason } => return Err(Failure::unavailable(rule.backend.service(), reason)),
-        Decision::Forward { rule, backend, upstream, pinned, hash } => (rule, backend, upstream, pinned, hash),
-    };
+    let (rule, backend, upstream, pinned, hash) = chosen(&decision)?;
     if !std::ptr::eq(backend, &raw const rule.backend) {
         account.log(|entry| entry.split_to(backend.service()));
     }
@@ -136,8 +129,7 @@ async fn answer(
         None => headers::wanted_upgrade(&parts, upload).cloned(),
     };
     if let Some(auth) = auth {
-        let certificate = client.tls.as_ref().and_then(|secured| secured.certificate.as_deref());
-        write_headers(&mut parts.headers, auth, certificate);
+        write_headers(&mut parts.headers, auth, client.certificate());
     }
     let mut told = told(client, &parts, &ip, (asked_host.clone(), request_id));
     if !edits.is_nothing() {
@@ -172,6 +164,26 @@ impl Ready {
     /// An answer of our own.
     fn own(text: Bytes) -> Self {
         Self { said: Said::Content(Content::Whole(text)), permit: None, idle: Duration::ZERO, extended: None }
+    }
+}
+
+/// What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
+fn let_in(client: &Client, mut parts: Parts) -> Result<(Parts, Option<Extended>), Failure> {
+    let extended = connect::take(&mut parts);
+    let mut request = Request::from_parts(parts, ());
+    target::check(&mut request, client.tls.is_some())?;
+    let (parts, ()) = request.into_parts();
+    Ok((parts, extended))
+}
+
+/// A rule, where it sends a request, the pods there, the one that a cookie names, and the key of a hash.
+type Chosen<'a> = (&'a Arc<Rule>, &'a Backend, &'a Arc<Upstream>, Option<EndpointIndex>, Option<u64>);
+
+fn chosen<'a>(decision: &Decision<'a>) -> Result<Chosen<'a>, Failure> {
+    match *decision {
+        Decision::NotFound { .. } => Err(Failure::NO_RULE),
+        Decision::Unavailable { rule, reason } => Err(Failure::unavailable(rule.backend.service(), reason)),
+        Decision::Forward { rule, backend, upstream, pinned, hash } => Ok((rule, backend, upstream, pinned, hash)),
     }
 }
 

@@ -246,9 +246,8 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
         header::TRAILER,
         HeaderName::from_static("x-real-ip"),
     ];
-    let is_out = |name: &HeaderName| {
-        NEVER.contains(name) || is_hop_by_hop(name) || name.as_str().starts_with("x-forwarded-")
-    };
+    let is_out =
+        |name: &HeaderName| NEVER.contains(name) || is_hop_by_hop(name) || name.as_str().starts_with("x-forwarded-");
     if trailers.keys().any(is_out) {
         let out: Vec<HeaderName> = trailers.keys().filter(|name| is_out(name)).cloned().collect();
         for name in out {

@@ -22,7 +22,7 @@ use super::{client::Client, failure::Failure, headers::clean_trailers};
 const REPLAY_BYTES: usize = 64 << 10;
 
 /// The content of a request; nothing of it is read before a pod is there to take it. Clones are the same content.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Upload(Option<Rc<RefCell<Content>>>);
 
 /// The next part of some content.

@@ -199,12 +199,11 @@ mod tests {
 
     use super::*;
 
-    /// Feeds `bytes` in `pieces`, and gives the content, the trailers and what is left.
-    fn read(
-        mut framing: Framing,
-        bytes: &[u8],
-        piece: usize,
-    ) -> Result<(Vec<u8>, Option<HeaderMap>, Vec<u8>), Malformed> {
+    /// The content, the trailers and what is left.
+    type Read = (Vec<u8>, Option<HeaderMap>, Vec<u8>);
+
+    /// Feeds `bytes` in `pieces`.
+    fn read(mut framing: Framing, bytes: &[u8], piece: usize) -> Result<Read, Malformed> {
         let (mut buffer, mut content) = (BytesMut::new(), Vec::new());
         let mut pieces = bytes.chunks(piece.max(1));
         loop {

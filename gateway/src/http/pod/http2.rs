@@ -43,8 +43,9 @@ impl Http2Pool {
     pub(crate) fn sweep(&self) -> bool {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| {
-            let idle_before = connection.idle.replace(connection.streams.get() == 0);
-            !connection.sender.is_closed() && !(idle_before && connection.streams.get() == 0)
+            let is_idle = connection.streams.get() == 0;
+            let was_idle = connection.idle.replace(is_idle);
+            !(connection.sender.is_closed() || was_idle && is_idle)
         });
         !connections.is_empty()
     }

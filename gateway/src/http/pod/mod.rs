@@ -2,8 +2,8 @@
 //!
 //! `http1` is our own codec, with `head`, `framing` and `sending` for its parts; `http2` is hyper's. `pool` keeps connections.
 
-mod framing;
-mod head;
+pub(crate) mod framing;
+pub(crate) mod head;
 mod http1;
 mod http2;
 mod io;

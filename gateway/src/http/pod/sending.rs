@@ -146,10 +146,7 @@ impl Sending {
 
     /// Takes the next piece of content from the client; ready when there is one to write, or the end.
     fn poll_content(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Unsent>> {
-        let piece = match ready!(self.upload.poll(cx)) {
-            Ok(piece) => piece,
-            Err(_) => return Poll::Ready(Err(Unsent::Client)),
-        };
+        let Ok(piece) = ready!(self.upload.poll(cx)) else { return Poll::Ready(Err(Unsent::Client)) };
         match (piece, self.coding) {
             (Piece::Data(data), Coding::Length(left)) => {
                 let Some(left) = left.checked_sub(data.len() as u64) else { return Poll::Ready(Err(Unsent::Client)) };

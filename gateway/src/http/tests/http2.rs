@@ -218,7 +218,7 @@ fn a_websocket_over_http2_is_an_upgrade_for_the_pod() {
         let mut sender = client(&gateway2).await;
         sleep(Duration::from_millis(30)).await;
         let mut response = sender.send_request(request).await.unwrap();
-        assert_eq!((response.status(), response.headers().len() > 0), (StatusCode::OK, true));
+        assert_eq!((response.status(), !response.headers().is_empty()), (StatusCode::OK, true));
         assert!(
             !response.headers().contains_key("sec-websocket-accept") && !response.headers().contains_key("upgrade")
         );
