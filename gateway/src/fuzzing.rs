@@ -163,7 +163,16 @@ pub fn path(uri: &Uri) -> Result<Cow<'_, str>, Response<Bytes>> {
 pub fn request_head(parts: &Parts) -> Vec<u8> {
     let (ip, port) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("80"));
     let host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
-    let told = Told { ip: &ip, host, port: &port, scheme: HeaderValue::from_static("http") };
+    let told = Told {
+        ip: &ip,
+        host,
+        port: Cow::Owned(port),
+        scheme: HeaderValue::from_static("http"),
+        request_id: headers::request_id(&parts.headers),
+        takes_trailers: headers::takes_trailers(&parts.headers),
+        says_length: headers::says_length(parts),
+        is_prepared: false,
+    };
     let (mut out, upload) = (Vec::new(), Upload::default());
     headers::write_head(&mut out, parts, &told, &upload, headers::wanted_upgrade(parts, &upload));
     out

@@ -231,7 +231,7 @@ fn lints() {
     let target = root().join("target/clippy");
     let mut cargo = Command::new(env!("CARGO"));
     cargo
-        .args(["clippy", "--workspace", "--all-targets", "--quiet", "--target-dir"])
+        .args(["clippy", "--workspace", "--all-targets", "--features", "tidegate/fuzzing", "--quiet", "--target-dir"])
         .arg(target)
         .args(["--", "-D", "warnings"]);
     let output = cargo.current_dir(root()).output().expect("cargo clippy runs");
