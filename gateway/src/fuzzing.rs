@@ -11,7 +11,7 @@ use crate::http::{
     head_guard::HeadGuard,
     headers::{self, Told},
     pod::{
-        framing::{Framing, Taken},
+        framing::{self, Framing, Taken},
         head::{AnswerHead, HeadReader},
     },
     preface::{self, Spoken},
@@ -74,6 +74,10 @@ pub enum Piece {
     Nothing,
 }
 
+/// Bytes that are no content in the coding that was announced.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Malformed;
+
 impl Content {
     /// In the chunked coding.
     pub fn chunked() -> Self {
@@ -94,13 +98,13 @@ impl Content {
     ///
     /// # Errors
     /// If it is no content.
-    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Piece, ()> {
+    pub fn take(&mut self, buffer: &mut BytesMut) -> Result<Piece, Malformed> {
         match self.0.take(buffer) {
             Ok(Taken::Data(data)) => Ok(Piece::Data(data)),
             Ok(Taken::Trailers(trailers)) => Ok(Piece::End(Some(trailers))),
             Ok(Taken::End) => Ok(Piece::End(None)),
             Ok(Taken::Nothing) => Ok(Piece::Nothing),
-            Err(_) => Err(()),
+            Err(framing::Malformed) => Err(Malformed),
         }
     }
 
@@ -147,16 +151,16 @@ pub fn spoken(bytes: &[u8]) -> Option<&'static str> {
 ///
 /// # Errors
 /// The answer to a request that is refused.
-pub fn check(request: &mut Request<()>, is_tls: bool) -> Result<(), Response<Bytes>> {
-    target::check(request, is_tls).map_err(|failure| failure.response())
+pub fn check(request: &mut Request<()>, is_tls: bool) -> Result<(), Box<Response<Bytes>>> {
+    target::check(request, is_tls).map_err(|failure| Box::new(failure.response()))
 }
 
 /// The path that rules are asked about.
 ///
 /// # Errors
 /// The answer to a request that is refused.
-pub fn path(uri: &Uri) -> Result<Cow<'_, str>, Response<Bytes>> {
-    target::path(uri).map_err(|failure| failure.response())
+pub fn path(uri: &Uri) -> Result<Cow<'_, str>, Box<Response<Bytes>>> {
+    target::path(uri).map_err(|failure| Box::new(failure.response()))
 }
 
 /// The head that a pod is sent of a request without content.

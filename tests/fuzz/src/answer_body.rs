@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
-use tidegate::fuzzing::{Content, Piece};
+use tidegate::fuzzing::{Content, Malformed, Piece};
 
 use crate::{hyper_peer, pieces, strict};
 
@@ -52,7 +52,7 @@ fn read(pieces: &[&[u8]]) -> Read {
     let (mut pieces, mut all) = (pieces.iter(), Vec::new());
     loop {
         match content.take(&mut buffer) {
-            Err(()) => return Read::Malformed(all),
+            Err(Malformed) => return Read::Malformed(all),
             Ok(Piece::Data(data)) => all.extend_from_slice(&data),
             Ok(Piece::End(trailers)) => {
                 assert!(content.is_over());

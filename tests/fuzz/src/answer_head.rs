@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use http::{HeaderMap, Method, header};
-use tidegate::fuzzing::{AnswerReader, Piece};
+use tidegate::fuzzing::{AnswerReader, Malformed, Piece};
 
 use crate::{
     hyper_peer::{self, Answered},
@@ -68,7 +68,7 @@ fn read(pieces: &[&[u8]], method: &Method) -> Result<Option<Read>, ()> {
         let mut all = Vec::new();
         let end = loop {
             match content.take(&mut buffer) {
-                Err(()) => break None,
+                Err(Malformed) => break None,
                 Ok(Piece::Data(data)) => {
                     assert!(!data.is_empty(), "a piece of nothing");
                     all.extend_from_slice(&data);

@@ -90,7 +90,7 @@ fn naive<'a>(rules: &'a [Written], host: &str, path: &str) -> Option<&'a Arc<Rul
     let exact = of_host().find(|(_, rule, _)| matches!(rule, PathMatch::Exact(p) if **p == *path));
     let prefixes = of_host().filter_map(|written @ (_, rule, _)| match rule {
         PathMatch::Prefix(prefix) => Some((elements(prefix), written)),
-        PathMatch::Exact(_) => None,
+        PathMatch::Exact(_) | PathMatch::Regex(_) => None,
     });
     let matching = prefixes.filter(|(elements, _)| wanted.starts_with(&owned(elements)));
     let longest = matching.max_by_key(|(elements, _)| elements.len()).map(|(_, written)| written);

@@ -79,7 +79,7 @@ async fn handle(request: Request<Incoming>) -> (Seen, Response<Bytes>) {
         if !incoming.is_end_stream() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        return (seen(Err(response.status().as_u16()), None), response);
+        return (seen(Err(response.status().as_u16()), None), *response);
     }
     let content = hyper_peer::collect(incoming).await.map(|(content, _)| content);
     let mut response = Response::new(Bytes::from_static(b"ok"));
