@@ -97,13 +97,13 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failu
     let mut options = Options { seconds: 60, jobs: 2, targets: Vec::new(), single: None };
     let all = targets()?;
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or(format!("{argument} needs a value"));
+        let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
             "--seconds" => options.seconds = value()?.parse()?,
             "--jobs" => options.jobs = value()?.parse()?,
             "--input" => options.single = Some(vec![value()?]),
             "--minimise" => {
-                options.single = Some(vec!["-minimize_crash=1".into(), "-max_total_time=60".into(), value()?])
+                options.single = Some(vec!["-minimize_crash=1".into(), "-max_total_time=60".into(), value()?]);
             }
             target if all.iter().any(|known| known == target) => options.targets.push(argument),
             other => {
@@ -138,7 +138,7 @@ fn build() -> Result<PathBuf, Failure> {
     let host = String::from_utf8(Command::new("rustc").args(["--print", "host-tuple"]).output()?.stdout)?;
     let (host, directory) = (host.trim(), root().join("target/fuzz"));
     // With a target of its own, even if it is the host, the flags are not for build scripts.
-    let built = Command::new(env::var_os("CARGO").unwrap_or("cargo".into()))
+    let built = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet", "--locked", "--target", host, "--target-dir"])
         .arg(&directory)
         .arg("--manifest-path")
