@@ -27,7 +27,7 @@ pub enum Length {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     pub head: Head,
-    /// `None`: it does not come to its end, or is malformed.
+    /// `None`: it does not come to its end, or it is not clear where that is.
     pub content: Option<Vec<u8>>,
 }
 
@@ -53,18 +53,17 @@ impl Head {
     }
 }
 
-/// The requests that follow each other in `bytes`, as far as there are no two opinions about them.
+/// The requests that follow each other in `bytes`, up to the one whose end is not clear.
 pub fn requests(mut bytes: &[u8]) -> Vec<Message> {
     let mut all = Vec::new();
     while let Ok(Some((head, rest))) = request(bytes) {
-        let Ok(length) = head.length() else { break };
-        if length == Length::Chunked && head.start[2] != b"HTTP/1.1" {
-            break;
-        }
-        let read = match length {
-            Length::Unsaid => Some((Vec::new(), rest)),
-            Length::Bytes(length) => counted(rest, length),
-            Length::Chunked => chunked(rest).ok().flatten().map(|(content, _, rest)| (content, rest)),
+        let read = match head.length() {
+            Ok(Length::Unsaid) => Some((Vec::new(), rest)),
+            Ok(Length::Bytes(length)) => counted(rest, length),
+            Ok(Length::Chunked) if head.start[2] == b"HTTP/1.1" => {
+                chunked(rest).ok().flatten().map(|(content, _, rest)| (content, rest))
+            }
+            Ok(Length::Chunked) | Err(_) => None,
         };
         let (content, rest) = read.unzip();
         all.push(Message { head, content });
