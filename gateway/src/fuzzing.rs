@@ -4,7 +4,7 @@
 use std::{borrow::Cow, io};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header, request::Parts};
 use tokio::io::ReadBuf;
 
 use crate::http::{
@@ -15,6 +15,7 @@ use crate::http::{
         head::{AnswerHead, HeadReader},
     },
     preface::{self, Spoken},
+    seen::Seen,
     target,
     upload::Upload,
 };
@@ -151,8 +152,8 @@ pub fn spoken(bytes: &[u8]) -> Option<&'static str> {
 ///
 /// # Errors
 /// The answer to a request that is refused.
-pub fn check(request: &mut Request<()>, is_tls: bool) -> Result<(), Box<Response<Bytes>>> {
-    target::check(request, is_tls).map_err(|failure| Box::new(failure.response()))
+pub fn check(request: &mut Parts, is_tls: bool) -> Result<(), Box<Response<Bytes>>> {
+    target::check(request, is_tls).map(drop).map_err(|failure| Box::new(failure.response()))
 }
 
 /// The path that rules are asked about.
@@ -167,17 +168,19 @@ pub fn path(uri: &Uri) -> Result<Cow<'_, str>, Box<Response<Bytes>>> {
 pub fn request_head(parts: &Parts) -> Vec<u8> {
     let (ip, port) = (HeaderValue::from_static("192.0.2.1"), HeaderValue::from_static("80"));
     let host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
+    let seen = Seen::of(&parts.headers);
     let told = Told {
         ip: &ip,
         host,
         port: Cow::Owned(port),
         scheme: HeaderValue::from_static("http"),
-        request_id: headers::request_id(&parts.headers),
-        takes_trailers: headers::takes_trailers(&parts.headers),
-        says_length: headers::says_length(parts),
+        request_id: headers::request_id(&parts.headers, seen),
+        seen,
+        takes_trailers: headers::takes_trailers(&parts.headers, seen),
+        says_length: headers::says_length(parts, seen),
         is_prepared: false,
     };
     let (mut out, upload) = (Vec::new(), Upload::default());
-    headers::write_head(&mut out, parts, &told, &upload, headers::wanted_upgrade(parts, &upload));
+    headers::write_head(&mut out, parts, &told, &upload, headers::wanted_upgrade(parts, seen, &upload));
     out
 }

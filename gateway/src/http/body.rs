@@ -201,7 +201,7 @@ impl Drop for PodBody {
         match &mut self.source {
             Source::Http1 { exchange, key } => {
                 if let (Some(connection), Some(key)) = (exchange.take().and_then(Exchange::finish), key.take()) {
-                    self.client.worker.pool.put(key, connection);
+                    self.client.worker.pool.put(key, connection, self.last);
                 }
             }
             // What is still uploaded to a pod that has answered, nobody reads.

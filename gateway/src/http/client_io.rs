@@ -1,6 +1,8 @@
-//! A client's socket: counts bytes, knows what was flushed, and gives up on a client that takes none.
+//! A client's socket: counts bytes, knows what was flushed, notices when the client leaves, and gives up on one that takes
+//! nothing.
 
 use std::{
+    cell::RefCell,
     io,
     pin::Pin,
     rc::Rc,
@@ -15,7 +17,17 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{client::Client, head_guard::HeadGuard};
+use super::{client::Client, head_guard::HeadGuard, worker::Shared};
+
+/// The buffer of a worker for bytes that nobody waits for yet; they are copied out at once.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// A head and its content up to this size are written as one: copying them is cheaper than for the kernel to collect them.
+const JOINED_BYTES: usize = 1 << 10;
+
+thread_local! {
+    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
+}
 
 /// The stream of a client.
 #[derive(Debug)]
@@ -31,6 +43,16 @@ impl ClientStream {
             Self::Tcp(stream) => stream,
             Self::Tls(stream) => stream.get_ref().0,
         }
+    }
+
+    /// Reads what is there, without a buffer of its own while nothing is; `None` at the end.
+    pub(crate) fn poll_some(&mut self, worker: &Shared, cx: &mut Context<'_>) -> Poll<Option<BytesMut>> {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            let result = ready!(Pin::new(self).poll_read(cx, &mut read));
+            worker.stats.bytes_in.add(read.filled().len() as u64);
+            Poll::Ready((result.is_ok() && !read.filled().is_empty()).then(|| BytesMut::from(read.filled())))
+        })
     }
 }
 
@@ -90,6 +112,8 @@ pub(crate) struct ClientIo {
     client: Rc<Client>,
     /// Reads along with HTTP/1; HTTP/2 has no use for it.
     guard: Option<HeadGuard>,
+    /// hyper waits for bytes itself.
+    is_awaited: bool,
     /// Runs while the client's window is full.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -97,12 +121,12 @@ pub(crate) struct ClientIo {
 impl ClientIo {
     /// For HTTP/1.
     pub(crate) fn guarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
-        Self { stream, read, client, guard: Some(HeadGuard::default()), stalled: None }
+        Self { stream, read, client, guard: Some(HeadGuard::default()), is_awaited: false, stalled: None }
     }
 
     /// For HTTP/2.
     pub(crate) fn unguarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
-        Self { stream, read, client, guard: None, stalled: None }
+        Self { stream, read, client, guard: None, is_awaited: false, stalled: None }
     }
 
     /// Whether bytes were held back because they are not proper.
@@ -113,6 +137,22 @@ impl ClientIo {
     /// The stream, and what of the bytes read before is left.
     pub(crate) fn into_parts(self) -> (ClientStream, BytesMut) {
         (self.stream, self.read)
+    }
+
+    /// While a request is under way that has come to its end, hyper reads nothing. Somebody must notice that the client
+    /// leaves; should it send its next request instead, hyper gets that later.
+    fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let is_awaited = std::mem::take(&mut self.is_awaited);
+        let is_due = !is_awaited && self.client.under_way() > 0 && self.read.is_empty();
+        if !is_due || !self.guard.as_ref().is_some_and(HeadGuard::is_between_requests) {
+            return Ok(());
+        }
+        match self.stream.poll_some(&self.client.worker, cx) {
+            Poll::Ready(Some(read)) => self.read = read,
+            Poll::Ready(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Poll::Pending => {}
+        }
+        Ok(())
     }
 
     fn written(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -149,7 +189,9 @@ impl AsyncRead for ClientIo {
                 self.read = BytesMut::new();
             }
         } else {
-            ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+            let polled = Pin::new(&mut self.stream).poll_read(cx, buf);
+            self.is_awaited = polled.is_pending();
+            ready!(polled)?;
             self.client.worker.stats.bytes_in.add((buf.filled().len() - before) as u64);
         }
         Poll::Ready(self.guard.as_mut().map_or(Ok(()), |guard| guard.filter(buf, before)))
@@ -167,7 +209,15 @@ impl AsyncWrite for ClientIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        let polled = match bufs {
+            [head, content] if head.len() + content.len() <= JOINED_BYTES => {
+                let mut joined = [0; JOINED_BYTES];
+                joined[..head.len()].copy_from_slice(head);
+                joined[head.len()..][..content.len()].copy_from_slice(content);
+                Pin::new(&mut self.stream).poll_write(cx, &joined[..head.len() + content.len()])
+            }
+            _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
+        };
         self.written(cx, polled)
     }
 
@@ -179,7 +229,7 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.client.flushed.set(true);
-        Poll::Ready(Ok(()))
+        Poll::Ready(self.watch(cx))
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -4,11 +4,10 @@
 //! built when bytes arrive and taken apart again when nothing has been under way for a while.
 
 use std::{
-    cell::RefCell,
     future::poll_fn,
     pin::Pin,
     rc::Rc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -20,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::timeout,
 };
 
@@ -37,15 +36,8 @@ use super::{
     worker::{Phase, Shared},
 };
 
-/// The buffer of a worker for the first bytes of requests; they are copied out at once.
-const BUFFER_BYTES: usize = 16 << 10;
-
 /// What reading on after an early answer uses for a buffer.
 const LINGER_BUFFER_BYTES: usize = 16 << 10;
-
-thread_local! {
-    static BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; BUFFER_BYTES].into());
-}
 
 /// Serves a client until it or we have had enough. `read` was read from it already; `h2`: TLS has agreed on HTTP/2.
 pub(crate) async fn serve(client: Rc<Client>, slot: Slot, mut stream: ClientStream, read: BytesMut, h2: bool) {
@@ -81,7 +73,7 @@ async fn parked(client: &Client, slot: &Slot, stream: &mut ClientStream) -> Opti
     let mut closing = Closing::default();
     poll_fn(|cx| {
         slot.register(cx);
-        if let Poll::Ready(read) = poll_read(client, stream, cx) {
+        if let Poll::Ready(read) = stream.poll_some(&client.worker, cx) {
             return Poll::Ready(read);
         }
         let phase = client.worker.phase();
@@ -107,16 +99,6 @@ impl Drop for Parked<'_> {
     }
 }
 
-/// Reads what is there; `None` at the end.
-fn poll_read(client: &Client, stream: &mut ClientStream, cx: &mut Context<'_>) -> Poll<Option<BytesMut>> {
-    BUFFER.with_borrow_mut(|buffer| {
-        let mut read = ReadBuf::new(buffer);
-        let result = ready!(Pin::new(stream).poll_read(cx, &mut read));
-        client.worker.stats.bytes_in.add(read.filled().len() as u64);
-        Poll::Ready((result.is_ok() && !read.filled().is_empty()).then(|| BytesMut::from(read.filled())))
-    })
-}
-
 /// What a new connection speaks. Mostly its first bytes tell; a slow client may send them one by one.
 async fn first_bytes(slot: &Slot, client: &Client, stream: &mut ClientStream, read: &mut BytesMut) -> Option<Spoken> {
     loop {
@@ -128,7 +110,7 @@ async fn first_bytes(slot: &Slot, client: &Client, stream: &mut ClientStream, re
             if slot.is_over() || client.worker.phase() == Phase::Cut {
                 return Poll::Ready(None);
             }
-            poll_read(client, stream, cx)
+            stream.poll_some(&client.worker, cx)
         });
         read.unsplit(more.await?);
     }
@@ -145,7 +127,7 @@ enum End {
 }
 
 /// Serves requests until none has come for a while: then the stream comes back. `None` when the connection is over.
-async fn serve_http1(
+pub(super) async fn serve_http1(
     client: &Rc<Client>,
     slot: &Slot,
     mut stream: ClientStream,
@@ -226,7 +208,9 @@ where
 
 fn http1_builder(limits: &HttpLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
-    builder.max_header_size(limits.request_head_bytes).half_close(false);
+    // hyper is not to look whether a client has left while its request is under way: it would set aside another 8 KiB each
+    // time, since the first are taken by the request. `ClientIo` looks.
+    builder.max_header_size(limits.request_head_bytes).half_close(true);
     builder
 }
 
@@ -301,7 +285,8 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
     let _open = client.worker.stats.open(ConnectionKind::H2);
     let service = {
         let client = client.clone();
-        service_fn(move |request| handle(client.clone(), request))
+        // hyper moves a stream's future about before it polls it.
+        service_fn(move |request| Box::pin(handle(client.clone(), request)))
     };
     let io = TokioIo::new(ClientIo::unguarded(stream, read, client.clone()));
     let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));

@@ -31,7 +31,7 @@ use crate::route::policy::{BackendProtocol, Timeouts};
 /// Asks one pod.
 pub(crate) async fn ask(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<Said>, Unanswered> {
     match trip.transport.protocol {
-        BackendProtocol::Http2 if trip.upgrade.is_none() => ask_http2(trip, endpoint).await,
+        BackendProtocol::Http2 if trip.upgrade.is_none() => Box::pin(ask_http2(trip, endpoint)).await,
         BackendProtocol::Http1 | BackendProtocol::Http2 => ask_http1(trip, endpoint).await,
     }
 }
@@ -39,7 +39,8 @@ pub(crate) async fn ask(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Resp
 async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<Said>, Unanswered> {
     let worker = &trip.client.worker;
     let key = PoolKey::new(trip.upstream.endpoints.endpoint(endpoint).addr, trip.tls.map(|tls| &**tls));
-    let mut kept = if trip.transport.close { None } else { worker.pool.take(&key) };
+    let mut started = Instant::now();
+    let mut kept = if trip.transport.close { None } else { worker.pool.take(&key, started) };
     loop {
         let is_kept = kept.is_some();
         let connection = match kept.take() {
@@ -47,7 +48,11 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
                 trip.account.connected(None);
                 connection
             }
-            None => Http1Connection::new(connect(trip, endpoint, &key).await?),
+            None => {
+                let connection = Http1Connection::new(Box::pin(connect(trip, endpoint, &key)).await?);
+                started = Instant::now();
+                connection
+            }
         };
         (if is_kept { &worker.stats.upstream_reused } else { &worker.stats.upstream_opened }).add(1);
         trip.connected();
@@ -57,13 +62,11 @@ async fn ask_http1(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
         let method = trip.parts.method.clone();
         let limit = worker.limits.answer_head_bytes;
         let mut exchange = Exchange::new(connection, method, head, coding(trip.upload), trip.upload.clone(), limit);
-        let started = Instant::now();
         let result = wait_for_head(trip, &mut exchange, started).await;
-        worker.give_buffer(exchange.take_buffer());
         let error = match result {
             Some(Ok(head)) => {
                 trip.praise(endpoint, started);
-                return answer(trip, endpoint, head, exchange, key, carried);
+                return answer(trip, endpoint, head, exchange, (key, started), carried);
             }
             Some(Err(error)) => Some(error),
             None => None,
@@ -109,7 +112,11 @@ async fn wait_for_head(
     started: Instant,
 ) -> Option<Result<AnswerHead, Broken>> {
     poll_fn(|cx| {
-        if let Poll::Ready(result) = exchange.poll_head(cx) {
+        let polled = exchange.poll_head(cx);
+        if let Some(buffer) = exchange.take_buffer() {
+            trip.client.worker.give_buffer(buffer);
+        }
+        if let Poll::Ready(result) = polled {
             return Poll::Ready(Some(result));
         }
         let deadline = deadline(&trip.rule.policy.timeouts, started, trip.upload);
@@ -133,7 +140,7 @@ fn answer(
     endpoint: EndpointIndex,
     head: AnswerHead,
     mut exchange: Exchange,
-    key: PoolKey,
+    (key, started): (PoolKey, Instant),
     carried: InFlight,
 ) -> Result<Response<Said>, Unanswered> {
     let invalid = |did: &'static str| trip.unanswered(endpoint, Some(Broken::Invalid(did)), true);
@@ -145,7 +152,7 @@ fn answer(
         Said::Upgraded(Box::new(Switched { io, said, carried }))
     } else if let Some(whole) = exchange.take_whole() {
         if let Some(connection) = exchange.finish() {
-            trip.give_back(key, connection);
+            trip.give_back(key, connection, started);
         }
         Said::Content(Content::Whole(whole))
     } else {
@@ -187,6 +194,8 @@ async fn ask_http2(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
             Some(Ok((response, stream))) => {
                 trip.praise(endpoint, started);
                 let upload = trip.upload.clone();
+                let mut response = response;
+                headers::remove_hops(response.headers_mut());
                 return Ok(response.map(|incoming| {
                     let source = Source::Http2 { incoming, upload, watchdog, _stream: stream };
                     Said::Content(trip.body(endpoint, source, carried))
@@ -279,9 +288,9 @@ impl Trip<'_> {
         }
     }
 
-    fn give_back(&self, key: PoolKey, connection: Http1Connection) {
+    fn give_back(&self, key: PoolKey, connection: Http1Connection, now: Instant) {
         if !self.transport.close {
-            self.client.worker.pool.put(key, connection);
+            self.client.worker.pool.put(key, connection, now);
         }
     }
 

@@ -113,7 +113,7 @@ pub(crate) enum Cause {
 pub(crate) async fn forward(trip: &Trip<'_>) -> Result<Answered, Failure> {
     match trip.rule.policy.timeouts.request {
         None => try_pods(trip).await,
-        Some(within) => timeout_at(Instant::now() + within, try_pods(trip)).await.unwrap_or_else(|_| {
+        Some(within) => timeout_at(Instant::now() + within, Box::pin(try_pods(trip))).await.unwrap_or_else(|_| {
             trip.account.try_failed(Kind::Timeout);
             Err(Failure::pod(Kind::Timeout, trip.backend.service(), "did not answer within the time for requests"))
         }),

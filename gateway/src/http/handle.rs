@@ -18,6 +18,7 @@ use super::{
     filters::{Edits, on_request, on_response},
     forward::{Answered, Said, Switched, Trip, forward},
     headers::{self, FORWARDED_HOST, FORWARDED_PORT, FORWARDED_PROTO, Told},
+    seen::Seen,
     target,
     upgrade::Tunnel,
     upload::Upload,
@@ -37,13 +38,13 @@ const HTTPS_PORT: u16 = 443;
 pub(crate) async fn handle(client: Rc<Client>, request: Request<Incoming>) -> Result<Response<AnswerBody>, Aborted> {
     let under_way = client.begin();
     let account = Account::open(&client.worker);
-    let (parts, upload) = Upload::take(request, &client);
+    let (mut parts, upload) = Upload::take(request, &client);
     account.asked(&client, (&parts.method, &parts.uri, parts.version, &parts.headers));
     if let Some(counter) = upload.counter() {
         account.uploading(counter);
     }
     let version = parts.version;
-    let mut response = match answer(&client, parts, &upload, &account).await {
+    let mut response = match answer(&client, &mut parts, &upload, &account).await {
         Ok(response) => {
             account.answering(&response);
             finish(&client, response, account, under_way)
@@ -80,7 +81,7 @@ struct Ready {
 
 async fn answer(
     client: &Rc<Client>,
-    parts: Parts,
+    parts: &mut Parts,
     upload: &Upload,
     account: &Account,
 ) -> Result<Response<Ready>, Failure> {
@@ -88,20 +89,20 @@ async fn answer(
     let snapshot = client.worker.snapshot();
     let version = parts.version;
 
-    let (mut parts, extended) = let_in(client, parts)?;
+    let (seen, extended) = let_in(client, parts)?;
     let asked_host = parts.headers.get(header::HOST).cloned().unwrap_or(HeaderValue::from_static(""));
     let host = asked_host.to_str().unwrap_or_default();
     let auth = admit(client, &snapshot, host)?;
 
     // Where it goes, and what its rule makes of it.
     let (addr, ip) = client.asked_by(&parts.headers);
-    let request_id = headers::request_id(&parts.headers);
+    let request_id = headers::request_id(&parts.headers, seen);
     account.log(|entry| {
         entry.is_from(addr);
         entry.identified(request_id.as_bytes());
     });
     let path = target::path(&parts.uri)?;
-    let facts = facts(client, &parts, host, &path, addr);
+    let facts = facts(client, parts, host, &path, addr);
     let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));
     let mut edits = Edits::default();
     if let Some(rule) = decision.rule() {
@@ -126,15 +127,15 @@ async fn answer(
     let scheme = facts.scheme;
     let upgrade = match &extended {
         Some(extended) => Some(extended.protocol.clone()),
-        None => headers::wanted_upgrade(&parts, upload).cloned(),
+        None => headers::wanted_upgrade(parts, seen, upload).cloned(),
     };
     if let Some(auth) = auth {
         write_headers(&mut parts.headers, auth, client.certificate());
     }
-    let mut told = told(client, &parts, &ip, (asked_host.clone(), request_id));
+    let mut told = told(client, (parts, seen), &ip, (asked_host.clone(), request_id));
     if !edits.is_nothing() {
-        headers::prepare(&mut parts, &mut told, upload);
-        edits.apply(&mut parts);
+        headers::prepare(parts, &mut told, upload);
+        edits.apply(parts);
     }
     let transport = &rule.policy.transport;
     let trip = Trip {
@@ -149,7 +150,7 @@ async fn answer(
         hash,
         permit: RefCell::new(Some(permit)),
         pinned,
-        parts: &parts,
+        parts,
         upload,
         told,
         upgrade: upgrade.as_ref(),
@@ -168,12 +169,9 @@ impl Ready {
 }
 
 /// What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
-fn let_in(client: &Client, mut parts: Parts) -> Result<(Parts, Option<Extended>), Failure> {
-    let extended = connect::take(&mut parts);
-    let mut request = Request::from_parts(parts, ());
-    target::check(&mut request, client.tls.is_some())?;
-    let (parts, ()) = request.into_parts();
-    Ok((parts, extended))
+fn let_in(client: &Client, parts: &mut Parts) -> Result<(Seen, Option<Extended>), Failure> {
+    let extended = connect::take(parts);
+    Ok((target::check(parts, client.tls.is_some())?, extended))
 }
 
 /// A rule, where it sends a request, the pods there, the one that a cookie names, and the key of a hash.
@@ -192,10 +190,11 @@ fn facts<'a>(client: &Client, parts: &'a Parts, host: &'a str, path: &'a str, ad
     let listener = &client.listener;
     // Whoever names the very port where we serve HTTP reaches HTTPS where we serve that; anybody else comes through something
     // that has ports of its own, which are the usual ones.
-    let names_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(listener.port));
+    let colon = memchr::memrchr(b':', host.as_bytes());
+    let names_port = colon.is_some_and(|colon| host[colon + 1..].parse() == Ok(listener.port));
     let https_port = if names_port { client.worker.options.https_port } else { Some(HTTPS_PORT) };
     // A trusted proxy may have taken off TLS.
-    let said = parts.headers.get(FORWARDED_PROTO).filter(|_| client.is_trusted());
+    let said = if client.is_trusted() { parts.headers.get(FORWARDED_PROTO) } else { None };
     let scheme = match said.map(HeaderValue::as_bytes) {
         Some(b"https") => Scheme::Https,
         Some(b"http") => Scheme::Http,
@@ -207,11 +206,12 @@ fn facts<'a>(client: &Client, parts: &'a Parts, host: &'a str, path: &'a str, ad
 
 fn told<'a>(
     client: &'a Client,
-    parts: &Parts,
+    (parts, seen): (&Parts, Seen),
     ip: &'a HeaderValue,
     (host, request_id): (HeaderValue, HeaderValue),
 ) -> Told<'a> {
-    let said = |name: &HeaderName| parts.headers.get(name).filter(|_| client.is_trusted()).cloned();
+    let is_trusted = client.is_trusted();
+    let said = |name: &HeaderName| if is_trusted { parts.headers.get(name).cloned() } else { None };
     let scheme = HeaderValue::from_static(client.listener.scheme.as_str());
     Told {
         ip,
@@ -219,8 +219,9 @@ fn told<'a>(
         port: said(&FORWARDED_PORT).map_or(Cow::Borrowed(&client.listener.port_value), Cow::Owned),
         scheme: said(&FORWARDED_PROTO).unwrap_or(scheme),
         request_id,
-        takes_trailers: headers::takes_trailers(&parts.headers),
-        says_length: headers::says_length(parts),
+        seen,
+        takes_trailers: headers::takes_trailers(&parts.headers, seen),
+        says_length: headers::says_length(parts, seen),
         is_prepared: false,
     }
 }
@@ -244,8 +245,8 @@ fn for_client(
 ) -> Result<(http::response::Parts, Said), Failure> {
     let Answered { response, endpoint, cookie } = answered;
     let (mut head, mut said) = response.into_parts();
-    let protocol = head.headers.get(header::UPGRADE).cloned();
-    headers::for_client(&mut head.headers);
+    let protocol = if let Said::Upgraded(_) = said { head.headers.remove(header::UPGRADE) } else { None };
+    headers::name_server(&mut head.headers);
     if let Some(cookie) = cookie {
         head.headers.append(header::SET_COOKIE, cookie);
     }

@@ -107,6 +107,11 @@ impl HeadGuard {
         self.refusal
     }
 
+    /// Whether everything that was read belongs to whole requests.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        self.place == Place::Head && !self.has_request_line && self.line_bytes == 0 && self.refusal.is_none()
+    }
+
     /// To be called with what was just read: `buf` from byte `start` on, in the order in which it came. Takes back what
     /// is refused and all that follows it.
     pub(crate) fn filter(&mut self, buf: &mut ReadBuf<'_>, start: usize) -> io::Result<()> {

@@ -8,7 +8,10 @@ use std::borrow::Cow;
 use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header, request::Parts};
 
-use super::upload::Upload;
+use super::{
+    seen::{Field, REQUEST_ID, Seen},
+    upload::Upload,
+};
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 pub(crate) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
@@ -17,7 +20,6 @@ pub(crate) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwar
 const FORWARDED_SCHEME: HeaderName = HeaderName::from_static("x-forwarded-scheme");
 const SCHEME: HeaderName = HeaderName::from_static("x-scheme");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const ORIGINAL_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-original-forwarded-for");
 const ORIGINAL_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-original-forwarded-host");
 
@@ -37,6 +39,8 @@ pub(crate) struct Told<'a> {
     pub(crate) scheme: HeaderValue,
     /// The client's own, or a new one.
     pub(crate) request_id: HeaderValue,
+    /// Which fields the client sent.
+    pub(crate) seen: Seen,
     /// Whether trailers can be passed on to the client.
     pub(crate) takes_trailers: bool,
     /// Whether a request without content says so.
@@ -64,7 +68,7 @@ pub(crate) fn for_pod(
     if told.is_prepared {
         return headers.iter().for_each(|(name, value)| pass(name, value));
     }
-    let named = named_by_connection(headers);
+    let named = if told.seen.has(Field::Connection) { named_by_connection(headers) } else { None };
     let joins_cookies = parts.version == Version::HTTP_2 && headers.get_all(header::COOKIE).iter().nth(1).is_some();
     let mut has_original = false;
     for (name, value) in headers {
@@ -81,7 +85,8 @@ pub(crate) fn for_pod(
         pass(&header::COOKIE, &cookies);
     }
     // RFC 9110 10.1.1: an expectation of HTTP/1.0, or without content, is none.
-    if upload.is_some()
+    if told.seen.has(Field::Expect)
+        && upload.is_some()
         && parts.version != Version::HTTP_10
         && let Some(expect) = headers.get(header::EXPECT)
     {
@@ -99,7 +104,10 @@ pub(crate) fn for_pod(
 }
 
 /// The name of a request: the client's own, if it is one that can be written into a log, or a new one.
-pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+pub(crate) fn request_id(headers: &HeaderMap, seen: Seen) -> HeaderValue {
+    if !seen.has(Field::RequestId) {
+        return new_request_id();
+    }
     let mut ids = headers.get_all(REQUEST_ID).iter();
     match (ids.next(), ids.next()) {
         (Some(id), None) if is_request_id(id) => id.clone(),
@@ -151,8 +159,8 @@ fn add_forwarded(told: &Told<'_>, pass: &mut impl FnMut(&HeaderName, &HeaderValu
 }
 
 /// Whether trailers can be passed on to the client.
-pub(crate) fn takes_trailers(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::TE) && has_token(headers, &header::TE, "trailers")
+pub(crate) fn takes_trailers(headers: &HeaderMap, seen: Seen) -> bool {
+    seen.has(Field::Te) && has_token(headers, &header::TE, "trailers")
 }
 
 /// Writes the head of an HTTP/1.1 request for a pod. `upgrade` is the protocol to change to, if the client asks for one.
@@ -193,28 +201,30 @@ pub(crate) fn write_head(
 }
 
 /// Whether a request without content says so: if the client did, and where a server expects it (RFC 9110 8.6).
-pub(crate) fn says_length(parts: &Parts) -> bool {
-    parts.headers.contains_key(header::CONTENT_LENGTH)
+pub(crate) fn says_length(parts: &Parts, seen: Seen) -> bool {
+    seen.has(Field::ContentLength)
         || (parts.version == Version::HTTP_2 && [Method::POST, Method::PUT, Method::PATCH].contains(&parts.method))
 }
 
-/// Takes away from an answer's fields what belongs to one connection, and names the gateway where the pod names no server.
-pub(crate) fn for_client(headers: &mut HeaderMap) {
+/// Takes away from the fields of an HTTP/2 answer what only a connection of HTTP/1 may say.
+pub(crate) fn remove_hops(headers: &mut HeaderMap) {
     if headers.keys().any(is_hop_by_hop) {
-        for name in named_by_connection(headers).unwrap_or_default() {
-            headers.remove(name);
-        }
         let hops: Vec<HeaderName> = headers.keys().filter(|name| is_hop_by_hop(name)).cloned().collect();
         for name in hops {
             headers.remove(name);
         }
     }
+}
+
+/// Names the gateway where the pod names no server.
+pub(crate) fn name_server(headers: &mut HeaderMap) {
     // The Ingress conformance suite wants a `Server` on every answer, and its own back end sends none. The name alone: a version
     // would help nobody but an attacker (RFC 9110 10.2.4).
     headers.entry(header::SERVER).or_insert(HeaderValue::from_static("tidegate"));
 }
 
-fn is_hop_by_hop(name: &HeaderName) -> bool {
+/// Whether a field belongs to one connection only (RFC 9110 7.6.1).
+pub(crate) fn is_hop_by_hop(name: &HeaderName) -> bool {
     matches!(
         name.as_str(),
         "connection"
@@ -259,20 +269,26 @@ pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
 /// The fields that `Connection` names, if it names any. An end-to-end field that the message cannot do without is kept even
 /// if it is named.
 fn named_by_connection(headers: &HeaderMap) -> Option<Vec<HeaderName>> {
-    if !headers.contains_key(header::CONNECTION) {
-        return None;
-    }
-    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+    let values = headers.get_all(header::CONNECTION).into_iter();
+    let named: Vec<HeaderName> = values.flat_map(|value| named_by(value.as_bytes())).collect();
+    (!named.is_empty()).then_some(named)
+}
+
+/// The fields that one value of `Connection` names.
+pub(crate) fn named_by(value: &[u8]) -> impl Iterator<Item = HeaderName> {
+    let tokens = value.split(|byte| *byte == b',').map(<[u8]>::trim_ascii);
+    tokens
         .filter(|token| !["close", "keep-alive"].iter().any(|usual| token.eq_ignore_ascii_case(usual.as_bytes())))
         .filter_map(|token| HeaderName::from_bytes(token).ok())
         .filter(|name| ![header::HOST, header::CONTENT_LENGTH, header::TRAILER].contains(name))
-        .collect();
-    (!named.is_empty()).then_some(named)
 }
 
 /// The protocol that a client wants to change to (RFC 9110 7.8): one, named by `Connection`, without content. `h2c` is none:
 /// HTTP/2 without TLS begins with its preface here (RFC 9113 3.1 has dropped the upgrade).
-pub(crate) fn wanted_upgrade<'a>(parts: &'a Parts, upload: &Upload) -> Option<&'a HeaderValue> {
+pub(crate) fn wanted_upgrade<'a>(parts: &'a Parts, seen: Seen, upload: &Upload) -> Option<&'a HeaderValue> {
+    if !seen.has(Field::Upgrade) {
+        return None;
+    }
     let mut protocols = parts.headers.get_all(header::UPGRADE).iter();
     let (Some(protocol), None) = (protocols.next(), protocols.next()) else { return None };
     let is_wanted = parts.version == Version::HTTP_11
@@ -359,7 +375,10 @@ mod tests {
             ("Trailer", "x-sum"),
             ("X-Public", "1"),
         ]);
-        for_client(&mut all);
+        for name in named_by_connection(&all).unwrap() {
+            all.remove(name);
+        }
+        remove_hops(&mut all);
         assert_eq!(names(&all), ["content-length", "host", "server", "trailer", "x-public"]);
     }
 

@@ -7,8 +7,12 @@ use tokio::task::spawn_local;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct LocalExec;
 
-impl<F: Future + 'static> Executor<F> for LocalExec {
+impl<F> Executor<F> for LocalExec
+where
+    F: Future + 'static,
+    F::Output: 'static,
+{
     fn execute(&self, future: F) {
-        spawn_local(async move { drop(future.await) });
+        spawn_local(future);
     }
 }

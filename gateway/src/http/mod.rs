@@ -38,6 +38,7 @@ pub(crate) mod pod;
 pub(crate) mod preface;
 mod refusals;
 pub(crate) mod rewrite;
+pub(crate) mod seen;
 mod slots;
 pub(crate) mod split;
 pub mod stats;

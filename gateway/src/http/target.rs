@@ -2,10 +2,14 @@
 
 use std::{borrow::Cow, sync::Arc};
 
-use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version, header, uri::PathAndQuery};
+use http::{HeaderMap, HeaderValue, Method, Uri, Version, header, request::Parts, uri::PathAndQuery};
 use hyper::ext::Protocol;
 
-use super::{failure::Failure, refusals::Refusal};
+use super::{
+    failure::Failure,
+    refusals::Refusal,
+    seen::{Field, Seen},
+};
 use crate::route::{RouteTable, Rule, normalise};
 
 /// Longest `Host`: a DNS name (253 bytes, RFC 1035 2.3.4), brackets or final dot, and a port.
@@ -19,28 +23,35 @@ const MAX_METHOD_BYTES: usize = 32;
 
 /// Refuses what no pod should see. Afterwards the request has exactly one `Host` that is good (empty only for
 /// HTTP/1.0), at most one `Content-Length`, in its shortest form, and its target is a path, or `*` for OPTIONS.
-pub(crate) fn check(request: &mut Request<()>, is_tls: bool) -> Result<(), Failure> {
+pub(crate) fn check(request: &mut Parts, is_tls: bool) -> Result<Seen, Failure> {
     refused(request, is_tls).map_err(Failure::refused)
 }
 
-fn refused(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
+fn refused(request: &mut Parts, is_tls: bool) -> Result<Seen, Refusal> {
+    let seen = Seen::of(&request.headers);
     check_method(request)?;
-    check_coding(request.headers())?;
-    check_length(request.headers_mut())?;
-    check_expectation(request)?;
-    if request.version() == Version::HTTP_2 {
-        check_values(request.headers())?;
+    if seen.has(Field::TransferEncoding) {
+        check_coding(&request.headers)?;
+    }
+    if seen.has(Field::ContentLength) {
+        check_length(&mut request.headers)?;
+    }
+    if seen.has(Field::Expect) {
+        check_expectation(request)?;
+    }
+    if request.version == Version::HTTP_2 {
+        check_values(&request.headers)?;
     }
     check_host(request)?;
-    if request.uri().authority().is_some() {
+    if request.uri.authority().is_some() {
         to_origin_form(request, is_tls)?;
     }
-    let target = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
+    let target = request.uri.path_and_query().map_or("", PathAndQuery::as_str);
     match target.as_bytes().first() {
         _ if target.len() > MAX_TARGET_BYTES => Err(Refusal::TargetTooLong),
         Some(b'/') if !target.is_ascii() => Err(Refusal::TargetBytes),
-        Some(b'/') => Ok(()),
-        _ if target == "*" && request.method() == Method::OPTIONS => Ok(()),
+        Some(b'/') => Ok(seen),
+        _ if target == "*" && request.method == Method::OPTIONS => Ok(seen),
         _ => Err(Refusal::Target),
     }
 }
@@ -66,9 +77,9 @@ pub(crate) fn check_undisputed(routes: &RouteTable, host: &str, uri: &Uri, rule:
 /// another thing, and WebSocket the only protocol that pods speak. TRACE would show the client the fields that were
 /// added on the way (9.3.8); nginx refuses it, too. Methods are words in capitals: `get` is none (9.1), and nginx says
 /// 400.
-fn check_method(request: &Request<()>) -> Result<(), Refusal> {
-    let protocol = request.extensions().get::<Protocol>();
-    match *request.method() {
+fn check_method(request: &Parts) -> Result<(), Refusal> {
+    let protocol = request.extensions.get::<Protocol>();
+    match request.method {
         Method::CONNECT if protocol.is_some_and(|protocol| protocol.as_str() == "websocket") => Ok(()),
         Method::CONNECT if protocol.is_some() => Err(Refusal::UnknownProtocol),
         Method::CONNECT | Method::TRACE => Err(Refusal::Method),
@@ -119,10 +130,10 @@ fn check_length(headers: &mut HeaderMap) -> Result<(), Refusal> {
 }
 
 /// RFC 9110 10.1.1: there is one expectation, and HTTP/1.0 has none.
-fn check_expectation(request: &Request<()>) -> Result<(), Refusal> {
-    let mut expectations = request.headers().get_all(header::EXPECT).iter();
+fn check_expectation(request: &Parts) -> Result<(), Refusal> {
+    let mut expectations = request.headers.get_all(header::EXPECT).iter();
     let is_known = expectations.all(|expectation| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    if is_known || request.version() == Version::HTTP_10 { Ok(()) } else { Err(Refusal::Expectation) }
+    if is_known || request.version == Version::HTTP_10 { Ok(()) } else { Err(Refusal::Expectation) }
 }
 
 /// RFC 9113 8.2.1. The parser of HTTP/1 takes such white space off.
@@ -136,9 +147,9 @@ fn check_values(headers: &HeaderMap) -> Result<(), Refusal> {
 /// RFC 9112 3.2: none, several or a bad one is a 400. HTTP/1.0 knows no Host; it is given an empty one, as the RFC asks
 /// for where there is nothing to say. HTTP/2 has `:authority` for it; if both are there they must be the same (RFC 9113
 /// 8.3.1).
-fn check_host(request: &mut Request<()>) -> Result<(), Refusal> {
-    let mut hosts = request.headers().get_all(header::HOST).iter();
-    let authority = request.uri().authority().filter(|_| request.version() == Version::HTTP_2);
+fn check_host(request: &mut Parts) -> Result<(), Refusal> {
+    let mut hosts = request.headers.get_all(header::HOST).iter();
+    let authority = request.uri.authority().filter(|_| request.version == Version::HTTP_2);
     match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => Err(Refusal::SeveralHosts),
         (Some(host), None) if !is_host(host.as_bytes()) => Err(Refusal::BadHost),
@@ -149,8 +160,8 @@ fn check_host(request: &mut Request<()>) -> Result<(), Refusal> {
             Some(_) | None => Ok(()),
         },
         (None, _) if authority.is_some() => Ok(()),
-        (None, _) if request.version() == Version::HTTP_10 => {
-            request.headers_mut().insert(header::HOST, HeaderValue::from_static(""));
+        (None, _) if request.version == Version::HTTP_10 => {
+            request.headers.insert(header::HOST, HeaderValue::from_static(""));
             Ok(())
         }
         (None, _) => Err(Refusal::NoHost),
@@ -160,10 +171,10 @@ fn check_host(request: &mut Request<()>) -> Result<(), Refusal> {
 /// `GET http://host/path`, and every request of HTTP/2: the host in the target is the one that counts, and replaces the
 /// field (RFC 9112 3.2.2). The scheme must be the connection's, but not in HTTP/2, where a balancer that took off TLS
 /// cannot have changed it.
-fn to_origin_form(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal> {
-    let uri = request.uri();
+fn to_origin_form(request: &mut Parts, is_tls: bool) -> Result<(), Refusal> {
+    let uri = &request.uri;
     match uri.scheme_str() {
-        Some("http" | "https") if request.version() == Version::HTTP_2 => {}
+        Some("http" | "https") if request.version == Version::HTTP_2 => {}
         Some("http") if !is_tls => {}
         Some("https") if is_tls => {}
         // Authority-form, which belongs to CONNECT.
@@ -176,8 +187,8 @@ fn to_origin_form(request: &mut Request<()>, is_tls: bool) -> Result<(), Refusal
     }
     let host = HeaderValue::from_str(host).map_err(|_| Refusal::TargetHost)?;
     let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-    *request.uri_mut() = Uri::from(path);
-    request.headers_mut().insert(header::HOST, host);
+    request.uri = Uri::from(path);
+    request.headers.insert(header::HOST, host);
     Ok(())
 }
 

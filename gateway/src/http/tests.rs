@@ -2,6 +2,7 @@
 
 mod connections;
 mod cookies;
+mod cost;
 mod failures;
 mod http2;
 mod life;

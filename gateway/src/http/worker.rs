@@ -43,7 +43,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves HTTP on one thread; every method is called from inside that thread's `LocalSet`.
 #[derive(Clone, Debug)]
-pub struct HttpWorker(Rc<Shared>);
+pub struct HttpWorker(pub(crate) Rc<Shared>);
 
 /// What the connections of a worker have in common.
 #[derive(Debug)]

@@ -140,14 +140,17 @@ impl RouteTable {
 }
 
 /// The host name alone, in lower case, without port and final dot.
-pub(crate) fn normalise<'a>(host: &str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
-    let name = match host.rfind(':') {
+pub(crate) fn normalise<'a>(host: &'a str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
+    let name = match memchr::memrchr(b':', host.as_bytes()) {
         // An IPv6 literal has colons inside its brackets.
         Some(colon) if !host[colon..].contains(']') => &host[..colon],
         _ => host,
     };
     let name = name.strip_suffix('.').unwrap_or(name);
     let buffer = buffer.get_mut(..name.len())?;
+    if !name.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        return Some(name);
+    }
     buffer.copy_from_slice(name.as_bytes());
     buffer.make_ascii_lowercase();
     std::str::from_utf8(buffer).ok()

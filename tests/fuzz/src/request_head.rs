@@ -70,9 +70,9 @@ async fn handle(request: Request<Incoming>) -> (Seen, Response<Bytes>) {
         checked,
         content,
     };
-    let mut request = Request::from_parts(parts.clone(), ());
-    let refused = match fuzzing::check(&mut request, false) {
-        Ok(()) => fuzzing::path(request.uri()).map(drop).err(),
+    let mut checked = parts.clone();
+    let refused = match fuzzing::check(&mut checked, false) {
+        Ok(()) => fuzzing::path(&checked.uri).map(drop).err(),
         Err(response) => Some(response),
     };
     if let Some(mut response) = refused {
@@ -86,7 +86,7 @@ async fn handle(request: Request<Incoming>) -> (Seen, Response<Bytes>) {
     if content.is_none() {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    (seen(Ok(request.into_parts().0), content), response)
+    (seen(Ok(checked), content), response)
 }
 
 fn summary(seen: &[Seen]) -> Vec<(&str, &Uri, &HeaderMap, Option<u16>, Option<&[u8]>)> {

@@ -7,7 +7,7 @@ use crate::results::Cost;
 /// Runs the test; what it does not print is not known.
 pub(crate) fn measure() -> Cost {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["test", "-p", "tidegate", "--lib", "http::cost", "--", "--nocapture"]);
+    cargo.args(["test", "-p", "tidegate", "--lib", "http::tests::cost", "--", "--nocapture"]);
     match cargo.current_dir(env!("CARGO_MANIFEST_DIR")).output() {
         Ok(output) => parse(&String::from_utf8_lossy(&output.stdout)),
         Err(error) => {
@@ -32,8 +32,9 @@ mod tests {
 
     #[test]
     fn both_numbers_are_found_or_neither() {
-        let cost =
-            parse("running 1 test\ntest http::cost::it ... future bytes: 1840\nallocations per request: 7.5\nok\n");
+        let cost = parse(
+            "running 1 test\ntest http::tests::cost::it ... future bytes: 1840\nallocations per request: 7.5\nok\n",
+        );
         assert_eq!((cost.future_bytes, cost.allocations_per_request), (Some(1840.0), Some(7.5)));
         let cost = parse("running 0 tests\n\ntest result: ok. 0 passed\n");
         assert_eq!((cost.future_bytes, cost.allocations_per_request), (None, None));

@@ -2,10 +2,15 @@
 //!
 //! A pod that answers what can be read in two ways is not understood at all: its client gets 502.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 use super::framing::Framing;
+use crate::http::headers::{is_hop_by_hop, named_by};
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// Most fields of an answer; the limit that hyper has for clients' requests, too.
 const FIELDS: usize = 100;
@@ -13,14 +18,19 @@ const FIELDS: usize = 100;
 /// Longest Content-Length: 19 digits hold every file there is, and none of them overflows 64 bits.
 const LENGTH_DIGITS: usize = 19;
 
+/// Taken off the time that a pod says it keeps idle connections, so that no request meets its end.
+const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
+
 /// An answer's head.
 #[derive(Debug)]
 pub(crate) struct AnswerHead {
     pub(crate) status: StatusCode,
-    /// All fields but `Transfer-Encoding`.
+    /// The fields, without those that belong to this connection only (RFC 9110 7.6.1); but `Upgrade` is there after 101.
     pub(crate) headers: HeaderMap,
     /// Whether the connection can be used again afterwards, as far as the head says.
     pub(crate) keep_alive: bool,
+    /// How long the pod says that it keeps it then, less a margin.
+    pub(crate) kept_for: Option<Duration>,
     framing: HeadFraming,
 }
 
@@ -102,7 +112,7 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
     let status = parsed.code.filter(|code| (100..600).contains(code)).and_then(|code| StatusCode::from_u16(code).ok());
     let status = status.ok_or("answered with a status that does not exist")?;
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + 2);
-    let (mut framing, mut is_chunked) = (HeadFraming::Unsaid, false);
+    let (mut framing, mut is_chunked, mut kept_for, mut named) = (HeadFraming::Unsaid, false, None, Vec::new());
     // RFC 9112 9.3: HTTP/1.1 keeps connections unless it says otherwise.
     let mut keep_alive = parsed.version == Some(1);
     for field in parsed.headers.iter() {
@@ -124,9 +134,17 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
                 field.value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
             };
             keep_alive = !has("close") && (keep_alive || has("keep-alive"));
+            named.extend(named_by(field.value));
+            continue;
+        } else if is_hop_by_hop(&name) && (name != header::UPGRADE || status != StatusCode::SWITCHING_PROTOCOLS) {
+            kept_for = if name == KEEP_ALIVE { time_kept(field.value).or(kept_for) } else { kept_for };
+            continue;
         }
         let value = HeaderValue::from_maybe_shared(head.slice_ref(field.value));
         headers.append(name, value.map_err(|_| "answered with a bad field value")?);
+    }
+    for name in named.into_iter().filter(|name| *name != header::UPGRADE) {
+        headers.remove(name);
     }
     if is_chunked {
         if framing != HeadFraming::Unsaid {
@@ -141,7 +159,14 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
     if status == StatusCode::RESET_CONTENT && framing != HeadFraming::Length(0) {
         return Err("answered 205 with content");
     }
-    Ok(AnswerHead { status, headers, keep_alive, framing })
+    Ok(AnswerHead { status, headers, keep_alive, kept_for, framing })
+}
+
+/// The time in `timeout=5, max=100`.
+fn time_kept(value: &[u8]) -> Option<Duration> {
+    let value = std::str::from_utf8(value).ok()?;
+    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse().ok()?;
+    Some(Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
 }
 
 fn content_length(value: &[u8]) -> Result<u64, &'static str> {

@@ -37,9 +37,6 @@ const LARGEST_READ: usize = 128 << 10;
 /// What an idle connection may keep of its buffer.
 const IDLE_BUFFER: usize = 8 << 10;
 
-/// Taken off the time that a pod says it keeps idle connections, so that no request meets its end.
-const KEEP_ALIVE_MARGIN: Duration = Duration::from_secs(1);
-
 /// A connection between exchanges.
 #[derive(Debug)]
 pub(crate) struct Http1Connection {
@@ -117,7 +114,9 @@ impl Exchange {
     pub(crate) fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<Result<AnswerHead, Broken>> {
         loop {
             self.poll_send(cx)?;
-            match self.head.take(&mut self.connection.buffer, self.head_limit).map_err(Broken::Invalid)? {
+            let buffer = &mut self.connection.buffer;
+            let taken = if buffer.is_empty() { Ok(None) } else { self.head.take(buffer, self.head_limit) };
+            match taken.map_err(Broken::Invalid)? {
                 Some(head) if head.status.is_informational() && head.status != StatusCode::SWITCHING_PROTOCOLS => {
                     self.informational += 1;
                     if self.informational > INFORMATIONAL {
@@ -131,7 +130,7 @@ impl Exchange {
                 Some(head) => {
                     self.framing = head.framing(&self.method);
                     self.keep_alive = head.keep_alive && self.framing != Framing::UntilClose;
-                    self.connection.kept_for = kept_for(&head.headers);
+                    self.connection.kept_for = head.kept_for;
                     return Poll::Ready(Ok(head));
                 }
                 None => {}
@@ -212,9 +211,9 @@ impl Exchange {
         self.connection.watchdog.poll(cx, deadline)
     }
 
-    /// The buffer of the head, for the next request.
-    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
-        if self.sending.is_done() { self.sending.take_buffer() } else { Vec::new() }
+    /// The buffer of the head, for the next request, as soon as all is sent.
+    pub(crate) fn take_buffer(&mut self) -> Option<Vec<u8>> {
+        if self.sending.is_done() { self.sending.take_buffer() } else { None }
     }
 
     /// The connection, if another exchange can follow on it.
@@ -257,11 +256,4 @@ impl Exchange {
 /// Trailers, if there are any.
 fn trailer_frame(trailers: HeaderMap) -> Option<Frame<Bytes>> {
     (!trailers.is_empty()).then(|| Frame::trailers(trailers))
-}
-
-/// The time that a pod says it keeps an idle connection, less a margin.
-fn kept_for(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get("keep-alive")?.to_str().ok()?;
-    let seconds = value.split(',').find_map(|part| part.trim().strip_prefix("timeout="))?.parse().ok()?;
-    Some(Duration::from_secs(seconds).saturating_sub(KEEP_ALIVE_MARGIN))
 }

@@ -46,10 +46,9 @@ impl Pool {
     }
 
     /// A connection that the pod has not closed, as far as is known.
-    pub(crate) fn take(&self, key: &PoolKey) -> Option<Http1Connection> {
+    pub(crate) fn take(&self, key: &PoolKey, now: Instant) -> Option<Http1Connection> {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.get_mut(key)?;
-        let now = Instant::now();
         while let Some(Idle { connection, until }) = connections.pop() {
             if now < until && connection.is_usable() {
                 return Some(connection);
@@ -58,13 +57,13 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for the next request, if there are not too many already.
-    pub(crate) fn put(&self, key: PoolKey, connection: Http1Connection) {
+    /// Keeps a connection for the next request, if there are not too many already. It was in use at `now`.
+    pub(crate) fn put(&self, key: PoolKey, connection: Http1Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         let connections = idle.entry(key).or_default();
         if connections.len() < self.per_endpoint {
             let kept = connection.kept_for.map_or(self.max_age, |kept| kept.min(self.max_age));
-            connections.push(Idle { connection, until: Instant::now() + kept });
+            connections.push(Idle { connection, until: now + kept });
         }
     }
 

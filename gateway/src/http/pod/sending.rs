@@ -86,9 +86,9 @@ impl Sending {
         &self.upload
     }
 
-    /// The buffer of the head, for the next one.
-    pub(crate) fn take_buffer(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.out)
+    /// The buffer of the head, for the next one; once.
+    pub(crate) fn take_buffer(&mut self) -> Option<Vec<u8>> {
+        (self.out.capacity() > 0).then(|| std::mem::take(&mut self.out))
     }
 
     /// Sends what can be sent; ready when all is.
