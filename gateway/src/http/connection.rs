@@ -28,9 +28,9 @@ use super::{
     body::{Aborted, AnswerBody},
     client::Client,
     client_io::{ClientIo, ClientStream},
+    h2_streams::Streams,
     handle::handle,
     limits::HttpLimits,
-    local::LocalExec,
     preface::{self, Spoken},
     slots::Slot,
     stats::ConnectionKind,
@@ -159,7 +159,7 @@ async fn serve_http1(
         // Taken from the queue at the end: its first request, probably here already, is also its last.
         builder.keep_alive(client.worker.phase() != Phase::Closing);
         let service = service_fn(|request| handle(client.clone(), request));
-        let io = TokioIo::new(ClientIo::guarded(stream, read, client.clone()));
+        let io = TokioIo::new(ClientIo::http1(stream, read, client.clone()));
         let mut connection = builder.serve_connection(io, service);
         slot.set(limits.park_after);
         let end = drive_http1(client, slot, &mut connection).await;
@@ -299,12 +299,16 @@ async fn linger(mut stream: ClientStream, mut bytes: usize) {
 async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read: BytesMut) {
     let limits = &client.worker.limits;
     let _open = client.worker.stats.open(ConnectionKind::H2);
+    let streams = Streams::new(client.clone());
     let service = {
-        let client = client.clone();
-        service_fn(move |request| handle(client.clone(), request))
+        let (client, streams) = (client.clone(), streams.clone());
+        service_fn(move |request| {
+            let (client, streams) = (client.clone(), streams.clone());
+            async move { Ok::<_, Aborted>(handle(client, request).await?.map(|body| streams.watch(body))) }
+        })
     };
-    let io = TokioIo::new(ClientIo::unguarded(stream, read, client.clone()));
-    let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
+    let io = TokioIo::new(ClientIo::http2(stream, read, client.clone()));
+    let mut connection = Box::pin(http2_builder(limits, streams).serve_connection(io, service));
     slot.set(limits.request_head);
     let (mut closing, mut leaving) = (Closing::default(), false);
     poll_fn(|cx| {
@@ -342,8 +346,8 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
     .await;
 }
 
-fn http2_builder(limits: &HttpLimits) -> http2::Builder<LocalExec> {
-    let mut builder = http2::Builder::new(LocalExec);
+fn http2_builder(limits: &HttpLimits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams)

@@ -28,7 +28,7 @@ pub enum Kind {
     ClientCertificate,
     /// The request's content is larger than its rule allows.
     TooLarge,
-    /// The client stopped sending in the middle of its request.
+    /// The client stopped sending in the middle of its request, or taking its answer (HTTP/2).
     ClientSlow,
     /// The client went away before it was answered.
     ClientGone,

@@ -3,6 +3,7 @@
 mod connections;
 mod cookies;
 mod failures;
+mod h2_clients;
 mod http2;
 mod life;
 mod log;

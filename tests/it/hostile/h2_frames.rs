@@ -68,6 +68,11 @@ fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
     Row::any(name, &[Verdict::GoAway(code), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
 }
 
+/// A flood.
+fn calm(name: &'static str, bytes: Vec<u8>) -> Row {
+    Row::any(name, &[Verdict::GoAway(code::ENHANCE_YOUR_CALM)], bytes)
+}
+
 /// A field section in several frames of at most this size.
 pub(super) fn split(block: &[u8], size: usize) -> Vec<u8> {
     let mut pieces: Vec<&[u8]> = block.chunks(size).collect();
@@ -100,6 +105,7 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(meanings());
     rows.extend(compression());
     rows.extend(floods());
+    rows.extend(idle_floods());
     rows
 }
 
@@ -259,18 +265,11 @@ fn compression() -> Vec<Row> {
     ]
 }
 
-/// The limits are h2's, named in `HttpLimits`; what counts is that each flood has an end and harms nobody else.
+/// The limits are h2's and the gateway's own, named in `HttpLimits`; each flood has an end and harms nobody else. What
+/// honest clients send a lot of, and in which proportion to what they get, is shown beside the gateway's code.
 fn floods() -> Vec<Row> {
     use code::{ENHANCE_YOUR_CALM, REFUSED_STREAM};
-    let calm = |name: &'static str, bytes: Vec<u8>| Row::any(name, &[Verdict::GoAway(ENHANCE_YOUR_CALM)], bytes);
     let streams = |count: u32| (0..count).map(|n| 2 * n + 1);
-    let harmless = |name: &'static str, bytes: Vec<u8>| {
-        Row::any(
-            name,
-            &[Verdict::GoAway(ENHANCE_YOUR_CALM), Verdict::Status(200)],
-            [bytes, headers(1, true, &fields("/cut"))].concat(),
-        )
-    };
     vec![
         calm("rapid resets", streams(20_000).flat_map(|stream| [get(stream), h2::reset(stream, 8)].concat()).collect()),
         calm(
@@ -310,17 +309,57 @@ fn floods() -> Vec<Row> {
             split(&[fields("/x"), section([("x", "y".repeat(1 << 10))])].concat(), 1),
         ),
         calm("DATA without bytes", [post(1), data(1, false, b"").repeat(100_000)].concat()),
-        harmless("SETTINGS", settings(&[(4, 65_535)]).repeat(20_000)),
-        harmless("SETTINGS without any", settings(&[]).repeat(20_000)),
-        harmless("PING", frame(kind::PING, 0, 0, &[0; 8]).repeat(20_000)),
-        harmless("PRIORITY", frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
-        harmless("frames of unknown types", frame(0xfa, 0, 0, &[0; 64]).repeat(20_000)),
-        harmless("a window opened byte by byte", frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
         Row::any(
             "more streams than are allowed at once",
             &[Verdict::Reset(REFUSED_STREAM)],
             streams(5_000).flat_map(post).collect(),
         ),
+    ]
+}
+
+/// Frames that ask for nothing.
+fn idle_floods() -> Vec<Row> {
+    vec![
+        calm("SETTINGS", settings(&[(4, 65_535)]).repeat(20_000)),
+        calm("SETTINGS without any", settings(&[]).repeat(20_000)),
+        calm("PING", frame(kind::PING, 0, 0, &[0; 8]).repeat(20_000)),
+        calm("answers to PINGs that nobody sent", frame(kind::PING, flag::ACK, 0, &[0; 8]).repeat(20_000)),
+        calm("PRIORITY", frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
+        calm("PRIORITY_UPDATE", frame(0x10, 0, 0, b"\0\0\0\x03u=1").repeat(20_000)),
+        calm("frames of unknown types", frame(0xfa, 0, 0, &[0; 64]).repeat(20_000)),
+        calm("a window opened byte by byte", frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
+        calm(
+            "a stream's window opened byte by byte",
+            [post(1), frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(20_000)].concat(),
+        ),
+        calm(
+            "some of each",
+            [
+                post(1),
+                [
+                    frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
+                    settings(&[]),
+                    frame(kind::PING, 0, 0, &[0; 8]),
+                    frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 0, 1]),
+                ]
+                .concat()
+                .repeat(5_000),
+            ]
+            .concat(),
+        ),
+        answered(
+            200,
+            "as much of each as a client may want to begin with",
+            [
+                settings(&[(4, 1 << 20), (3, 100)]).repeat(20),
+                frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0x0f, 0, 1]).repeat(100),
+                frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(500),
+                frame(kind::PING, 0, 0, &[0; 8]).repeat(100),
+                headers(1, true, &fields("/x")),
+            ]
+            .concat(),
+        )
+        .sees("GET /x"),
     ]
 }
 
