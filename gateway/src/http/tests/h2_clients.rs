@@ -323,3 +323,46 @@ fn connections_without_requests_end() {
         until("none is left", || gateway.worker.connections() == 0).await;
     });
 }
+
+#[test]
+fn uploads_that_pods_do_not_read_leave_the_connection_its_window() {
+    run(async {
+        let pod = Pod::start(|mut pod| async move {
+            pod.request().await;
+            sleep(PATIENCE).await;
+        })
+        .await;
+        let gap = Duration::from_millis(150);
+        let timeouts = crate::route::policy::Timeouts { send: gap, read: gap, ..Default::default() };
+        let policy = Policy { body_limit: None, timeouts, ..Policy::default() };
+        let limits = HttpLimits { h2_connection_window: 512 << 10, ..HttpLimits::default() };
+        let gateway = Gateway::with(&[Route::to("web", [pod.addr]).policy(policy)], limits);
+        let mut client = gateway.connect().await;
+        client.put(&[hello(65_535), frame(SETTINGS, 1, 0, &[])].concat()).await;
+        let mut window = 65_535;
+        for n in 0..4 {
+            client.put(&request(stream(n), "/", false)).await;
+            let mut stream_window = 256 << 10;
+            // As much as there is room for, until the pod has kept it waiting for too long.
+            loop {
+                while let room @ 1.. = window.min(stream_window).min(16 << 10) {
+                    client.put(&frame(DATA, 0, stream(n), &vec![0; room])).await;
+                    (window, stream_window) = (window - room, stream_window - room);
+                }
+                let frame = client.frame().await.expect("it goes on");
+                match (frame.kind, frame.stream) {
+                    (WINDOW_UPDATE, 0) => window += frame.number(0) as usize,
+                    (WINDOW_UPDATE, which) if which == stream(n) => stream_window += frame.number(0) as usize,
+                    (RST_STREAM, which) => {
+                        assert_eq!(which, stream(n));
+                        assert_eq!(frame.number(0), 0, "the rest is not wanted (RFC 9113 8.1)");
+                        break;
+                    }
+                    _ => {}
+                }
+            }
+        }
+        assert_eq!(gateway.failures(Kind::Timeout), 4);
+        until("all are over", || gateway.stats.under_way() == 0).await;
+    });
+}
