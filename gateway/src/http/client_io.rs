@@ -15,7 +15,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{client::Client, h2_guard::H2Guard, head_guard::HeadGuard};
+use super::{client::Client, h2_guard::H2Guard, head_guard::HeadGuard, refusals::Refusal};
 
 /// The stream of a client.
 #[derive(Debug)]
@@ -112,9 +112,12 @@ impl ClientIo {
         Self { stream, read, client, guard: Guard::Http2(guard), stalled: None }
     }
 
-    /// Whether bytes were held back because they are not proper.
-    pub(crate) fn has_refused(&self) -> bool {
-        matches!(&self.guard, Guard::Http1(guard) if guard.refusal().is_some())
+    /// Why bytes were held back, if they were (HTTP/1).
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match &self.guard {
+            Guard::Http1(guard) => guard.refusal(),
+            Guard::Http2(_) => None,
+        }
     }
 
     /// The stream, and what of the bytes read before is left.

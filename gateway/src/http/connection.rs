@@ -25,13 +25,16 @@ use tokio::{
 };
 
 use super::{
+    account::Account,
     body::{Aborted, AnswerBody},
     client::Client,
     client_io::{ClientIo, ClientStream},
+    failure::Kind,
     h2_streams::Streams,
     handle::handle,
     limits::HttpLimits,
     preface::{self, Spoken},
+    refusals::Refusal,
     slots::Slot,
     stats::ConnectionKind,
     worker::{Phase, Shared},
@@ -165,7 +168,8 @@ async fn serve_http1(
         let end = drive_http1(client, slot, &mut connection).await;
         let parts = connection.into_parts();
         let io = parts.io.into_inner();
-        if io.has_refused() {
+        let refusal = io.refusal();
+        if refusal.is_some() {
             // What followed a request that is to change the protocol is not whole: then it cannot be changed.
             drop(client.tunnel.take());
         }
@@ -175,6 +179,11 @@ async fn serve_http1(
         match end {
             End::Cut => return None,
             End::Over(result) => {
+                if let Err(error) = &result
+                    && error.is_parse()
+                {
+                    refused(client, refusal, error);
+                }
                 finish(client, slot, back, sent, result).await;
                 return None;
             }
@@ -187,6 +196,16 @@ async fn serve_http1(
         }
         (stream, read) = (back, sent);
     }
+}
+
+/// hyper has answered a head that it, or the guard, refused: with 431 if that was too large, else with 400. (A preface of
+/// HTTP/2 in the midst of HTTP/1 gets no answer, and counts as 400.)
+#[cold]
+fn refused(client: &Client, refusal: Option<Refusal>, error: &hyper::Error) {
+    let kind = if error.is_parse_too_large() { Kind::HeadTooLarge } else { Kind::BadRequest };
+    let why = refusal.map_or_else(|| error.to_string(), |refusal| refusal.row().text.to_owned());
+    tracing::debug!(client = %client.addr, "refused a request head: {why}");
+    Account::refused(client, kind);
 }
 
 async fn drive_http1<S>(client: &Client, slot: &Slot, connection: &mut http1::Connection<TokioIo<ClientIo>, S>) -> End

@@ -16,7 +16,8 @@ pub struct HttpLimits {
     pub park_after: Duration,
     /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
     pub request_head_bytes: usize,
-    /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`).
+    /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`); with HTTP/2, also one
+    /// that takes nothing of any answer while it gives no room for this one.
     pub client_stall: Duration,
     /// How long to read on after an early answer, so that the client sees the answer and not a reset (RFC 9112 9.6).
     pub linger: Duration,

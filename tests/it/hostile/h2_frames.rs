@@ -1,4 +1,4 @@
-//! HTTP/2: frames that break the protocol, and floods of those that do not.
+//! HTTP/2: frames that break the protocol.
 
 use tidegate_tests::{
     PATIENCE,
@@ -64,13 +64,8 @@ pub(super) fn reset(name: &'static str, bytes: Vec<u8>) -> Row {
 }
 
 /// An error of the connection. The h2 crate says PROTOCOL_ERROR for many; the code only helps who debugs the client.
-fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
+pub(super) fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
     Row::any(name, &[Verdict::GoAway(code), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
-}
-
-/// A flood.
-fn calm(name: &'static str, bytes: Vec<u8>) -> Row {
-    Row::any(name, &[Verdict::GoAway(code::ENHANCE_YOUR_CALM)], bytes)
 }
 
 /// A field section in several frames of at most this size.
@@ -86,16 +81,16 @@ pub(super) fn split(block: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-fn fields(path: &str) -> Vec<u8> {
+pub(super) fn fields(path: &str) -> Vec<u8> {
     section([(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a")])
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub(super) fn get(stream: u32) -> Vec<u8> {
     headers(stream, true, &fields("/cut"))
 }
 
 /// A request whose content is still to come.
-fn post(stream: u32) -> Vec<u8> {
+pub(super) fn post(stream: u32) -> Vec<u8> {
     headers(stream, false, &section([(":method", "POST"), (":scheme", "http"), (":path", "/cut"), (":authority", "a")]))
 }
 
@@ -104,8 +99,6 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(sizes());
     rows.extend(meanings());
     rows.extend(compression());
-    rows.extend(floods());
-    rows.extend(idle_floods());
     rows
 }
 
@@ -262,104 +255,6 @@ fn compression() -> Vec<Row> {
         block("padding of a Huffman code that is none", &[0x00, 0x85, 0xf2, 0xb2, 0x4a, 0x84, 0x00, 0x01, b'x']),
         block("a table larger than allowed", &[0x3f, 0xe1, 0xff, 0x03]),
         block("a change of the table behind a field", &[0x82, 0x20]),
-    ]
-}
-
-/// The limits are h2's and the gateway's own, named in `HttpLimits`; each flood has an end and harms nobody else. What
-/// honest clients send a lot of, and in which proportion to what they get, is shown beside the gateway's code.
-fn floods() -> Vec<Row> {
-    use code::{ENHANCE_YOUR_CALM, REFUSED_STREAM};
-    let streams = |count: u32| (0..count).map(|n| 2 * n + 1);
-    vec![
-        calm("rapid resets", streams(20_000).flat_map(|stream| [get(stream), h2::reset(stream, 8)].concat()).collect()),
-        calm(
-            "rapid resets of uploads",
-            streams(20_000).flat_map(|stream| [post(stream), h2::reset(stream, 8)].concat()).collect(),
-        ),
-        go_away(
-            ENHANCE_YOUR_CALM,
-            "resets that the gateway is made to send",
-            streams(20_000)
-                .flat_map(|stream| [post(stream), frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat())
-                .collect(),
-        ),
-        go_away(
-            ENHANCE_YOUR_CALM,
-            "malformed requests",
-            streams(20_000).flat_map(|stream| headers(stream, true, &section([("X", "y")]))).collect(),
-        ),
-        calm(
-            "CONTINUATION without an end",
-            [
-                frame(kind::HEADERS, flag::END_STREAM, 1, &fields("/x")),
-                frame(kind::CONTINUATION, 0, 1, &section([("x", "y")])).repeat(100_000),
-            ]
-            .concat(),
-        ),
-        calm(
-            "CONTINUATION without bytes",
-            [
-                frame(kind::HEADERS, flag::END_STREAM, 1, &fields("/x")),
-                frame(kind::CONTINUATION, 0, 1, b"").repeat(100_000),
-            ]
-            .concat(),
-        ),
-        calm(
-            "a section in frames of one byte",
-            split(&[fields("/x"), section([("x", "y".repeat(1 << 10))])].concat(), 1),
-        ),
-        calm("DATA without bytes", [post(1), data(1, false, b"").repeat(100_000)].concat()),
-        Row::any(
-            "more streams than are allowed at once",
-            &[Verdict::Reset(REFUSED_STREAM)],
-            streams(5_000).flat_map(post).collect(),
-        ),
-    ]
-}
-
-/// Frames that ask for nothing.
-fn idle_floods() -> Vec<Row> {
-    vec![
-        calm("SETTINGS", settings(&[(4, 65_535)]).repeat(20_000)),
-        calm("SETTINGS without any", settings(&[]).repeat(20_000)),
-        calm("PING", frame(kind::PING, 0, 0, &[0; 8]).repeat(20_000)),
-        calm("answers to PINGs that nobody sent", frame(kind::PING, flag::ACK, 0, &[0; 8]).repeat(20_000)),
-        calm("PRIORITY", frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
-        calm("PRIORITY_UPDATE", frame(0x10, 0, 0, b"\0\0\0\x03u=1").repeat(20_000)),
-        calm("frames of unknown types", frame(0xfa, 0, 0, &[0; 64]).repeat(20_000)),
-        calm("a window opened byte by byte", frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
-        calm(
-            "a stream's window opened byte by byte",
-            [post(1), frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(20_000)].concat(),
-        ),
-        calm(
-            "some of each",
-            [
-                post(1),
-                [
-                    frame(kind::WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]),
-                    settings(&[]),
-                    frame(kind::PING, 0, 0, &[0; 8]),
-                    frame(kind::PRIORITY, 0, 1, &[0, 0, 0, 0, 1]),
-                ]
-                .concat()
-                .repeat(5_000),
-            ]
-            .concat(),
-        ),
-        answered(
-            200,
-            "as much of each as a client may want to begin with",
-            [
-                settings(&[(4, 1 << 20), (3, 100)]).repeat(20),
-                frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0x0f, 0, 1]).repeat(100),
-                frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(500),
-                frame(kind::PING, 0, 0, &[0; 8]).repeat(100),
-                headers(1, true, &fields("/x")),
-            ]
-            .concat(),
-        )
-        .sees("GET /x"),
     ]
 }
 
