@@ -8,7 +8,7 @@
 use std::{
     cell::Cell,
     future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     task::{Context, Poll},
 };
@@ -57,21 +57,18 @@ impl Streams {
 
 impl<F: Future + 'static> Executor<F> for Streams {
     fn execute(&self, task: F) {
-        let shared = self.0.clone();
+        // In a box, because the compiler would reserve its 4.7 kB twice, and move them.
+        let (shared, mut task, mut stall) = (self.0.clone(), Box::pin(task), Stall::default());
         spawn_local(async move {
-            {
-                let (mut task, mut stall) = (pin!(task), Stall::default());
-                let gives_up = poll_fn(|cx| {
-                    shared.asked.set(None);
-                    if task.as_mut().poll(cx).is_ready() {
-                        return Poll::Ready(false);
-                    }
-                    stall.poll(&shared, cx).map(|()| true)
-                });
-                let gives_up = gives_up.await;
-                shared.gives_up.set(gives_up);
-                // The task is dropped here.
-            }
+            let gives_up = poll_fn(|cx| {
+                shared.asked.set(None);
+                if task.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(false);
+                }
+                stall.poll(&shared, cx).map(|()| true)
+            });
+            shared.gives_up.set(gives_up.await);
+            drop(task);
             shared.gives_up.set(false);
         });
     }

@@ -1,42 +1,42 @@
-//! HTTP/2 clients that use a connection heavily, that flood it, and that keep it waiting; frame by frame.
+//! HTTP/2 clients that use a connection heavily, and that flood it; frame by frame.
 
 use super::*;
-use crate::http::{Kind, preface::PREFACE};
+use crate::http::preface::PREFACE;
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const DATA: u8 = 0;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 
-const END_STREAM: u8 = 1;
+pub(super) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
-const CANCEL: u32 = 8;
+pub(super) const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 /// A frame that came.
-struct Frame {
-    kind: u8,
+pub(super) struct Frame {
+    pub(super) kind: u8,
     flags: u8,
-    stream: u32,
-    payload: Vec<u8>,
+    pub(super) stream: u32,
+    pub(super) payload: Vec<u8>,
 }
 
 impl Frame {
-    fn number(&self, at: usize) -> u32 {
+    pub(super) fn number(&self, at: usize) -> u32 {
         u32::from_be_bytes(self.payload[at..at + 4].try_into().unwrap())
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap();
     [&length.to_be_bytes()[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 /// A request, with or without content behind it (RFC 7541 A, C.2.2: fields by index, and a path as a literal).
-fn request(stream: u32, path: &str, ends: bool) -> Vec<u8> {
+pub(super) fn request(stream: u32, path: &str, ends: bool) -> Vec<u8> {
     let method = if ends { 0x82 } else { 0x83 };
     let path = [&[0x04, u8::try_from(path.len()).unwrap()], path.as_bytes()].concat();
     let block = [&[method, 0x86], &path[..], b"\x41\x01a"].concat();
@@ -48,22 +48,22 @@ fn window_update(stream: u32, by: u32) -> Vec<u8> {
 }
 
 /// The window of each stream at the beginning.
-fn hello(window: u32) -> Vec<u8> {
+pub(super) fn hello(window: u32) -> Vec<u8> {
     [PREFACE, &frame(SETTINGS, 0, 0, &[&[0, 4], &window.to_be_bytes()[..]].concat())].concat()
 }
 
 /// Streams have odd numbers.
-fn stream(n: u32) -> u32 {
+pub(super) fn stream(n: u32) -> u32 {
     2 * n + 1
 }
 
 impl Wire {
-    async fn put(&mut self, bytes: &[u8]) {
+    pub(super) async fn put(&mut self, bytes: &[u8]) {
         timeout(PATIENCE, self.stream.write_all(bytes)).await.expect("it is taken in time").unwrap();
     }
 
     /// The next frame; `None` when the connection is over.
-    async fn frame(&mut self) -> Option<Frame> {
+    pub(super) async fn frame(&mut self) -> Option<Frame> {
         let read = async {
             let mut head = [0; 9];
             self.stream.read_exact(&mut head).await.ok()?;
@@ -76,7 +76,7 @@ impl Wire {
     }
 
     /// The next frame of this kind; PINGs are answered meanwhile.
-    async fn frame_of(&mut self, kind: u8) -> Frame {
+    pub(super) async fn frame_of(&mut self, kind: u8) -> Frame {
         loop {
             let frame = self.frame().await.unwrap_or_else(|| panic!("the connection ended before {kind}"));
             if frame.kind == kind {
@@ -89,14 +89,14 @@ impl Wire {
     }
 
     /// Whether the connection ends, whatever comes before.
-    async fn ends(&mut self) -> bool {
+    pub(super) async fn ends(&mut self) -> bool {
         while self.frame().await.is_some() {}
         true
     }
 }
 
 /// A pod with long answers.
-async fn large(bytes: usize) -> Pod {
+pub(super) async fn large(bytes: usize) -> Pod {
     Pod::answering(format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n{}", "x".repeat(bytes))).await
 }
 
@@ -195,174 +195,31 @@ fn requests_that_are_only_reset_are_a_flood_however_slowly_they_come() {
     });
 }
 
-fn impatient() -> HttpLimits {
-    HttpLimits {
-        request_head: Duration::from_millis(500),
-        client_stall: Duration::from_millis(500),
-        linger: Duration::from_millis(250),
-        ..HttpLimits::default()
-    }
-}
-
+/// hyper's own client, which measures bandwidth and delay with a PING for each round trip, and sets its windows anew.
 #[test]
-fn answers_that_nobody_takes_are_given_up_and_so_are_their_pods() {
+fn a_client_that_adapts_its_windows_is_served() {
+    const BYTES: usize = 512 << 10;
     run(async {
-        let closed = Rc::new(Cell::new(0));
-        let pod = Pod::start({
-            let closed = closed.clone();
-            move |mut pod| {
-                let closed = closed.clone();
-                async move {
-                    pod.request().await;
-                    let answer =
-                        format!("HTTP/1.1 200 OK\r\ncontent-length: {0}\r\n\r\n{1}", 64 << 20, "x".repeat(64 << 20));
-                    // The gateway closes before it has all.
-                    assert!(pod.wire.stream.write_all(answer.as_bytes()).await.is_err());
-                    closed.set(closed.get() + 1);
-                }
-            }
-        })
-        .await;
-        let gateway = Gateway::with(&[Route::to("web", [pod.addr])], impatient());
-        let mut client = gateway.connect().await;
-        client.put(&hello(0)).await;
-        for n in 0..5 {
-            client.put(&request(stream(n), "/", true)).await;
-        }
-        for _ in 0..5 {
-            assert_eq!(client.frame_of(RST_STREAM).await.number(0), CANCEL);
-        }
-        until("the pods are free", || closed.get() == 5 && gateway.stats.under_way() == 0).await;
-        assert_eq!(gateway.failures(Kind::ClientSlow), 5);
-        assert!(client.ends().await, "it is idle");
-    });
-}
-
-#[test]
-fn a_stream_that_stalls_beside_others_has_more_time_but_not_for_ever() {
-    run(async {
-        let slow = large(1 << 20).await;
-        // Always at work, a little.
-        let busy = Pod::start(|mut pod| async move {
-            pod.request().await;
-            pod.wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").await;
-            while pod.wire.stream.write_all(b"1\r\nx\r\n").await.is_ok() {
-                sleep(Duration::from_millis(50)).await;
-            }
-        })
-        .await;
-        let limits = HttpLimits { h2_stream_stall: Duration::from_secs(2), ..impatient() };
-        let routes = [Route::to("slow", [slow.addr]).path("/slow"), Route::to("busy", [busy.addr])];
-        let gateway = Gateway::with(&routes, limits);
-        let mut client = gateway.connect().await;
-        client.put(&[hello(1000), request(1, "/slow", true), request(3, "/busy", true)].concat()).await;
-        let begun = std::time::Instant::now();
-        let reset = client.frame_of(RST_STREAM).await;
-        assert_eq!((reset.stream, reset.number(0)), (1, CANCEL));
-        assert!(begun.elapsed() >= Duration::from_millis(1700), "{:?}", begun.elapsed());
-        assert_eq!(client.frame_of(DATA).await.stream, 3, "the other goes on");
-    });
-}
-
-#[test]
-fn a_pod_that_is_silent_is_not_the_clients_fault() {
-    run(async {
-        let pod = Pod::start(|mut pod| async move {
-            pod.request().await;
-            pod.wire.send("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab").await;
-            sleep(Duration::from_secs(2)).await;
-            pod.wire.send("cd").await;
-        })
-        .await;
-        let limits = HttpLimits { h2_stream_stall: Duration::from_secs(1), ..impatient() };
+        let pod = large(BYTES).await;
+        let limits = HttpLimits { h2_idle_frames: 100, ..HttpLimits::default() };
         let gateway = Gateway::with(&[Route::to("web", [pod.addr])], limits);
-        let mut client = gateway.connect().await;
-        client.put(&[hello(65_535), request(1, "/", true)].concat()).await;
-        assert_eq!(client.frame_of(DATA).await.payload, b"ab");
-        assert_eq!(client.frame_of(DATA).await.payload, b"cd");
-    });
-}
-
-#[test]
-fn connections_without_requests_end() {
-    run(async {
-        let pod = Pod::answering(OK).await;
-        let gateway = Gateway::with(&[Route::to("web", [pod.addr])], impatient());
-        let get = request(1, "/", true);
-        let beginnings = [
-            ("half a preface", PREFACE[..20].to_vec()),
-            ("a preface and no SETTINGS", PREFACE.to_vec()),
-            ("SETTINGS and no request", hello(65_535)),
-            ("half a HEADERS", [hello(65_535), get[..12].to_vec()].concat()),
-            ("HEADERS without an end", [hello(65_535), frame(HEADERS, END_STREAM, 1, &get[9..])].concat()),
-            ("one request", [hello(65_535), get.clone()].concat()),
-            ("a request and half another", [hello(65_535), get.clone(), request(3, "/", true)[..12].to_vec()].concat()),
-        ];
-        let mut clients = Vec::new();
-        for (name, bytes) in beginnings {
-            let mut client = gateway.connect().await;
-            client.put(&bytes).await;
-            clients.push(spawn_local(async move { assert!(client.ends().await, "{name}") }));
+        let io = hyper_util::rt::TokioIo::new(TcpStream::connect(gateway.addr).await.unwrap());
+        let mut builder = hyper::client::conn::http2::Builder::new(crate::http::local::LocalExec);
+        let (sender, connection) = builder.adaptive_window(true).handshake(io).await.unwrap();
+        spawn_local(async { drop(connection.await) });
+        let asked: Vec<_> = (0..100)
+            .map(|_| {
+                let mut sender = sender.clone();
+                spawn_local(async move {
+                    let content = http_body_util::Empty::<bytes::Bytes>::new();
+                    let answer = sender.send_request(http::Request::get("http://a/").body(content).unwrap()).await;
+                    http_body_util::BodyExt::collect(answer.unwrap().into_body()).await.unwrap().to_bytes().len()
+                })
+            })
+            .collect();
+        for answer in asked {
+            assert_eq!(answer.await.unwrap(), BYTES);
         }
-        for client in clients {
-            client.await.unwrap();
-        }
-        // Byte by byte, for ever.
-        let mut client = gateway.connect().await;
-        client.put(&hello(65_535)).await;
-        let endless = frame(HEADERS, END_STREAM, 1, &get[9..]);
-        let endless = endless.iter().copied().chain([0, 0, 1, 9, 0, 0, 0, 0, 1, 0].into_iter().cycle());
-        let begun = std::time::Instant::now();
-        for byte in endless {
-            if client.stream.write_all(&[byte]).await.is_err() {
-                break;
-            }
-            sleep(Duration::from_millis(20)).await;
-            assert!(begun.elapsed() < PATIENCE, "it goes on for ever");
-        }
-        until("none is left", || gateway.worker.connections() == 0).await;
-    });
-}
-
-#[test]
-fn uploads_that_pods_do_not_read_leave_the_connection_its_window() {
-    run(async {
-        let pod = Pod::start(|mut pod| async move {
-            pod.request().await;
-            sleep(PATIENCE).await;
-        })
-        .await;
-        let gap = Duration::from_millis(150);
-        let timeouts = crate::route::policy::Timeouts { send: gap, read: gap, ..Default::default() };
-        let policy = Policy { body_limit: None, timeouts, ..Policy::default() };
-        let limits = HttpLimits { h2_connection_window: 512 << 10, ..HttpLimits::default() };
-        let gateway = Gateway::with(&[Route::to("web", [pod.addr]).policy(policy)], limits);
-        let mut client = gateway.connect().await;
-        client.put(&[hello(65_535), frame(SETTINGS, 1, 0, &[])].concat()).await;
-        let mut window = 65_535;
-        for n in 0..4 {
-            client.put(&request(stream(n), "/", false)).await;
-            let mut stream_window = 256 << 10;
-            // As much as there is room for, until the pod has kept it waiting for too long.
-            loop {
-                while let room @ 1.. = window.min(stream_window).min(16 << 10) {
-                    client.put(&frame(DATA, 0, stream(n), &vec![0; room])).await;
-                    (window, stream_window) = (window - room, stream_window - room);
-                }
-                let frame = client.frame().await.expect("it goes on");
-                match (frame.kind, frame.stream) {
-                    (WINDOW_UPDATE, 0) => window += frame.number(0) as usize,
-                    (WINDOW_UPDATE, which) if which == stream(n) => stream_window += frame.number(0) as usize,
-                    (RST_STREAM, which) => {
-                        assert_eq!(which, stream(n));
-                        assert_eq!(frame.number(0), 0, "the rest is not wanted (RFC 9113 8.1)");
-                        break;
-                    }
-                    _ => {}
-                }
-            }
-        }
-        assert_eq!(gateway.failures(Kind::Timeout), 4);
-        until("all are over", || gateway.stats.under_way() == 0).await;
+        assert_eq!(gateway.stats.h2_floods.value(), 0);
     });
 }
