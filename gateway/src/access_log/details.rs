@@ -109,6 +109,14 @@ impl Details {
         *self = Self { text, values, tries, ..Self::default() };
     }
 
+    /// A request came.
+    pub(super) fn came(&mut self, connection: &Rc<ConnectionFacts>) {
+        connection.requests.set(connection.requests.get() + 1);
+        self.request_number = connection.requests.get();
+        self.client = Some(connection.proxied.unwrap_or(connection.peer).ip().to_canonical());
+        self.connection = Some(connection.clone());
+    }
+
     /// A request came, with this head.
     pub(super) fn asked(
         &mut self,
@@ -116,10 +124,7 @@ impl Details {
         connection: &Rc<ConnectionFacts>,
         (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap),
     ) {
-        connection.requests.set(connection.requests.get() + 1);
-        self.request_number = connection.requests.get();
-        self.client = Some(connection.proxied.unwrap_or(connection.peer).ip().to_canonical());
-        self.connection = Some(connection.clone());
+        self.came(connection);
         self.version = Some(version);
         self.method = self.keep(method.as_str().as_bytes());
         let target = uri.path_and_query().map_or_else(|| uri.path(), |target| target.as_str());

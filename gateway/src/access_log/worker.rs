@@ -203,6 +203,11 @@ impl Entry {
         self.details().asked(&log.format.needs, on, head);
     }
 
+    /// What came on this connection could not be read.
+    pub fn unread(&mut self, on: &Rc<ConnectionFacts>) {
+        self.details().came(on);
+    }
+
     /// The client is who a trusted proxy says it is; without this, who connected.
     pub fn is_from(&mut self, client: IpAddr) {
         self.details().is_from(client);

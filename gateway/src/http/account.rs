@@ -59,6 +59,17 @@ impl Account {
         }
     }
 
+    /// A head was refused before it could be read (HTTP/1): what is known of it is whose it was, and why.
+    #[cold]
+    pub(crate) fn refused(client: &Client, kind: Kind) {
+        let account = Self::open(&client.worker);
+        if let Some(connection) = &client.facts {
+            account.log(|entry| entry.unread(connection));
+        }
+        account.note(kind);
+        account.status.set(kind.status());
+    }
+
     /// This is its head, before anything is changed about it.
     pub(crate) fn asked(&self, client: &Client, head: (&Method, &Uri, Version, &HeaderMap)) {
         self.version.set(head.2);

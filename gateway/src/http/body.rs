@@ -52,6 +52,11 @@ impl AnswerBody {
         Self { content: Content::Whole(Bytes::new()), account: None, _permit: None, _under_way: under_way }
     }
 
+    /// Something goes wrong with it.
+    pub(crate) fn note(&self, kind: Kind) {
+        self.account.iter().for_each(|account| account.note(kind));
+    }
+
     fn sent(&self, bytes: usize) {
         self.account.iter().for_each(|account| account.sent(bytes));
     }
@@ -227,7 +232,7 @@ impl Body for AnswerBody {
         let polled = body.poll(cx);
         match &polled {
             Poll::Ready(Some(Ok(frame))) => self.sent(frame.data_ref().map_or(0, Bytes::len)),
-            Poll::Ready(Some(Err(why))) => self.account.iter().for_each(|account| account.note(why.kind())),
+            Poll::Ready(Some(Err(why))) => self.note(why.kind()),
             Poll::Ready(None) | Poll::Pending => {}
         }
         polled

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
+    time::Instant,
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -73,6 +74,8 @@ pub(crate) struct Client {
     ended: Cell<bool>,
     /// hyper has nothing left to write: it has flushed since it wrote last.
     pub(crate) flushed: Cell<bool>,
+    /// The tick at which content was written last (HTTP/2 only).
+    pub(crate) content_sent: Cell<u32>,
 }
 
 impl Client {
@@ -107,6 +110,7 @@ impl Client {
             under_way: Cell::new(0),
             ended: Cell::new(false),
             flushed: Cell::new(true),
+            content_sent: Cell::default(),
         }
     }
 
@@ -139,6 +143,15 @@ impl Client {
     /// Whether it is believed what it says of how it was asked itself.
     pub(crate) fn is_trusted(&self) -> bool {
         self.worker.options.trusted_proxies.iter().any(|range| range.contains(&self.addr))
+    }
+
+    /// Its HTTP/2 connection is closed because too many frames of this kind came for nothing.
+    pub(crate) fn floods(&self, frame: &str) {
+        self.worker.stats.h2_floods.add(1);
+        if let Some(held_back) = self.worker.warnings.pass(Instant::now()) {
+            let client = self.addr;
+            tracing::warn!(%client, frame, held_back, "a client floods its HTTP/2 connection: it is closed");
+        }
     }
 
     /// Requests under way.

@@ -17,7 +17,7 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{client::Client, head_guard::HeadGuard, worker::Shared};
+use super::{client::Client, h2_guard::H2Guard, head_guard::HeadGuard, refusals::Refusal, worker::Shared};
 
 /// The buffer of a worker for bytes that nobody waits for yet; they are copied out at once.
 const BUFFER_BYTES: usize = 16 << 10;
@@ -110,28 +110,38 @@ pub(crate) struct ClientIo {
     /// What was read before HTTP had to do with it.
     read: BytesMut,
     client: Rc<Client>,
-    /// Reads along with HTTP/1; HTTP/2 has no use for it.
-    guard: Option<HeadGuard>,
+    guard: Guard,
     /// hyper waits for bytes itself.
     is_awaited: bool,
     /// Runs while the client's window is full.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
+/// Who reads along.
+#[derive(Debug)]
+enum Guard {
+    Http1(HeadGuard),
+    Http2(H2Guard),
+}
+
 impl ClientIo {
     /// For HTTP/1.
-    pub(crate) fn guarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
-        Self { stream, read, client, guard: Some(HeadGuard::default()), is_awaited: false, stalled: None }
+    pub(crate) fn http1(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        Self { stream, read, client, guard: Guard::Http1(HeadGuard::default()), is_awaited: false, stalled: None }
     }
 
     /// For HTTP/2.
-    pub(crate) fn unguarded(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
-        Self { stream, read, client, guard: None, is_awaited: false, stalled: None }
+    pub(crate) fn http2(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        let guard = H2Guard::new(client.worker.limits.h2_idle_frames, client.worker.slots.now());
+        Self { stream, read, client, guard: Guard::Http2(guard), is_awaited: false, stalled: None }
     }
 
-    /// Whether bytes were held back because they are not proper.
-    pub(crate) fn has_refused(&self) -> bool {
-        self.guard.as_ref().is_some_and(|guard| guard.refusal().is_some())
+    /// Why bytes were held back, if they were (HTTP/1).
+    pub(crate) fn refusal(&self) -> Option<Refusal> {
+        match &self.guard {
+            Guard::Http1(guard) => guard.refusal(),
+            Guard::Http2(_) => None,
+        }
     }
 
     /// The stream, and what of the bytes read before is left.
@@ -142,9 +152,10 @@ impl ClientIo {
     /// While a request is under way that has come to its end, hyper reads nothing. Somebody must notice that the client
     /// leaves; should it send its next request instead, hyper gets that later.
     fn watch(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        let Guard::Http1(guard) = &self.guard else { return Ok(()) };
         let is_awaited = std::mem::take(&mut self.is_awaited);
         let is_due = !is_awaited && self.client.under_way() > 0 && self.read.is_empty();
-        if !is_due || !self.guard.as_ref().is_some_and(HeadGuard::is_between_requests) {
+        if !is_due || !guard.is_between_requests() {
             return Ok(());
         }
         match self.stream.poll_some(&self.client.worker, cx) {
@@ -155,13 +166,23 @@ impl ClientIo {
         Ok(())
     }
 
-    fn written(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn written(
+        &mut self,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+        polled: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         self.client.flushed.set(false);
         match polled {
             Poll::Ready(result) => {
                 self.stalled = None;
                 if let Ok(n) = &result {
                     self.client.worker.stats.bytes_out.add(*n as u64);
+                    if let Guard::Http2(guard) = &mut self.guard
+                        && guard.wrote(bufs, *n)
+                    {
+                        self.client.content_sent.set(self.client.worker.slots.now());
+                    }
                 }
                 Poll::Ready(result)
             }
@@ -177,8 +198,13 @@ impl ClientIo {
 
 impl AsyncRead for ClientIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if let Some(guard) = self.guard.as_ref().filter(|guard| guard.refusal().is_some()) {
-            return Poll::Ready(guard.instead(buf));
+        match &mut self.guard {
+            Guard::Http1(guard) if guard.refusal().is_some() => return Poll::Ready(guard.instead(buf)),
+            Guard::Http2(guard) if guard.is_refusing() => {
+                guard.instead(buf);
+                return Poll::Ready(Ok(()));
+            }
+            Guard::Http1(_) | Guard::Http2(_) => {}
         }
         let before = buf.filled().len();
         if !self.read.is_empty() {
@@ -194,14 +220,25 @@ impl AsyncRead for ClientIo {
             ready!(polled)?;
             self.client.worker.stats.bytes_in.add((buf.filled().len() - before) as u64);
         }
-        Poll::Ready(self.guard.as_mut().map_or(Ok(()), |guard| guard.filter(buf, before)))
+        let this = &mut *self;
+        Poll::Ready(match &mut this.guard {
+            Guard::Http1(guard) => guard.filter(buf, before),
+            Guard::Http2(guard) => {
+                let was_flooded = guard.flood().is_some();
+                guard.filter(buf, before, this.client.worker.slots.now());
+                if let Some(frame) = guard.flood().filter(|_| !was_flooded) {
+                    this.client.floods(frame);
+                }
+                Ok(())
+            }
+        })
     }
 }
 
 impl AsyncWrite for ClientIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.written(cx, polled)
+        self.written(cx, &[io::IoSlice::new(buf)], polled)
     }
 
     fn poll_write_vectored(
@@ -218,7 +255,7 @@ impl AsyncWrite for ClientIo {
             }
             _ => Pin::new(&mut self.stream).poll_write_vectored(cx, bufs),
         };
-        self.written(cx, polled)
+        self.written(cx, bufs, polled)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -24,13 +24,16 @@ use tokio::{
 };
 
 use super::{
+    account::Account,
     body::{Aborted, AnswerBody},
     client::Client,
     client_io::{ClientIo, ClientStream},
+    failure::Kind,
+    h2_streams::Streams,
     handle::handle,
     limits::HttpLimits,
-    local::LocalExec,
     preface::{self, Spoken},
+    refusals::Refusal,
     slots::Slot,
     stats::ConnectionKind,
     worker::{Phase, Shared},
@@ -141,13 +144,14 @@ pub(super) async fn serve_http1(
         // Taken from the queue at the end: its first request, probably here already, is also its last.
         builder.keep_alive(client.worker.phase() != Phase::Closing);
         let service = service_fn(|request| handle(client.clone(), request));
-        let io = TokioIo::new(ClientIo::guarded(stream, read, client.clone()));
+        let io = TokioIo::new(ClientIo::http1(stream, read, client.clone()));
         let mut connection = builder.serve_connection(io, service);
         slot.set(limits.park_after);
         let end = drive_http1(client, slot, &mut connection).await;
         let parts = connection.into_parts();
         let io = parts.io.into_inner();
-        if io.has_refused() {
+        let refusal = io.refusal();
+        if refusal.is_some() {
             // What followed a request that is to change the protocol is not whole: then it cannot be changed.
             drop(client.tunnel.take());
         }
@@ -157,6 +161,11 @@ pub(super) async fn serve_http1(
         match end {
             End::Cut => return None,
             End::Over(result) => {
+                if let Err(error) = &result
+                    && error.is_parse()
+                {
+                    refused(client, refusal, error);
+                }
                 finish(client, slot, back, sent, result).await;
                 return None;
             }
@@ -169,6 +178,16 @@ pub(super) async fn serve_http1(
         }
         (stream, read) = (back, sent);
     }
+}
+
+/// hyper has answered a head that it, or the guard, refused: with 431 if that was too large, else with 400. (A preface of
+/// HTTP/2 in the midst of HTTP/1 gets no answer, and counts as 400.)
+#[cold]
+fn refused(client: &Client, refusal: Option<Refusal>, error: &hyper::Error) {
+    let kind = if error.is_parse_too_large() { Kind::HeadTooLarge } else { Kind::BadRequest };
+    let why = refusal.map_or_else(|| error.to_string(), |refusal| refusal.row().text.to_owned());
+    tracing::debug!(client = %client.addr, "refused a request head: {why}");
+    Account::refused(client, kind);
 }
 
 async fn drive_http1<S>(client: &Client, slot: &Slot, connection: &mut http1::Connection<TokioIo<ClientIo>, S>) -> End
@@ -283,13 +302,17 @@ async fn linger(mut stream: ClientStream, mut bytes: usize) {
 async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read: BytesMut) {
     let limits = &client.worker.limits;
     let _open = client.worker.stats.open(ConnectionKind::H2);
+    let streams = Streams::new(client.clone());
     let service = {
-        let client = client.clone();
-        // hyper moves a stream's future about before it polls it.
-        service_fn(move |request| Box::pin(handle(client.clone(), request)))
+        let (client, streams) = (client.clone(), streams.clone());
+        service_fn(move |request| {
+            let (client, streams) = (client.clone(), streams.clone());
+            // In a box, because hyper moves a stream's future about before it polls it.
+            Box::pin(async move { Ok::<_, Aborted>(handle(client, request).await?.map(|body| streams.watch(body))) })
+        })
     };
-    let io = TokioIo::new(ClientIo::unguarded(stream, read, client.clone()));
-    let mut connection = Box::pin(http2_builder(limits).serve_connection(io, service));
+    let io = TokioIo::new(ClientIo::http2(stream, read, client.clone()));
+    let mut connection = Box::pin(http2_builder(limits, streams).serve_connection(io, service));
     slot.set(limits.request_head);
     let (mut closing, mut leaving) = (Closing::default(), false);
     poll_fn(|cx| {
@@ -327,8 +350,8 @@ async fn serve_http2(client: Rc<Client>, slot: Slot, stream: ClientStream, read:
     .await;
 }
 
-fn http2_builder(limits: &HttpLimits) -> http2::Builder<LocalExec> {
-    let mut builder = http2::Builder::new(LocalExec);
+fn http2_builder(limits: &HttpLimits, streams: Streams) -> http2::Builder<Streams> {
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.h2_streams)

@@ -28,7 +28,7 @@ pub enum Kind {
     ClientCertificate,
     /// The request's content is larger than its rule allows.
     TooLarge,
-    /// The client stopped sending in the middle of its request.
+    /// The client stopped sending in the middle of its request, or taking its answer (HTTP/2).
     ClientSlow,
     /// The client went away before it was answered.
     ClientGone,
@@ -42,13 +42,15 @@ pub enum Kind {
     Truncated,
     /// A target longer than any honest one.
     TargetTooLong,
+    /// A head that is too large, or has too many fields.
+    HeadTooLarge,
     /// An expectation that nobody can meet.
     Expectation,
 }
 
 impl Kind {
     /// Every kind, in the order of its numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRule,
         Self::Unavailable,
         Self::BadRequest,
@@ -64,6 +66,7 @@ impl Kind {
         Self::Timeout,
         Self::Truncated,
         Self::TargetTooLong,
+        Self::HeadTooLarge,
         Self::Expectation,
     ];
 
@@ -76,6 +79,7 @@ impl Kind {
             Self::BadMethod => 405,
             Self::TargetTooLong => 414,
             Self::Expectation => 417,
+            Self::HeadTooLarge => 431,
             Self::Unsupported => 501,
             Self::Misdirected => 421,
             Self::ClientCertificate => 400,
@@ -105,6 +109,7 @@ impl Kind {
             Self::Timeout => "timeout",
             Self::Truncated => "truncated",
             Self::TargetTooLong => "target_too_long",
+            Self::HeadTooLarge => "head_too_large",
             Self::Expectation => "expectation",
         }
     }

@@ -16,7 +16,8 @@ pub struct HttpLimits {
     pub park_after: Duration,
     /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
     pub request_head_bytes: usize,
-    /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`).
+    /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`); with HTTP/2, also one
+    /// that takes nothing of any answer while it gives no room for this one.
     pub client_stall: Duration,
     /// How long to read on after an early answer, so that the client sees the answer and not a reset (RFC 9112 9.6).
     pub linger: Duration,
@@ -49,6 +50,14 @@ pub struct HttpLimits {
     /// Streams that a client may have reset before we have looked at them, and that we have reset for its errors: beyond
     /// that, it is attacking ("rapid reset", CVE-2023-44487) and its connection is closed.
     pub h2_reset_streams: usize,
+    /// Frames an HTTP/2 client may send at once, beyond what its requests and our answers account for, that ask for nothing:
+    /// SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty and unknown ones; and half as many each second. Beyond that, it is
+    /// flooding us and its connection is closed (`h2_guard`). Envoy allows 1,000 to 10,000 of each kind, nghttp2 1,000
+    /// resets; reading so many takes some 0.2 ms.
+    pub h2_idle_frames: u32,
+    /// How long an HTTP/2 client may let the answer on one stream wait while it takes that of others; if it takes none, its
+    /// `client_stall` holds (Envoy's `stream_idle_timeout`).
+    pub h2_stream_stall: Duration,
     /// An HTTP/2 peer that has said nothing for so long is asked whether it is there; it has as long to answer.
     pub h2_ping: Duration,
     /// Requests under way on one HTTP/2 connection to a pod, before another one is opened: what servers commonly allow.
@@ -80,6 +89,8 @@ impl Default for HttpLimits {
             h2_connection_window: 1 << 20,
             h2_send_buffer: 128 << 10,
             h2_reset_streams: 32,
+            h2_idle_frames: 2_000,
+            h2_stream_stall: Duration::from_secs(300),
             h2_ping: Duration::from_secs(30),
             h2_streams_per_upstream: 100,
             accept_backoff: Duration::from_millis(100),

@@ -9,7 +9,7 @@
 //! and `cookie_edit`; `refusals` is the table of what is refused, by `head_guard` and `target`; `headers` says what is removed
 //! and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
 //! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. An `arrival`
-//! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken, is parked in a slot (`slots`) while nothing is, and may become
+//! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken (HTTP/2 is watched by `h2_guard` and `h2_streams`), is parked in a slot (`slots`) while nothing is, and may become
 //! something else (`upgrade`, and `connect` for HTTP/2); `worker` listens and drains; [`limits`] holds every limit.
 
 mod account;
@@ -29,6 +29,8 @@ pub mod facts;
 mod failure;
 pub(crate) mod filters;
 mod forward;
+mod h2_guard;
+mod h2_streams;
 mod handle;
 pub(crate) mod head_guard;
 pub(crate) mod headers;

@@ -1,7 +1,7 @@
 //! What a new connection speaks: HTTP/1, HTTP/2 by prior knowledge (RFC 9113 3.3), or nothing that we do.
 
 /// The bytes an HTTP/2 connection begins with (RFC 9113 3.4).
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What is spoken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,9 @@
 //! | HTTP/2: a pseudo-field that is unknown, repeated, missing or late; capitals, `Connection` and its like, a bad `TE`, control bytes; content of another length than it says | stream reset, PROTOCOL_ERROR | h2 | RFC 9113 8.1.1, 8.2, 8.3 |
 //! | HTTP/2: a field section over the limit | 431 | h2 | RFC 9113 10.5.1 |
 //! | HTTP/2: frames that break the protocol | GOAWAY | h2 | RFC 9113 5.4.1 |
-//! | HTTP/2: floods of resets, SETTINGS, PING, CONTINUATION, empty frames | GOAWAY, ENHANCE_YOUR_CALM | h2 | RFC 9113 10.5 |
+//! | HTTP/2: floods of CONTINUATION, tiny DATA, and of resets faster than we look | GOAWAY, ENHANCE_YOUR_CALM | h2 | RFC 9113 10.5 |
+//! | HTTP/2: floods of SETTINGS, PING, PRIORITY, WINDOW_UPDATE, empty and unknown frames, and of resets | GOAWAY, ENHANCE_YOUR_CALM | `h2_guard` | RFC 9113 10.5 |
+//! | HTTP/2: an answer that its client does not take | stream reset, CANCEL | `h2_streams` | RFC 9113 10.5 |
 //! | fields with underscores in their names; those of one hop; `Forwarded`; `Proxy` | dropped | `headers` | RFC 9110 7.6.1 |
 //! | `Upgrade: h2c` | ignored | `headers` | RFC 9113 3.1: it is obsolete |
 //! | `Expect` in HTTP/1.0 | ignored | `headers` | RFC 9110 10.1.1 |

@@ -28,6 +28,11 @@ struct Entry {
     deadline: u32,
 }
 
+/// So long in whole ticks, rounded up.
+pub(crate) fn ticks(within: Duration) -> u32 {
+    u32::try_from(within.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX)
+}
+
 /// The slot of one connection.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -40,6 +45,11 @@ impl Slots {
     pub(crate) fn insert(self: &Rc<Self>) -> Slot {
         let key = self.entries.borrow_mut().insert(Entry { waker: None, deadline: u32::MAX });
         Slot { slots: self.clone(), key }
+    }
+
+    /// Ticks so far.
+    pub(crate) fn now(&self) -> u32 {
+        self.now.get()
     }
 
     /// A tick has passed.
@@ -72,9 +82,7 @@ impl Slot {
 
     /// Sets the deadline, rounded up to whole ticks.
     pub(crate) fn set(&self, within: Duration) {
-        let ticks = within.as_millis().div_ceil(TICK.as_millis());
-        let ticks = u32::try_from(ticks).unwrap_or(u32::MAX);
-        self.slots.entries.borrow_mut()[self.key].deadline = self.slots.now.get().saturating_add(ticks);
+        self.slots.entries.borrow_mut()[self.key].deadline = self.slots.now.get().saturating_add(ticks(within));
     }
 
     /// There is no deadline.

@@ -39,6 +39,8 @@ pub struct HttpStats {
     pub tls_accepted: Counter,
     /// TLS connections that came to nothing.
     pub tls_failed: Counter,
+    /// HTTP/2 connections closed because their clients flooded us.
+    pub h2_floods: Counter,
     /// Bytes from clients, heads included.
     pub bytes_in: Counter,
     /// Bytes to clients, heads included.

@@ -4,6 +4,8 @@ mod connections;
 mod cookies;
 mod cost;
 mod failures;
+mod h2_clients;
+mod h2_stalls;
 mod http2;
 mod life;
 mod log;

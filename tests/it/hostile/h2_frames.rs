@@ -1,4 +1,4 @@
-//! HTTP/2: frames that break the protocol, and floods of those that do not.
+//! HTTP/2: frames that break the protocol.
 
 use tidegate_tests::{
     PATIENCE,
@@ -64,7 +64,7 @@ pub(super) fn reset(name: &'static str, bytes: Vec<u8>) -> Row {
 }
 
 /// An error of the connection. The h2 crate says PROTOCOL_ERROR for many; the code only helps who debugs the client.
-fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
+pub(super) fn go_away(code: u32, name: &'static str, bytes: Vec<u8>) -> Row {
     Row::any(name, &[Verdict::GoAway(code), Verdict::GoAway(code::PROTOCOL_ERROR)], bytes)
 }
 
@@ -81,16 +81,16 @@ pub(super) fn split(block: &[u8], size: usize) -> Vec<u8> {
     bytes
 }
 
-fn fields(path: &str) -> Vec<u8> {
+pub(super) fn fields(path: &str) -> Vec<u8> {
     section([(":method", "GET"), (":scheme", "http"), (":path", path), (":authority", "a")])
 }
 
-fn get(stream: u32) -> Vec<u8> {
+pub(super) fn get(stream: u32) -> Vec<u8> {
     headers(stream, true, &fields("/cut"))
 }
 
 /// A request whose content is still to come.
-fn post(stream: u32) -> Vec<u8> {
+pub(super) fn post(stream: u32) -> Vec<u8> {
     headers(stream, false, &section([(":method", "POST"), (":scheme", "http"), (":path", "/cut"), (":authority", "a")]))
 }
 
@@ -99,7 +99,6 @@ pub(super) fn rows() -> Vec<Row> {
     rows.extend(sizes());
     rows.extend(meanings());
     rows.extend(compression());
-    rows.extend(floods());
     rows
 }
 
@@ -256,71 +255,6 @@ fn compression() -> Vec<Row> {
         block("padding of a Huffman code that is none", &[0x00, 0x85, 0xf2, 0xb2, 0x4a, 0x84, 0x00, 0x01, b'x']),
         block("a table larger than allowed", &[0x3f, 0xe1, 0xff, 0x03]),
         block("a change of the table behind a field", &[0x82, 0x20]),
-    ]
-}
-
-/// The limits are h2's, named in `HttpLimits`; what counts is that each flood has an end and harms nobody else.
-fn floods() -> Vec<Row> {
-    use code::{ENHANCE_YOUR_CALM, REFUSED_STREAM};
-    let calm = |name: &'static str, bytes: Vec<u8>| Row::any(name, &[Verdict::GoAway(ENHANCE_YOUR_CALM)], bytes);
-    let streams = |count: u32| (0..count).map(|n| 2 * n + 1);
-    let harmless = |name: &'static str, bytes: Vec<u8>| {
-        Row::any(
-            name,
-            &[Verdict::GoAway(ENHANCE_YOUR_CALM), Verdict::Status(200)],
-            [bytes, headers(1, true, &fields("/cut"))].concat(),
-        )
-    };
-    vec![
-        calm("rapid resets", streams(20_000).flat_map(|stream| [get(stream), h2::reset(stream, 8)].concat()).collect()),
-        calm(
-            "rapid resets of uploads",
-            streams(20_000).flat_map(|stream| [post(stream), h2::reset(stream, 8)].concat()).collect(),
-        ),
-        go_away(
-            ENHANCE_YOUR_CALM,
-            "resets that the gateway is made to send",
-            streams(20_000)
-                .flat_map(|stream| [post(stream), frame(kind::WINDOW_UPDATE, 0, stream, &[0; 4])].concat())
-                .collect(),
-        ),
-        go_away(
-            ENHANCE_YOUR_CALM,
-            "malformed requests",
-            streams(20_000).flat_map(|stream| headers(stream, true, &section([("X", "y")]))).collect(),
-        ),
-        calm(
-            "CONTINUATION without an end",
-            [
-                frame(kind::HEADERS, flag::END_STREAM, 1, &fields("/x")),
-                frame(kind::CONTINUATION, 0, 1, &section([("x", "y")])).repeat(100_000),
-            ]
-            .concat(),
-        ),
-        calm(
-            "CONTINUATION without bytes",
-            [
-                frame(kind::HEADERS, flag::END_STREAM, 1, &fields("/x")),
-                frame(kind::CONTINUATION, 0, 1, b"").repeat(100_000),
-            ]
-            .concat(),
-        ),
-        calm(
-            "a section in frames of one byte",
-            split(&[fields("/x"), section([("x", "y".repeat(1 << 10))])].concat(), 1),
-        ),
-        calm("DATA without bytes", [post(1), data(1, false, b"").repeat(100_000)].concat()),
-        harmless("SETTINGS", settings(&[(4, 65_535)]).repeat(20_000)),
-        harmless("SETTINGS without any", settings(&[]).repeat(20_000)),
-        harmless("PING", frame(kind::PING, 0, 0, &[0; 8]).repeat(20_000)),
-        harmless("PRIORITY", frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 1]).repeat(20_000)),
-        harmless("frames of unknown types", frame(0xfa, 0, 0, &[0; 64]).repeat(20_000)),
-        harmless("a window opened byte by byte", frame(kind::WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(20_000)),
-        Row::any(
-            "more streams than are allowed at once",
-            &[Verdict::Reset(REFUSED_STREAM)],
-            streams(5_000).flat_map(post).collect(),
-        ),
     ]
 }
 

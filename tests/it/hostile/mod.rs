@@ -10,6 +10,7 @@ mod h1_headers;
 mod h1_smuggling;
 mod h1_target;
 mod h2_fields;
+mod h2_floods;
 mod h2_frames;
 mod recorder;
 mod strict;
@@ -182,7 +183,7 @@ fn statuses(mut answers: &[u8]) -> Vec<u16> {
 fn there_are_enough_of_them() {
     let h1 = [h1_smuggling::rows(), h1_target::rows(), h1_headers::rows(), h1_body::rows()];
     let h1: usize = h1.iter().map(Vec::len).sum();
-    let h2 = h2_frames::rows().len() + h2_fields::rows().len();
+    let h2 = h2_frames::rows().len() + h2_floods::rows().len() + h2_fields::rows().len();
     let answers = answers::rows().len();
     assert!(h1 >= 120 && h2 >= 60 && answers >= 40, "{h1} of HTTP/1.1, {h2} of HTTP/2, {answers} answers");
 }

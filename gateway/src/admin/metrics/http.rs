@@ -26,7 +26,7 @@ const MAX_RULES: usize = 2_000;
 /// A metric of the HTTP data plane as a whole.
 struct HttpMetric(Family, fn(&HttpStats) -> u64);
 
-const HTTP_METRICS: [HttpMetric; 12] = [
+const HTTP_METRICS: [HttpMetric; 13] = [
     HttpMetric(Family::counter("http_connections", "Client connections accepted."), |stats| stats.accepted.value()),
     HttpMetric(Family::gauge("http_connections_open", "Client connections open now."), HttpStats::connections),
     HttpMetric(
@@ -61,6 +61,10 @@ const HTTP_METRICS: [HttpMetric; 12] = [
     HttpMetric(Family::counter("tls_handshakes_failed", "TLS handshakes with clients that failed."), |stats| {
         stats.tls_failed.value()
     }),
+    HttpMetric(
+        Family::counter("http2_floods", "HTTP/2 connections closed as their clients flooded us with frames of no use."),
+        |stats| stats.h2_floods.value(),
+    ),
 ];
 
 /// Writes the metrics, and gives back how many rules were left out.

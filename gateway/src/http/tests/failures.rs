@@ -1,7 +1,10 @@
 //! Pods and clients that misbehave.
 
 use super::*;
-use crate::http::Kind;
+use crate::{
+    http::Kind,
+    route::policy::{BackendProtocol, Transport},
+};
 
 const ASK: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -201,5 +204,95 @@ fn at_the_limit_clients_wait() {
         assert_eq!(gateway.worker.connections(), 2);
         drop(first);
         assert!(third.answer().await.ends_with("ok"));
+    });
+}
+
+/// A pod that speaks HTTP/2, and takes requests without reading or answering them.
+async fn unreading_h2_pod() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    spawn_local(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let service = hyper::service::service_fn(|request: http::Request<hyper::body::Incoming>| async {
+                sleep(PATIENCE).await;
+                drop(request);
+                Ok::<_, std::convert::Infallible>(http::Response::new(http_body_util::Empty::<bytes::Bytes>::new()))
+            });
+            let io = hyper_util::rt::TokioIo::new(stream);
+            let builder = hyper::server::conn::http2::Builder::new(crate::http::local::LocalExec);
+            spawn_local(builder.serve_connection(io, service));
+        }
+    });
+    addr
+}
+
+/// What a client does with a large upload whose answer came early.
+#[derive(Clone, Copy, Debug)]
+enum Goes {
+    /// Sends on as fast as it can.
+    OnAtOnce,
+    /// Sends on a little at a time.
+    OnSlowly,
+    /// Stops, and keeps the connection.
+    Nowhere,
+}
+
+#[test]
+fn an_upload_that_the_pod_does_not_read_ends_its_connection_soon_after_the_answer() {
+    const BYTES: usize = 32 << 20;
+    run(async {
+        let pod = Pod::start(|mut pod| async move {
+            pod.request().await;
+            sleep(PATIENCE).await;
+        })
+        .await;
+        let h2_pod = unreading_h2_pod().await;
+        let h2 = Transport { protocol: BackendProtocol::Http2, ..Transport::default() };
+        let routes = || {
+            let policy = || Policy { body_limit: None, ..impatient() };
+            [
+                Route::to("kubia", [pod.addr]).policy(policy()),
+                Route::to("h2", [h2_pod]).path("/h2").policy(Policy { transport: h2.clone(), ..policy() }),
+            ]
+        };
+        let all = [Goes::OnAtOnce, Goes::OnSlowly, Goes::Nowhere].map(|goes| [(goes, 4 << 20), (goes, usize::MAX)]);
+        let all = all.into_iter().flatten().flat_map(|(goes, bytes)| [(goes, bytes, "/"), (goes, bytes, "/h2")]);
+        for (goes, linger_bytes, path) in all {
+            let limits = HttpLimits { linger: Duration::from_millis(500), linger_bytes, ..HttpLimits::default() };
+            let gateway = Gateway::with(&routes(), limits);
+            let client = gateway.connect().await;
+            let (read, mut write) = client.stream.into_split();
+            let upload = spawn_local(async move {
+                let head = format!("POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: {BYTES}\r\n\r\n");
+                write.write_all(head.as_bytes()).await.unwrap();
+                let content = vec![b'x'; BYTES];
+                let mut at = 0;
+                // Until nothing more is taken for a while, because the pod does not.
+                while let Ok(Ok(n)) = timeout(Duration::from_millis(100), write.write(&content[at..])).await {
+                    at += n;
+                }
+                match goes {
+                    Goes::OnAtOnce => drop(write.write_all(&content[at..]).await),
+                    Goes::OnSlowly => {
+                        while write.write_all(&content[at..at + 100]).await.is_ok() {
+                            at += 100;
+                            sleep(Duration::from_millis(20)).await;
+                        }
+                    }
+                    Goes::Nowhere => sleep(PATIENCE).await,
+                }
+                drop(write);
+            });
+            let mut answer = String::new();
+            let mut read = tokio::io::BufReader::new(read);
+            while !answer.ends_with("did not answer in time\n") {
+                let line = tokio::io::AsyncBufReadExt::read_line(&mut read, &mut answer);
+                assert!(timeout(PATIENCE, line).await.unwrap().unwrap() > 0, "{goes:?}: {answer}");
+            }
+            assert!(answer.starts_with("HTTP/1.1 504 ") && field(&answer, "connection") == Some("close"), "{answer}");
+            // An idle connection would be kept for much longer.
+            until("the connection is closed", || gateway.worker.connections() == 0).await;
+            upload.abort();
+        }
     });
 }

@@ -114,3 +114,62 @@ fn ids_sizes_and_upstream_times() {
         assert_eq!((rule.connect().count(), rule.first_byte().count()), (1, 2));
     });
 }
+
+#[test]
+fn heads_that_cannot_be_read_have_their_lines_and_are_counted() {
+    run(async {
+        let pod = Pod::answering(OK).await;
+        let gateway = Gateway::start(&[Route::to("web", [pod.addr])]);
+        let format =
+            "$remote_addr $connection_requests $request_method $host $request_uri $status $failure $upstream_addr";
+        let log = Log::of(&gateway, "refused", format);
+        let good = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let too_large = format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(40 << 10));
+        let too_many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(101));
+        let bad = [
+            // By the guard.
+            ("GET / HTTP/1.1\r\nHost: a\n\r\n", "400"),
+            ("GET / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\nx", "400"),
+            // By hyper.
+            ("GET / HTTP/1.1\r\nHost : a\r\n\r\n", "400"),
+            ("GET / HTTP/9.9\r\nHost: a\r\n\r\n", "400"),
+            (&too_large, "431"),
+            (&too_many, "431"),
+        ];
+        for (head, status) in bad {
+            // Behind a good one on the same connection.
+            let mut client = gateway.connect().await;
+            client.send(&format!("{good}{head}")).await;
+            client.answer().await;
+            let (answer, _) = client.rest().await;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{head:.80}: {answer}");
+        }
+        // A bad chunk belongs to a request that was read.
+        let chunk = "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+        gateway.ask(chunk).await;
+        // Nobody was refused.
+        drop(gateway.connect().await);
+        let mut client = gateway.connect().await;
+        client.send("GET / HT").await;
+        drop(client);
+        gateway.ask(good).await;
+        until("all are counted", || gateway.stats.ended.value() == 14 && gateway.worker.connections() == 0).await;
+        assert_eq!(gateway.stats.requests.value(), 14);
+        let lines = log.lines(14).await;
+        let pod = pod.addr;
+        let answered = |number: u32| format!("127.0.0.1 {number} GET a / 200 - {pod}");
+        let refused = |status: &str| {
+            let failure = if status == "431" { "head_too_large" } else { "bad_request" };
+            format!("127.0.0.1 2 - - - {status} {failure} -")
+        };
+        let mut expected: Vec<String> = bad.iter().flat_map(|(_, status)| [answered(1), refused(status)]).collect();
+        expected.push(lines[12].clone());
+        expected.push(answered(1));
+        assert_eq!(lines, expected);
+        assert!(lines[12].starts_with("127.0.0.1 1 POST a / 400 bad_request"), "{}", lines[12]);
+        assert_eq!(gateway.failures(crate::http::Kind::BadRequest), 5);
+        assert_eq!(gateway.failures(crate::http::Kind::HeadTooLarge), 2);
+        let codes: Vec<(u16, u64)> = gateway.stats.unmatched.by_code().collect();
+        assert_eq!(codes, [(400, 4), (431, 2)]);
+    });
+}
