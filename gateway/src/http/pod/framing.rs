@@ -80,14 +80,6 @@ impl Framing {
             }
         }
     }
-
-    /// How many bytes are wanted at once, if that is known.
-    pub(crate) fn wanted(&self) -> Option<u64> {
-        match self {
-            Self::Length(left) | Self::Chunked(Chunked::Data(left)) => Some(*left),
-            Self::Chunked(Chunked::Size | Chunked::DataEnd | Chunked::Trailers) | Self::UntilClose => None,
-        }
-    }
 }
 
 impl Chunked {

@@ -6,7 +6,6 @@
 
 use std::{
     io,
-    pin::Pin,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -14,9 +13,9 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, Method, StatusCode};
 use hyper::body::Frame;
-use tokio_util::io::poll_read_buf;
 
 use super::{
+    block,
     framing::{Framing, Taken},
     head::{AnswerHead, HeadReader},
     io::PodIo,
@@ -28,19 +27,11 @@ use crate::http::upload::Upload;
 /// Informational answers to one request before the pod is taken for broken: none sends more than a few.
 const INFORMATIONAL: u32 = 16;
 
-/// First read of an answer: most heads and small answers fit.
-const FIRST_READ: usize = 4 << 10;
-
-/// Largest read: enough to keep the calls few where much is coming, little enough to hold for each connection.
-const LARGEST_READ: usize = 128 << 10;
-
-/// What an idle connection may keep of its buffer.
-const IDLE_BUFFER: usize = 8 << 10;
-
 /// A connection between exchanges.
 #[derive(Debug)]
 pub(crate) struct Http1Connection {
     io: PodIo,
+    /// What was read of an answer and not yet taken.
     buffer: BytesMut,
     watchdog: Watchdog,
     /// How long the pod says it keeps it (`Keep-Alive: timeout=…`, as Node.js sends it).
@@ -128,6 +119,7 @@ impl Exchange {
                     continue;
                 }
                 Some(head) => {
+                    block::release(&mut self.connection.buffer);
                     self.framing = head.framing(&self.method);
                     self.keep_alive = head.keep_alive && self.framing != Framing::UntilClose;
                     self.connection.kept_for = head.kept_for;
@@ -135,7 +127,7 @@ impl Exchange {
                 }
                 None => {}
             }
-            match ready!(self.poll_fill(cx, FIRST_READ)) {
+            match ready!(self.poll_fill(cx)) {
                 Ok(0) => return Poll::Ready(Err(Broken::Closed(self.send_error.take()))),
                 Ok(_) => self.answered = true,
                 Err(error) => return Poll::Ready(Err(Broken::Closed(Some(error)))),
@@ -149,16 +141,16 @@ impl Exchange {
             return Poll::Ready(Some(Err(error)));
         }
         loop {
-            match self.framing.take(&mut self.connection.buffer) {
+            let taken = self.framing.take(&mut self.connection.buffer);
+            block::release(&mut self.connection.buffer);
+            match taken {
                 Ok(Taken::Data(data)) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                 Ok(Taken::Trailers(trailers)) => return Poll::Ready(trailer_frame(trailers).map(Ok)),
                 Ok(Taken::End) => return Poll::Ready(None),
                 Ok(Taken::Nothing) => {}
                 Err(_) => return Poll::Ready(Some(Err(Broken::Invalid("sent chunks that are none")))),
             }
-            let wanted =
-                self.framing.wanted().map_or(FIRST_READ, |wanted| usize::try_from(wanted).unwrap_or(usize::MAX));
-            match ready!(self.poll_fill(cx, wanted.clamp(FIRST_READ, LARGEST_READ))) {
+            match ready!(self.poll_fill(cx)) {
                 Ok(0) if self.framing == Framing::UntilClose => {
                     self.framing = Framing::Length(0);
                     return Poll::Ready(None);
@@ -188,7 +180,9 @@ impl Exchange {
         let Framing::Length(left) = &mut self.framing else { return None };
         let length = usize::try_from(*left).ok().filter(|length| *length <= self.connection.buffer.len())?;
         *left = 0;
-        Some(self.connection.buffer.split_to(length).freeze())
+        let whole = self.connection.buffer.split_to(length).freeze();
+        block::release(&mut self.connection.buffer);
+        Some(whole)
     }
 
     /// Whether the pod may have seen some of the request.
@@ -218,12 +212,8 @@ impl Exchange {
 
     /// The connection, if another exchange can follow on it.
     pub(crate) fn finish(self) -> Option<Http1Connection> {
-        let mut connection = self.connection;
-        let clean = self.framing.is_over() && self.sending.is_done() && connection.buffer.is_empty();
-        if connection.buffer.capacity() > IDLE_BUFFER {
-            connection.buffer = BytesMut::new();
-        }
-        (clean && self.keep_alive).then_some(connection)
+        let clean = self.framing.is_over() && self.sending.is_done() && self.connection.buffer.is_empty();
+        (clean && self.keep_alive).then_some(self.connection)
     }
 
     /// The socket and what has been read of the new protocol, after 101.
@@ -244,12 +234,9 @@ impl Exchange {
         Ok(())
     }
 
-    fn poll_fill(&mut self, cx: &mut Context<'_>, size: usize) -> Poll<io::Result<usize>> {
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let Http1Connection { io, buffer, .. } = &mut self.connection;
-        if buffer.capacity() - buffer.len() < FIRST_READ / 2 || buffer.is_empty() {
-            buffer.reserve(size);
-        }
-        poll_read_buf(Pin::new(io), cx, buffer)
+        block::poll_fill(io, buffer, cx)
     }
 }
 

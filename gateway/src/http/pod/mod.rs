@@ -2,6 +2,7 @@
 //!
 //! `http1` is our own codec, with `head`, `framing` and `sending` for its parts; `http2` is hyper's. `pool` keeps connections.
 
+mod block;
 pub(crate) mod framing;
 pub(crate) mod head;
 mod http1;
