@@ -139,7 +139,7 @@ impl RouteTable {
     }
 }
 
-/// The host name alone, in lower case, without port and final dot.
+/// The host name alone, in lower case, without port and final dot. `buffer` is for a name that has to be changed.
 pub(crate) fn normalise<'a>(host: &'a str, buffer: &'a mut [u8; MAX_HOST_BYTES]) -> Option<&'a str> {
     let name = match memchr::memrchr(b':', host.as_bytes()) {
         // An IPv6 literal has colons inside its brackets.

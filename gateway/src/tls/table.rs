@@ -122,7 +122,7 @@ impl TlsTable {
     /// How `host` is served: its SNI, or its `Host` field (any case, perhaps with a port or a final dot). Exact, then a wildcard
     /// of one label, then the default.
     pub fn find(&self, host: &str) -> &Arc<TlsHost> {
-        self.find_key(&HostKey::new(host))
+        self.find_name(normalise(host, &mut [0; MAX_HOST_BYTES]))
     }
 
     /// How a client is served that names no host.
@@ -139,14 +139,15 @@ impl TlsTable {
     /// browsers may use one HTTP/2 connection for several hosts (RFC 9113 9.1.1), and nobody else is served what belongs elsewhere.
     /// A client that sent no SNI looked at no name, so it may ask for any host that asks nothing of it.
     pub fn serves(&self, connection: &TlsConfig, sni: Option<&str>, host: &str) -> bool {
-        let host = HostKey::new(host);
-        let Serve::Terminate(wanted) = &self.find_key(&host).serve else { return false };
+        let (mut buffer, mut other) = ([0; MAX_HOST_BYTES], [0; MAX_HOST_BYTES]);
+        let host = normalise(host, &mut buffer);
+        let Serve::Terminate(wanted) = &self.find_name(host).serve else { return false };
         if connection.identity() == wanted.identity() {
             return true;
         }
         let Some(sni) = sni else { return connection.is_as_secure_as(wanted) };
-        let is_named =
-            || host.as_str().is_some_and(|host| HostKey::new(sni).as_str() == Some(host) || connection.covers(host));
+        let sni = normalise(sni, &mut other);
+        let is_named = || host.is_some_and(|host| sni == Some(host) || connection.covers(host));
         connection.is_as_secure_as(wanted) && is_named()
     }
 
@@ -174,31 +175,13 @@ impl TlsTable {
         &self.certificates
     }
 
-    fn find_key(&self, host: &HostKey) -> &Arc<TlsHost> {
-        let Some(name) = host.as_str() else { return &self.default };
+    /// `None` is what is longer than any name.
+    fn find_name(&self, name: Option<&str>) -> &Arc<TlsHost> {
+        let Some(name) = name else { return &self.default };
         let by_wildcard = || {
             let (label, suffix) = name.split_once('.')?;
             self.wildcard.get(suffix).filter(|_| !label.is_empty())
         };
         self.exact.get(name).or_else(by_wildcard).unwrap_or(&self.default)
-    }
-}
-
-/// A host's name as the maps have it, on the stack.
-struct HostKey {
-    buffer: [u8; MAX_HOST_BYTES],
-    length: Option<usize>,
-}
-
-impl HostKey {
-    fn new(host: &str) -> Self {
-        let mut buffer = [0; MAX_HOST_BYTES];
-        let length = normalise(host, &mut buffer).map(str::len);
-        Self { buffer, length }
-    }
-
-    /// `None` for what is longer than any name.
-    fn as_str(&self) -> Option<&str> {
-        std::str::from_utf8(&self.buffer[..self.length?]).ok()
     }
 }
