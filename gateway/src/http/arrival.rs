@@ -52,7 +52,7 @@ impl Arrival {
         let is_secure = self.listener.scheme == Scheme::Https;
         let _open = self.worker.stats.open(if is_secure { ConnectionKind::Https } else { ConnectionKind::Http });
         if !self.worker.options.proxy_protocol && self.listener.scheme == Scheme::Http {
-            let ends = Ends { peer: self.peer, local: local(&self.stream), proxied: None };
+            let ends = Ends { peer: self.peer, local: local(&self.worker, &self.stream), proxied: None };
             let client = Client::new(self.worker, self.listener, ends, None, None);
             let stream = ClientStream::Tcp(self.stream);
             return connection::serve(Rc::new(client), slot, stream, BytesMut::new(), false).await;
@@ -76,7 +76,7 @@ impl Arrival {
             head = rest;
         }
         let Self { worker, listener, stream, peer } = self;
-        let ends = Ends { peer, local: local(&stream), proxied };
+        let ends = Ends { peer, local: local(&worker, &stream), proxied };
         if listener.scheme == Scheme::Http {
             let client = Rc::new(Client::new(worker, listener, ends, None, None));
             return Some(Met { client, stream: ClientStream::Tcp(stream), read: head[..].into(), h2: false });
@@ -121,9 +121,10 @@ fn tls_facts(session: &ServerConnection, sni: Option<&str>, certificate: Option<
     }
 }
 
-/// Where a client connected to; unspecified if it is gone already.
-fn local(stream: &TcpStream) -> SocketAddr {
-    stream.local_addr().unwrap_or_else(|_| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
+/// Where a client connected to; unspecified if it is gone already, or if there is no log that would say so.
+fn local(worker: &Shared, stream: &TcpStream) -> SocketAddr {
+    let known = worker.log().and_then(|_| stream.local_addr().ok());
+    known.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
 }
 
 /// Runs to the end, or until everything is cut.

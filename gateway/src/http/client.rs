@@ -96,7 +96,7 @@ impl Client {
             let facts = log.connection(ends.peer, ends.local, tls_facts);
             Rc::new(ConnectionFacts { proxied: ends.proxied, ..facts })
         });
-        let ip = HeaderValue::try_from(addr.to_string()).expect("an IP address is a valid value");
+        let ip = written(addr);
         Self {
             worker,
             listener,
@@ -171,6 +171,21 @@ impl Client {
     }
 }
 
+/// An address as it is sent to pods. Each connection needs it, so the usual kind is not left to the general formatter.
+fn written(addr: IpAddr) -> HeaderValue {
+    let mut text = String::with_capacity(15);
+    match addr {
+        IpAddr::V4(v4) => {
+            for (n, octet) in v4.octets().into_iter().enumerate() {
+                text.push_str(if n > 0 { "." } else { "" });
+                text.push_str(itoa::Buffer::new().format(octet));
+            }
+        }
+        IpAddr::V6(v6) => text = v6.to_string(),
+    }
+    HeaderValue::try_from(text).expect("an IP address is a valid value")
+}
+
 /// Receipt for one request under way.
 #[derive(Debug)]
 pub(crate) struct UnderWay(Rc<Client>);
@@ -181,5 +196,17 @@ impl Drop for UnderWay {
         self.0.flushed.set(false);
         self.0.ended.set(true);
         self.0.under_way.set(self.0.under_way.get() - 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_written_as_usual() {
+        for text in ["0.0.0.0", "10.0.200.255", "255.255.255.255", "::1", "2001:db8::ff00:42:8329"] {
+            assert_eq!(written(text.parse().unwrap()), text);
+        }
     }
 }

@@ -269,7 +269,12 @@ impl AsyncWrite for ClientIo {
         Poll::Ready(self.watch(cx))
     }
 
+    /// hyper calls it when it is done: then the socket is closed at once, and says the same, or is shut down before it lingers.
+    /// TLS has something to say of its own.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        match &mut self.stream {
+            ClientStream::Tcp(_) => Poll::Ready(Ok(())),
+            ClientStream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
     }
 }
