@@ -7,17 +7,18 @@ use std::{
 };
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::{
     body::{Body, Frame, Incoming},
     client::conn::http2::{self, SendRequest},
+    ext::Protocol,
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{sync::mpsc, time::sleep};
 
-use super::{Failure, HTTP2, MESSAGE_PAUSE, MESSAGES_A_STREAM, Stream, Worker, connect, within};
-use crate::PATIENCE;
+use super::{Failure, MESSAGE_PAUSE, Stream, Worker, connect, tunnel, within};
+use crate::{PATIENCE, tls::HTTP2, web_socket::WebSocket};
 
 /// Requests on one connection, until the server says goodbye.
 pub(super) async fn requests(worker: &Worker, host: &str) -> Result<(), Failure> {
@@ -38,7 +39,7 @@ pub(super) async fn requests(worker: &Worker, host: &str) -> Result<(), Failure>
 }
 
 /// Streams of messages on one connection, until the server says goodbye: a stream that has begun is ended properly.
-pub(super) async fn streams(worker: &Worker, host: &str) -> Result<(), Failure> {
+pub(super) async fn streams(worker: &Worker, host: &str, lasting: bool) -> Result<(), Failure> {
     let stream = connect(worker, HTTP2).await?.stream;
     let mut sender = handshake(stream).await?;
     while worker.goes_on() {
@@ -53,7 +54,7 @@ pub(super) async fn streams(worker: &Worker, host: &str) -> Result<(), Failure> 
             return Err(format!("the stream is answered {}", response.status()));
         }
         let mut answers = response.into_body();
-        for n in 0..MESSAGES_A_STREAM {
+        for n in worker.messages(lasting) {
             let message = message(format!("message {n}").as_bytes());
             drop(messages.send(message.clone()));
             let echo = read(&mut answers, message.len()).await.map_err(|error| format!("message {n}: {error}"))?;
@@ -67,6 +68,26 @@ pub(super) async fn streams(worker: &Worker, host: &str) -> Result<(), Failure> 
         end(answers).await?;
     }
     Ok(())
+}
+
+/// One WebSocket on a connection of its own.
+pub(super) async fn web_socket(worker: &Worker, host: &str, lasting: bool) -> Result<(), Failure> {
+    let stream = connect(worker, HTTP2).await?.stream;
+    let mut sender = handshake(stream).await?;
+    // Any answer will do: before it come the settings, which say whether extended CONNECT may be sent at all (RFC 8441 3).
+    let request = Request::get("http://nobody.example.com/").body(Empty::<Bytes>::new()).expect("a request");
+    let Some(response) = send(&mut sender, request).await? else { return Ok(()) };
+    drop(response);
+    let mut request = Request::connect(format!("http://{host}/ws")).body(Empty::new()).expect("a request");
+    request.extensions_mut().insert(Protocol::from_static("websocket"));
+    request.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    let Some(response) = send(&mut sender, request).await? else { return Ok(()) };
+    if response.status() != 200 {
+        return Err(format!("the WebSocket is answered {}", response.status()));
+    }
+    let opened = within(PATIENCE, hyper::upgrade::on(response)).await?;
+    let stream = opened.map_err(|error| format!("no WebSocket: {error}"))?;
+    tunnel::messages(worker, WebSocket::on(TokioIo::new(stream)), lasting).await
 }
 
 async fn handshake<B>(stream: Box<dyn Stream>) -> Result<SendRequest<B>, Failure>

@@ -1,7 +1,6 @@
-//! The TLS of the load's clients: any certificate will do, because what counts here is that somebody answers. Which certificate
-//! it must be is for tests of TLS to say.
+//! TLS clients that any certificate will do for. Whether it is the right one is for the test to say.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -12,8 +11,54 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
+/// ALPN.
+pub const HTTP1: &str = "http/1.1";
+/// ALPN.
+pub const HTTP2: &str = "h2";
+
+/// A certificate that was made for these hosts, and its key.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The certificate as it comes over the wire.
+    pub der: CertificateDer<'static>,
+    pem: String,
+    key: String,
+}
+
+impl Made {
+    /// Each differs from every other.
+    ///
+    /// # Panics
+    /// If a host is no name.
+    pub fn new(hosts: &[&str]) -> Self {
+        let hosts: Vec<String> = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let made = rcgen::generate_simple_self_signed(hosts).expect("a certificate");
+        Self { der: made.cert.der().clone(), pem: made.cert.pem(), key: made.signing_key.serialize_pem() }
+    }
+
+    /// The manifest of a Secret that has it.
+    pub fn secret(&self, name: &str) -> String {
+        format!(
+            "---\napiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\ntype: kubernetes.io/tls\n\
+             stringData: {{tls.crt: {:?}, tls.key: {:?}}}\n",
+            self.pem, self.key
+        )
+    }
+}
+
+/// Connects, and shakes hands in full: no session is resumed.
+///
+/// # Errors
+/// If that fails.
+pub async fn connect(addr: SocketAddr, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
+    handshake(TcpStream::connect(addr).await?, host, alpn).await
+}
+
 /// Speaks TLS on a connection; `alpn` is `h2` or `http/1.1`.
-pub(super) async fn handshake(stream: TcpStream, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
+///
+/// # Errors
+/// If there is no handshake, or it does not come to this protocol.
+pub async fn handshake(stream: TcpStream, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
