@@ -16,7 +16,7 @@ use tidegate_tests::{
 };
 use tokio::time::{Instant, sleep};
 
-use world::{HOST, Streams, World};
+use world::{HOST, World};
 
 /// Clients of each kind.
 const CLIENTS: usize = 2;

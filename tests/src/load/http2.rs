@@ -101,7 +101,7 @@ where
     Ok(sender)
 }
 
-/// Sends a request; `None` if the connection takes no more, in which case not one byte of it was sent.
+/// Sends a request; `None` if the connection takes no more, in which case the server has not looked at it.
 async fn send<B>(sender: &mut SendRequest<B>, request: Request<B>) -> Result<Option<Response<Incoming>>, Failure>
 where
     B: Body<Data = Bytes, Error = Infallible> + Send + Unpin + 'static,
@@ -117,8 +117,14 @@ where
             }
             let error = error.into_error();
             let reason = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            // RFC 9113 8.7: the server says that it has not looked at the request; whoever sent it may send it again.
-            if reason.contains("refused stream") { Ok(None) } else { Err(format!("no answer: {error}: {reason}")) }
+            // RFC 9113 8.7: the server says that it has not looked at the request; whoever sent it may send it again. It says so
+            // with a reset, or with a GOAWAY without an error that names an earlier stream as the last one: that is all that
+            // reaches a stream of a GOAWAY.
+            let untouched = ["refused stream", "connection error received: not a result of an error"];
+            if untouched.iter().any(|text| reason.contains(text)) {
+                return Ok(None);
+            }
+            Err(format!("no answer: {error}: {reason}"))
         }
     }
 }
