@@ -4,6 +4,7 @@
 pub mod client;
 pub mod echo;
 pub mod h2;
+pub mod http2;
 pub mod load;
 pub mod net;
 pub mod process;

@@ -23,6 +23,7 @@ use tokio::{
 
 use crate::{
     Client, PATIENCE, Response,
+    http2::Failure,
     tls::{self, HTTP1},
 };
 
@@ -295,9 +296,6 @@ impl Worker {
         self.shared.tallies[self.number].done.fetch_add(1, Ordering::Relaxed);
     }
 }
-
-/// Why a client was not served, for people.
-type Failure = String;
 
 async fn run(shared: Arc<Shared>, number: usize) {
     let worker = Worker { shared, number };

@@ -78,6 +78,7 @@ async fn upgrades_in_place() {
         assert_eq!(older.ended().code(), Some(0), "{}", older.log());
         load.progress(SOME).await;
         assert!(older.log().contains("the newer process has taken over"), "{}", older.log());
+        assert!(!older.log().contains("worker cut"), "{}", older.log());
         assert!(!running.log().contains("WARN"), "{}", running.log());
     }
     // It follows changes, closes what it inherited, and opens again.
