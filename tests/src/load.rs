@@ -24,7 +24,7 @@ use tokio::{
 use crate::{
     Client, PATIENCE, Response,
     http2::Failure,
-    tls::{self, HTTP1},
+    tls::{HTTP1, HTTP2, Sessions},
 };
 
 /// Between two connections of one client: closed ones wait a minute in TIME_WAIT, and there are not so many ports.
@@ -275,6 +275,8 @@ impl Shared {
 struct Worker {
     shared: Arc<Shared>,
     number: usize,
+    http1: Sessions,
+    http2: Sessions,
 }
 
 impl Worker {
@@ -298,7 +300,7 @@ impl Worker {
 }
 
 async fn run(shared: Arc<Shared>, number: usize) {
-    let worker = Worker { shared, number };
+    let worker = Worker { shared, number, http1: Sessions::new(HTTP1), http2: Sessions::new(HTTP2) };
     let traffic = worker.shared.tallies[number].traffic.clone();
     while worker.goes_on() {
         let result = match traffic {
@@ -325,7 +327,7 @@ async fn run(shared: Arc<Shared>, number: usize) {
 }
 
 async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     check(&response)?;
@@ -334,7 +336,7 @@ async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
 }
 
 async fn ready(worker: &Worker) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", worker.addr());
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     if response.status != 200 {
@@ -346,7 +348,7 @@ async fn ready(worker: &Worker) -> Result<(), Failure> {
 
 /// As many requests as the server allows on one connection, at most `limit`.
 async fn keep_alive(worker: &Worker, host: &str, limit: usize) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut count = 0;
     while worker.goes_on() && count < limit {
@@ -367,14 +369,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn connect(worker: &Worker, alpn: &str) -> Result<Client<Box<dyn Stream>>, Failure> {
+async fn connect(worker: &Worker, sessions: &Sessions) -> Result<Client<Box<dyn Stream>>, Failure> {
     let client = Client::try_connect(worker.addr()).await.map_err(|error| format!("cannot connect: {error}"))?;
     let tally = &worker.shared.tallies[worker.number];
     tally.connected.fetch_add(1, Ordering::Relaxed);
     let Some(host) = tally.target.tls else {
         return Ok(Client::new(Box::new(client.stream)));
     };
-    let stream = within(PATIENCE, tls::handshake(client.stream, host, alpn)).await?;
+    let stream = within(PATIENCE, sessions.handshake(client.stream, host)).await?;
     Ok(Client::new(Box::new(stream.map_err(|error| format!("no TLS: {error}"))?)))
 }
 

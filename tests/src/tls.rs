@@ -51,29 +51,43 @@ impl Made {
 /// # Errors
 /// If that fails.
 pub async fn connect(addr: SocketAddr, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
-    handshake(TcpStream::connect(addr).await?, host, alpn).await
+    Sessions::new(alpn).handshake(TcpStream::connect(addr).await?, host).await
 }
 
-/// Speaks TLS on a connection; `alpn` is `h2` or `http/1.1`.
-///
-/// # Errors
-/// If there is no handshake, or it does not come to this protocol.
-pub async fn handshake(stream: TcpStream, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let name = ServerName::try_from(host).map_err(io::Error::other)?;
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
-    let chosen = stream.get_ref().1.alpn_protocol();
-    if chosen.is_some_and(|chosen| chosen != alpn.as_bytes()) {
-        return Err(io::Error::other(format!("asked for {alpn}, and was given {chosen:?}")));
+/// A client that resumes its sessions wherever it can, as browsers do.
+#[derive(Clone, Debug)]
+pub struct Sessions(Arc<ClientConfig>);
+
+impl Sessions {
+    /// One without a session so far; `alpn` is `h2` or `http/1.1`.
+    ///
+    /// # Panics
+    /// If the provider does not know TLS.
+    pub fn new(alpn: &str) -> Self {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider.clone())
+            .with_safe_default_protocol_versions()
+            .expect("the provider has them")
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+            .with_no_client_auth();
+        config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+        Self(Arc::new(config))
     }
-    Ok(stream)
+
+    /// Speaks TLS on a connection.
+    ///
+    /// # Errors
+    /// If there is no handshake, or it does not come to this protocol.
+    pub async fn handshake(&self, stream: TcpStream, host: &'static str) -> io::Result<TlsStream<TcpStream>> {
+        let name = ServerName::try_from(host).map_err(io::Error::other)?;
+        let stream = TlsConnector::from(self.0.clone()).connect(name, stream).await?;
+        let chosen = stream.get_ref().1.alpn_protocol();
+        if chosen.is_some_and(|chosen| chosen != self.0.alpn_protocols[0]) {
+            return Err(io::Error::other(format!("asked for {:?}, and was given {chosen:?}", self.0.alpn_protocols)));
+        }
+        Ok(stream)
+    }
 }
 
 /// Believes whoever has the key of the certificate that it shows.

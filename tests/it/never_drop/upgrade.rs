@@ -7,17 +7,24 @@ use std::{
     os::unix::fs::PermissionsExt,
 };
 
+use rustls::HandshakeKind;
 use tidegate::takeover::{
     client,
     message::{self, Message},
 };
-use tidegate_tests::{Client, load::Load, process::Process};
+use tidegate_tests::{
+    Client,
+    load::Load,
+    process::Process,
+    tls::{HTTP1, Sessions},
+};
+use tokio::net::TcpStream;
 
 use super::{
     CLIENTS, SOME,
     node::Node,
     until,
-    world::{World, other_service},
+    world::{HOST, World, other_service},
 };
 
 /// Clients whose pod only affinity knows: by their addresses alone, most of them would have another one.
@@ -47,7 +54,10 @@ async fn client_ip_affinity_survives_an_upgrade() {
     for client in 200..216 {
         assert_eq!(hit(client).await, "pod-2");
     }
-    node.manifests.write("main.yaml", &slice(&[2, 3, 4, 5]));
+    // As many as there are addresses come too early on a busy machine, and would all be given the one pod.
+    let sign = SocketAddr::new(world.net.ip(73), 80);
+    node.manifests.write("main.yaml", &(slice(&[2, 3, 4, 5]) + "---\n" + &other_service_at(sign)));
+    until(|| std::net::TcpStream::connect(sign).is_ok()).await;
     // Others are spread: the change is live.
     let mut newcomer = 216;
     while hit(newcomer).await == "pod-2" {
@@ -71,7 +81,10 @@ async fn upgrades_in_place() {
     assert_eq!(mode & 0o777, 0o600);
     let load = Load::start(node.traffic(&world), CLIENTS).await;
     load.progress(SOME).await;
+    let sessions = Sessions::new(HTTP1);
+    assert_eq!(handshake(&sessions, &node).await, HandshakeKind::Full);
     for workers in [1, 2, 1] {
+        assert_eq!(handshake(&sessions, &node).await, HandshakeKind::Resumed);
         let newer = node.start(workers);
         let mut older = std::mem::replace(&mut running, newer);
         load.progress(SOME).await;
@@ -80,12 +93,13 @@ async fn upgrades_in_place() {
         assert!(older.log().contains("the newer process has taken over"), "{}", older.log());
         assert!(!older.log().contains("worker cut"), "{}", older.log());
         assert!(!running.log().contains("WARN"), "{}", running.log());
+        // A ticket of the older process is no obstacle.
+        assert_eq!(handshake(&sessions, &node).await, HandshakeKind::Full);
     }
     // It follows changes, closes what it inherited, and opens again.
     let other = SocketAddr::new(world.net.ip(71), 80);
     for _ in 0..2 {
-        node.manifests
-            .write("other.yaml", &other_service(0).replace("spec: {", &format!("spec: {{clusterIP: {}, ", other.ip())));
+        node.manifests.write("other.yaml", &other_service_at(other));
         until(|| std::net::TcpStream::connect(other).is_ok()).await;
         node.manifests.write("other.yaml", "");
         until(|| std::net::TcpStream::connect(other).is_err()).await;
@@ -94,6 +108,21 @@ async fn upgrades_in_place() {
     running.terminate();
     assert_eq!(running.ended().code(), Some(0));
     assert!(!node.upgrade_socket().exists(), "whoever ends for good leaves nothing behind");
+}
+
+/// A Service that listens there as soon as it is live.
+fn other_service_at(addr: SocketAddr) -> String {
+    other_service(0).replace("spec: {", &format!("spec: {{clusterIP: {}, ", addr.ip()))
+}
+
+/// How a client begins that has been here before, if it has.
+async fn handshake(sessions: &Sessions, node: &Node) -> HandshakeKind {
+    let stream = TcpStream::connect(node.https()).await.expect("it listens");
+    let stream = sessions.handshake(stream, HOST).await.expect("a handshake");
+    let kind = stream.get_ref().1.handshake_kind().expect("it is over");
+    // Tickets come before the answer.
+    assert_eq!(Client::new(stream).get(HOST, "/").await.status, 200);
+    kind
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,8 +169,7 @@ async fn upgrades_that_fail() {
     load.progress(SOME).await;
     // None of this has left a trace: it follows changes, and the next upgrade works.
     let other = SocketAddr::new(world.net.ip(71), 80);
-    node.manifests
-        .write("other.yaml", &other_service(0).replace("spec: {", &format!("spec: {{clusterIP: {}, ", other.ip())));
+    node.manifests.write("other.yaml", &other_service_at(other));
     until(|| std::net::TcpStream::connect(other).is_ok()).await;
     assert!(running.is_running(), "{}", running.log());
     let newer = node.start(2);

@@ -8,11 +8,11 @@ use tokio::{
 };
 
 use super::{Failure, MESSAGE_PAUSE, Worker, connect, within};
-use crate::{PATIENCE, tls::HTTP1, web_socket::WebSocket};
+use crate::{PATIENCE, web_socket::WebSocket};
 
 /// One WebSocket, by the upgrade of an HTTP/1.1 connection.
 pub(super) async fn web_socket(worker: &Worker, host: &str, lasting: bool) -> Result<(), Failure> {
-    let stream = connect(worker, HTTP1).await?.stream;
+    let stream = connect(worker, &worker.http1).await?.stream;
     let opened = within(PATIENCE, WebSocket::open(stream, host)).await?;
     messages(worker, opened.map_err(|error| format!("no WebSocket: {error}"))?, lasting).await
 }
