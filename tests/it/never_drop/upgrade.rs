@@ -32,20 +32,20 @@ use super::{
 async fn client_ip_affinity_survives_an_upgrade() {
     let world = World::start(4).await;
     let sticky = SocketAddr::new(world.net.ip(72), 80);
-    let slice = |pods: &[u8]| {
+    let slice = |name: &str, addr: SocketAddr, pods: &[u8]| {
         let endpoints: Vec<String> =
             pods.iter().map(|pod| format!("{{addresses: [\"{}\"]}}", world.net.ip(*pod))).collect();
         format!(
-            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: sticky}}\nspec: {{clusterIP: {}, sessionAffinity: ClientIP, \
+            "---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{clusterIP: {}, sessionAffinity: ClientIP, \
              ports: [{{port: 80, targetPort: 8080}}]}}\n\
              ---\napiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n\
-             metadata: {{name: sticky, labels: {{kubernetes.io/service-name: sticky}}}}\naddressType: IPv4\n\
+             metadata: {{name: {name}, labels: {{kubernetes.io/service-name: {name}}}}}\naddressType: IPv4\n\
              ports: [{{name: \"\", port: 8080}}]\nendpoints: [{}]\n",
-            sticky.ip(),
+            addr.ip(),
             endpoints.join(", ")
         )
     };
-    let node = Node::new(world.net, &slice(&[2]));
+    let node = Node::new(world.net, &slice("sticky", sticky, &[2]));
     let mut older = node.start(2);
     let hit = async |last: u8| {
         let mut client = Client::from(world.net.ip(last), sticky).await.expect("it connects");
@@ -56,7 +56,7 @@ async fn client_ip_affinity_survives_an_upgrade() {
     }
     // As many as there are addresses come too early on a busy machine, and would all be given the one pod.
     let sign = SocketAddr::new(world.net.ip(73), 80);
-    node.manifests.write("main.yaml", &(slice(&[2, 3, 4, 5]) + "---\n" + &other_service_at(sign)));
+    node.manifests.write("main.yaml", &(slice("sticky", sticky, &[2, 3, 4, 5]) + &slice("sign", sign, &[2])));
     until(|| std::net::TcpStream::connect(sign).is_ok()).await;
     // Others are spread: the change is live.
     let mut newcomer = 216;
