@@ -1,21 +1,27 @@
 //! The configuration changes: routes, Services, certificates, pods.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
+use tidegate::app::Options;
 use tidegate_l4::{
     endpoints::{EndpointIndex, EndpointState},
     model::{IpFamily, TrafficPolicy},
 };
 use tidegate_tests::{
-    Bed, Client, PATIENCE,
+    Bed, Client, Net, PATIENCE, h2,
     load::{Load, Traffic},
+    pod_manifest,
     tls::{self, HTTP1, HTTP2, Made},
 };
-use tokio::time::{Duration, Instant, sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant, sleep},
+};
 
 use super::{
     CLIENTS, SOME,
-    world::{HOST, HOSTS, Streams, World, other_service},
+    world::{HOST, HOSTS, Streams, World, other_service, over_http},
 };
 
 /// Nobody notices: what lasts is neither cut nor asked to go.
@@ -104,6 +110,75 @@ async fn scaling_up_and_down() {
         load.progress(SOME / 4).await;
     }
     println!("{}", load.end().await);
+}
+
+/// Pods that get SIGTERM before anybody knows, as happens with every rolling update: they close their connections in good order
+/// and are gone, while requests are on their way to them. Whatever they have not looked at is served by others.
+///
+/// Not for WebSockets, whose end is their pod's to say.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_that_leave_before_anybody_knows() {
+    let mut world = World::start(3).await;
+    let bed = start(&world, [2, 3, 4]).await;
+    let mut traffic = over_http(bed.app.http(), https(&bed), Streams::Short);
+    traffic.retain(|(traffic, _)| !matches!(traffic, Traffic::WebSocket { .. } | Traffic::Http2WebSocket { .. }));
+    let load = Load::start(traffic, 2 * CLIENTS).await;
+    for _ in 0..12 {
+        world.restart_oldest_pod().await;
+        load.progress(2).await;
+    }
+    println!("{}", load.end().await);
+}
+
+/// A pod says GOAWAY while a request is on its way, and that it has not looked at that one: then even a POST goes to it again,
+/// on a new connection (RFC 9113 8.7). gRPC servers end like this, and all their requests are POSTs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_post_that_a_pods_goaway_has_left_alone_is_sent_again() {
+    let net = Net::next();
+    let listener = TcpListener::bind(SocketAddr::new(net.ip(2), 9090)).await.expect("the address is free");
+    let pod = tokio::spawn(async move {
+        let (mut first, _) = listener.accept().await?;
+        let answer = h2::headers(1, true, &h2::section([(":status", "200")]));
+        headers_of(&mut first, 1).await?;
+        first.write_all(&answer).await?;
+        headers_of(&mut first, 3).await?;
+        // The last stream that it has looked at is 1.
+        first.write_all(&h2::frame(h2::kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await?;
+        let (mut second, _) = listener.accept().await?;
+        headers_of(&mut second, 1).await?;
+        second.write_all(&answer).await?;
+        Ok::<_, io::Error>((first, second))
+    });
+    let manifests = "---\napiVersion: v1\nkind: Service\nmetadata: {name: leaves}\n\
+                     spec: {selector: {app: leaves}, ports: [{port: 80, targetPort: 9090}]}\n\
+                     ---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: leaves, annotations: \
+                     {nginx.ingress.kubernetes.io/backend-protocol: GRPC}}\nspec: {rules: [{host: grpc.example.com, http: \
+                     {paths: [{path: /, pathType: Prefix, backend: {service: {name: leaves, port: {number: 80}}}}]}}]}\n";
+    let one = |options: &mut Options| options.workers = 1;
+    let bed = Bed::start_with(net, &(pod_manifest("leaves", "leaves", net.ip(2)) + manifests), one).await;
+    let mut client = Client::connect(bed.app.http()).await;
+    for n in 1..=2 {
+        let answer = client.ask("POST /a HTTP/1.1\r\nHost: grpc.example.com\r\nContent-Length: 0\r\n\r\n").await;
+        assert_eq!(answer.expect("an answer").status, 200, "request {n}");
+    }
+    pod.await.expect("the pod does not panic").expect("both requests came");
+}
+
+/// Reads up to the request on this stream; on a new connection, says what a server says first.
+async fn headers_of(stream: &mut TcpStream, number: u32) -> io::Result<()> {
+    if number == 1 {
+        stream.read_exact(&mut [0; h2::PREFACE.len()]).await?;
+        stream.write_all(&h2::settings(&[])).await?;
+    }
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        if head[3] == h2::kind::HEADERS && head[8] == u8::try_from(number).map_err(io::Error::other)? {
+            return Ok(());
+        }
+    }
 }
 
 /// What has begun at a pod stays there, even when the pod has left the manifests: only it can end that. New requests go

@@ -31,9 +31,23 @@ pub(super) struct World {
 
 /// One pod with a server for each protocol.
 struct Everything {
+    last: u8,
     http: Pod,
-    _grpc: Echo,
-    _web_socket: Echo,
+    grpc: Echo,
+    web_socket: Echo,
+}
+
+impl Everything {
+    async fn start(net: Net, last: u8, web_socket: Echo) -> Self {
+        let ip = net.ip(last);
+        let listens = [Listen::Http(SocketAddr::new(ip, 8080)), Listen::Udp(SocketAddr::new(ip, 5353))];
+        Self {
+            last,
+            http: start_pod(&format!("pod-{last}"), listens).await,
+            grpc: Echo::grpc("grpc", SocketAddr::new(ip, 9090)).await,
+            web_socket,
+        }
+    }
 }
 
 /// How long gRPC streams and WebSockets live.
@@ -55,13 +69,8 @@ impl World {
     }
 
     pub(super) async fn add_pod(&mut self, last: u8) {
-        let ip = self.net.ip(last);
-        let listens = [Listen::Http(SocketAddr::new(ip, 8080)), Listen::Udp(SocketAddr::new(ip, 5353))];
-        self.pods.push(Everything {
-            http: start_pod(&format!("pod-{last}"), listens).await,
-            _grpc: Echo::grpc("grpc", SocketAddr::new(ip, 9090)).await,
-            _web_socket: Echo::web_socket(SocketAddr::new(ip, 9091)).await,
-        });
+        let web_socket = Echo::web_socket(SocketAddr::new(self.net.ip(last), 9091)).await;
+        self.pods.push(Everything::start(self.net, last, web_socket).await);
     }
 
     /// Where a pod serves TCP.
@@ -72,6 +81,13 @@ impl World {
     /// The oldest one ends; whoever still talks to it is cut.
     pub(super) async fn end_oldest_pod(&mut self) {
         self.pods.remove(0).http.shutdown().await;
+    }
+
+    /// The oldest one ends as at SIGTERM, at once and unannounced, and comes back; but not its WebSockets.
+    pub(super) async fn restart_oldest_pod(&mut self) {
+        let Everything { last, http, grpc, web_socket } = self.pods.remove(0);
+        tokio::join!(http.shutdown(), grpc.leave());
+        self.pods.push(Everything::start(self.net, last, web_socket).await);
     }
 
     /// The newest one is gone at once.

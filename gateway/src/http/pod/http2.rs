@@ -90,7 +90,7 @@ impl Http2Connection {
             Err(mut error) => {
                 let sent = error.take_message().is_none();
                 let error = error.into_error();
-                Err(StreamError { sent: sent && !is_refused(&error), error })
+                Err(StreamError { sent: sent && !is_untouched(&error), error })
             }
         }
     }
@@ -114,12 +114,13 @@ pub(crate) struct StreamError {
     pub(crate) sent: bool,
 }
 
-/// Whether the pod says that it has not looked at the request (RFC 9113 8.7).
-fn is_refused(error: &hyper::Error) -> bool {
+/// Whether the pod says that it has not looked at the request (RFC 9113 8.7): it has refused the stream, or its GOAWAY names an
+/// earlier one as the last. (h2 gives the error of a GOAWAY to the streams above that one, and to no other.)
+fn is_untouched(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
         }
         source = error.source();
     }
