@@ -14,8 +14,8 @@ use tidegate_tests::{
     tls::{self, HTTP1, HTTP2, Made},
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    io::AsyncWriteExt,
+    net::TcpListener,
     time::{Duration, Instant, sleep},
 };
 
@@ -138,14 +138,14 @@ async fn a_post_that_a_pods_goaway_has_left_alone_is_sent_again() {
     let listener = TcpListener::bind(SocketAddr::new(net.ip(2), 9090)).await.expect("the address is free");
     let pod = tokio::spawn(async move {
         let (mut first, _) = listener.accept().await?;
-        let answer = h2::headers(1, true, &h2::section([(":status", "200")]));
-        headers_of(&mut first, 1).await?;
+        let answer = [h2::settings(&[]), h2::headers(1, true, &h2::section([(":status", "200")]))].concat();
+        h2::read_request(&mut first, 1).await?;
         first.write_all(&answer).await?;
-        headers_of(&mut first, 3).await?;
+        h2::read_request(&mut first, 3).await?;
         // The last stream that it has looked at is 1.
         first.write_all(&h2::frame(h2::kind::GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0])).await?;
         let (mut second, _) = listener.accept().await?;
-        headers_of(&mut second, 1).await?;
+        h2::read_request(&mut second, 1).await?;
         second.write_all(&answer).await?;
         Ok::<_, io::Error>((first, second))
     });
@@ -162,23 +162,6 @@ async fn a_post_that_a_pods_goaway_has_left_alone_is_sent_again() {
         assert_eq!(answer.expect("an answer").status, 200, "request {n}");
     }
     pod.await.expect("the pod does not panic").expect("both requests came");
-}
-
-/// Reads up to the request on this stream; on a new connection, says what a server says first.
-async fn headers_of(stream: &mut TcpStream, number: u32) -> io::Result<()> {
-    if number == 1 {
-        stream.read_exact(&mut [0; h2::PREFACE.len()]).await?;
-        stream.write_all(&h2::settings(&[])).await?;
-    }
-    loop {
-        let mut head = [0; 9];
-        stream.read_exact(&mut head).await?;
-        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
-        stream.read_exact(&mut payload).await?;
-        if head[3] == h2::kind::HEADERS && head[8] == u8::try_from(number).map_err(io::Error::other)? {
-            return Ok(());
-        }
-    }
 }
 
 /// What has begun at a pod stays there, even when the pod has left the manifests: only it can end that. New requests go
