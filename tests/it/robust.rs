@@ -119,7 +119,7 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     assert!(!tidegate.log().contains("panicked"), "{}", tidegate.log());
 }
 
-fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
+pub(crate) fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
     let range = |last| format!("{}/26", net.ip(last));
     let args = [
         "run",
@@ -144,14 +144,14 @@ fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
 }
 
 #[cfg(target_os = "linux")]
-fn resident_bytes(process: &Process) -> u64 {
+pub(crate) fn resident_bytes(process: &Process) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_bytes(_: &Process) -> u64 {
+pub(crate) fn resident_bytes(_: &Process) -> u64 {
     0
 }
 
