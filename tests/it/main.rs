@@ -12,6 +12,7 @@ mod never_drop;
 mod observe;
 mod policy;
 mod robust;
+mod robust_tls;
 mod services;
 mod soak;
 mod tidy;

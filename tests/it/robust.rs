@@ -16,7 +16,7 @@ use tidegate::{
     http::{HttpLimits, HttpStats, HttpWorker},
 };
 use tidegate_tests::{
-    Client, Net, PATIENCE, http_pod,
+    Client, Net, PATIENCE, h2, http_pod,
     load::{Load, Traffic},
     pod_manifest,
     process::Process,
@@ -30,10 +30,12 @@ use tokio::{
 };
 
 /// An Ingress whose pods have this long for an answer.
-fn ingress(name: &str, patience: Duration) -> String {
+fn ingress(name: &str, protocol: &str, patience: Duration) -> String {
     let seconds = patience.as_secs();
     format!(
         "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}, annotations: {{\
+         nginx.ingress.kubernetes.io/backend-protocol: {protocol}, \
+         nginx.ingress.kubernetes.io/proxy-connect-timeout: \"{seconds}\", \
          nginx.ingress.kubernetes.io/proxy-read-timeout: \"{seconds}\", \
          nginx.ingress.kubernetes.io/proxy-send-timeout: \"{seconds}\", \
          nginx.ingress.kubernetes.io/proxy-body-size: \"0\"}}}}\n\
@@ -66,7 +68,7 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     let directory = std::env::temp_dir().join(format!("tidegate-robust-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a temporary directory");
     let manifests =
-        pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web", MAX_WAIT);
+        pod_manifest("web", "web", net.ip(2)) + &service_manifest("web", "web", "") + &ingress("web", "HTTP", MAX_WAIT);
     fs::write(directory.join("main.yaml"), manifests).expect("it is written");
     let http = SocketAddr::new(net.ip(1), 8080);
     let tidegate = start(net, &directory, http);
@@ -117,7 +119,7 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     assert!(!tidegate.log().contains("panicked"), "{}", tidegate.log());
 }
 
-fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
+pub(crate) fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
     let range = |last| format!("{}/26", net.ip(last));
     let args = [
         "run",
@@ -142,14 +144,14 @@ fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
 }
 
 #[cfg(target_os = "linux")]
-fn resident_bytes(process: &Process) -> u64 {
+pub(crate) fn resident_bytes(process: &Process) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
     line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 #[cfg(not(target_os = "linux"))]
-fn resident_bytes(_: &Process) -> u64 {
+pub(crate) fn resident_bytes(_: &Process) -> u64 {
     0
 }
 
@@ -229,6 +231,8 @@ enum Pod {
     LargeHead,
     /// It reads nothing, not even the request.
     NeverReads,
+    /// It sends this before it has read anything, and closes.
+    Blurts(&'static str),
 }
 
 /// What the client sees.
@@ -240,42 +244,95 @@ enum Seen {
     BrokenOff,
 }
 
-/// Every way, with what the client sees and a word of what the log says.
-const HOSTILE: [(&str, Pod, Seen, &str); 14] = [
-    ("absent", Pod::Absent, Seen::Status(502), "could not be reached"),
-    ("hangs", Pod::Hangs, Seen::Status(504), "did not answer in time"),
-    ("resets", Pod::Resets, Seen::Status(502), "closed the connection"),
-    ("closes", Pod::Closes, Seen::Status(502), "closed the connection"),
-    ("garbage", Pod::Sends("\u{1}\u{2}garbage\r\n\r\n"), Seen::Status(502), "not HTTP"),
-    ("old-http", Pod::Sends("HTTP/0.9 200 OK\r\n\r\nx"), Seen::Status(502), "not HTTP"),
+/// SETTINGS, then `:status: 200` and `abc` on stream 1, which has no end.
+const HALF_A_STREAM: &str = "\0\0\0\x04\0\0\0\0\0\
+                             \0\0\x0d\x01\x04\0\0\0\x01\0\x07:status\x03200\
+                             \0\0\x03\0\0\0\0\0\x01abc";
+
+/// Every way, with the protocol that the pod should speak, what the client sees, and a word of what the log says.
+const HOSTILE: [(&str, &str, Pod, Seen, &str); 26] = [
+    ("absent", "HTTP", Pod::Absent, Seen::Status(502), "could not be reached"),
+    ("hangs", "HTTP", Pod::Hangs, Seen::Status(504), "did not answer in time"),
+    ("resets", "HTTP", Pod::Resets, Seen::Status(502), "closed the connection"),
+    ("closes", "HTTP", Pod::Closes, Seen::Status(502), "closed the connection"),
+    ("garbage", "HTTP", Pod::Sends("\u{1}\u{2}garbage\r\n\r\n"), Seen::Status(502), "not HTTP"),
+    ("old-http", "HTTP", Pod::Sends("HTTP/0.9 200 OK\r\n\r\nx"), Seen::Status(502), "not HTTP"),
     (
         "bad-length",
+        "HTTP",
         Pod::Sends("HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\nx"),
         Seen::Status(502),
         "bad Content-Length",
     ),
-    ("half-a-head", Pod::Sends("HTTP/1.1 200 OK\r\nContent-Le"), Seen::Status(502), "closed the connection"),
-    ("slow-head", Pod::SendsAndHangs("HTTP/1.1 200 OK\r\nContent-Le"), Seen::Status(504), "did not answer in time"),
-    ("large-head", Pod::LargeHead, Seen::Status(502), "too large a head"),
-    ("never-reads", Pod::NeverReads, Seen::Status(504), "did not answer in time"),
+    ("half-a-head", "HTTP", Pod::Sends("HTTP/1.1 200 OK\r\nContent-Le"), Seen::Status(502), "closed the connection"),
+    (
+        "slow-head",
+        "HTTP",
+        Pod::SendsAndHangs("HTTP/1.1 200 OK\r\nContent-Le"),
+        Seen::Status(504),
+        "did not answer in time",
+    ),
+    ("large-head", "HTTP", Pod::LargeHead, Seen::Status(502), "too large a head"),
+    ("never-reads", "HTTP", Pod::NeverReads, Seen::Status(504), "did not answer in time"),
     (
         "half-an-answer",
+        "HTTP",
         Pod::Sends("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"),
         Seen::BrokenOff,
         "broke off its answer",
     ),
     (
         "head-only",
+        "HTTP",
         Pod::Sends("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
         Seen::BrokenOff,
         "broke off its answer",
     ),
     (
         "falls-silent",
+        "HTTP",
         Pod::SendsAndHangs("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc"),
         Seen::BrokenOff,
         "fell silent",
     ),
+    ("grpc-absent", "GRPC", Pod::Absent, Seen::Status(502), "could not be reached"),
+    ("grpc-hangs", "GRPC", Pod::Hangs, Seen::Status(504), "did not answer in time"),
+    ("grpc-resets", "GRPC", Pod::Resets, Seen::Status(502), "closed the connection"),
+    ("grpc-closes", "GRPC", Pod::Closes, Seen::Status(502), "closed the connection"),
+    (
+        "grpc-speaks-http1",
+        "GRPC",
+        Pod::Sends("HTTP/1.1 400 Bad Request\r\n\r\n"),
+        Seen::Status(502),
+        "closed the connection",
+    ),
+    // RST_STREAM with INTERNAL_ERROR.
+    (
+        "grpc-resets-the-stream",
+        "GRPC",
+        Pod::SendsAndHangs("\0\0\0\x04\0\0\0\0\0\0\0\x04\x03\0\0\0\0\x01\0\0\0\x02"),
+        Seen::Status(502),
+        "internal error",
+    ),
+    // GOAWAY without a stream.
+    (
+        "grpc-says-goodbye",
+        "GRPC",
+        Pod::Sends("\0\0\0\x04\0\0\0\0\0\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0"),
+        Seen::Status(502),
+        "closed the connection",
+    ),
+    ("grpc-half-an-answer", "GRPC", Pod::Sends(HALF_A_STREAM), Seen::BrokenOff, "broke off its answer"),
+    ("grpc-falls-silent", "GRPC", Pod::SendsAndHangs(HALF_A_STREAM), Seen::BrokenOff, "fell silent"),
+    ("tls-absent", "HTTPS", Pod::Absent, Seen::Status(502), "could not be reached"),
+    (
+        "tls-speaks-plain",
+        "HTTPS",
+        Pod::Blurts("HTTP/1.1 400 Bad Request\r\n\r\n"),
+        Seen::Status(502),
+        "could not be reached",
+    ),
+    ("tls-hangs", "HTTPS", Pod::NeverReads, Seen::Status(502), "could not be reached"),
 ];
 
 /// Each gets the status that the table in `gateway/src/http/failure.rs` gives it, and a line in the log that names the pod;
@@ -290,16 +347,16 @@ fn pods_that_do_everything_wrong_are_named_and_harm_nobody_else() {
     LocalSet::new().block_on(&runtime, async {
         let net = Net::next();
         let good = http_pod("good", net.ip(2)).await;
-        let mut manifests = manifests("good", net.ip(2));
+        let mut manifests = manifests("good", "HTTP", net.ip(2));
         let mut addrs = Vec::new();
-        for (n, (name, pod, _, _)) in HOSTILE.iter().enumerate() {
+        for (n, (name, protocol, pod, _, _)) in HOSTILE.iter().enumerate() {
             let ip = net.ip(3 + u8::try_from(n).expect("few pods"));
-            manifests += &self::manifests(name, ip);
-            start_hostile(SocketAddr::new(ip, 8080), *pod).await;
+            manifests += &self::manifests(name, protocol, ip);
+            start_hostile(SocketAddr::new(ip, 8080), protocol, *pod).await;
             addrs.push(SocketAddr::new(ip, 8080));
         }
         let http = serve(net, &manifests);
-        for ((name, pod, expected, words), addr) in HOSTILE.iter().zip(addrs) {
+        for ((name, _, pod, expected, words), addr) in HOSTILE.iter().zip(addrs) {
             let seen = timeout(PATIENCE, ask(http, name, *pod))
                 .await
                 .unwrap_or_else(|_| panic!("{name} does not come to an end; log:\n{}", log.text()));
@@ -315,8 +372,8 @@ fn pods_that_do_everything_wrong_are_named_and_harm_nobody_else() {
     });
 }
 
-fn manifests(name: &str, ip: std::net::IpAddr) -> String {
-    pod_manifest(name, name, ip) + &service_manifest(name, name, "") + &ingress(name, Duration::from_secs(1))
+fn manifests(name: &str, protocol: &str, ip: std::net::IpAddr) -> String {
+    pod_manifest(name, name, ip) + &service_manifest(name, name, "") + &ingress(name, protocol, Duration::from_secs(1))
 }
 
 /// One worker on this thread, less patient than usual, and not short of words.
@@ -379,7 +436,7 @@ fn is_whole(text: &str) -> bool {
     }
 }
 
-async fn start_hostile(addr: SocketAddr, pod: Pod) {
+async fn start_hostile(addr: SocketAddr, protocol: &'static str, pod: Pod) {
     if pod == Pod::Absent {
         return;
     }
@@ -390,7 +447,7 @@ async fn start_hostile(addr: SocketAddr, pod: Pod) {
         while let Ok((stream, _)) = listener.accept().await {
             let silent = silent.clone();
             spawn_local(async move {
-                if let Ok(Some(stream)) = misbehave(stream, pod).await {
+                if let Ok(Some(stream)) = misbehave(stream, protocol, pod).await {
                     silent.borrow_mut().push(stream);
                 }
             });
@@ -399,19 +456,33 @@ async fn start_hostile(addr: SocketAddr, pod: Pod) {
 }
 
 /// Does its worst; a stream that comes back is to be kept open.
-async fn misbehave(mut stream: TcpStream, pod: Pod) -> io::Result<Option<TcpStream>> {
-    if pod == Pod::NeverReads {
-        return Ok(Some(stream));
+async fn misbehave(mut stream: TcpStream, protocol: &str, pod: Pod) -> io::Result<Option<TcpStream>> {
+    match pod {
+        Pod::NeverReads => return Ok(Some(stream)),
+        Pod::Blurts(bytes) => {
+            stream.write_all(bytes.as_bytes()).await?;
+            return Ok(None);
+        }
+        _ => {}
     }
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        head.push(stream.read_u8().await?);
+    if protocol == "GRPC" {
+        h2::read_request(&mut stream, 1).await?;
+    } else {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await?);
+        }
     }
     match pod {
-        Pod::Absent | Pod::NeverReads | Pod::Hangs => return Ok(Some(stream)),
+        Pod::Absent | Pod::NeverReads | Pod::Blurts(_) | Pod::Hangs => return Ok(Some(stream)),
         Pod::Resets => socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO))?,
         Pod::Closes => {}
-        Pod::Sends(bytes) => stream.write_all(bytes.as_bytes()).await?,
+        Pod::Sends(bytes) => {
+            stream.write_all(bytes.as_bytes()).await?;
+            // What it does not read any more would make a reset of the end.
+            stream.shutdown().await?;
+            return Ok(Some(stream));
+        }
         Pod::SendsAndHangs(bytes) => {
             stream.write_all(bytes.as_bytes()).await?;
             return Ok(Some(stream));

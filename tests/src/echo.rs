@@ -4,7 +4,7 @@ use std::{
     convert::Infallible,
     io,
     net::SocketAddr,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll, ready},
 };
@@ -21,6 +21,7 @@ use rustls::{ServerConfig, pki_types::PrivateKeyDer};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::watch,
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -30,7 +31,8 @@ use tokio_rustls::TlsAcceptor;
 pub struct Echo {
     /// Where it listens.
     pub addr: SocketAddr,
-    _tasks: JoinSet<()>,
+    leaving: watch::Sender<bool>,
+    tasks: JoinSet<()>,
 }
 
 impl Echo {
@@ -40,11 +42,24 @@ impl Echo {
     /// # Panics
     /// If the address cannot be bound.
     pub async fn grpc(name: &'static str, addr: SocketAddr) -> Self {
-        Self::start(addr, move |stream| async move {
+        Self::start(addr, move |stream, mut leaving| async move {
             let service = service_fn(move |request| async move { Ok::<_, Infallible>(answer(name, request)) });
-            drop(http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await);
+            let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+            let mut connection = pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => return,
+                _ = leaving.wait_for(|leaving| *leaving) => connection.as_mut().graceful_shutdown(),
+            }
+            drop(connection.await);
         })
         .await
+    }
+
+    /// Ends as a server does at SIGTERM: accepts nobody any more, says GOAWAY, and serves what is under way to its end. (Only
+    /// [`Self::grpc`] knows how to; for the others this waits until their clients end.)
+    pub async fn leave(mut self) {
+        self.leaving.send_replace(true);
+        while self.tasks.join_next().await.is_some() {}
     }
 
     /// The same behind TLS, with a certificate of its own making; HTTP/1.1 for clients that ask for it.
@@ -63,7 +78,7 @@ impl Echo {
             .expect("they belong together");
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let acceptor = TlsAcceptor::from(Arc::new(config));
-        Self::start(addr, move |stream| {
+        Self::start(addr, move |stream, _| {
             let acceptor = acceptor.clone();
             async move {
                 let Ok(stream) = acceptor.accept(stream).await else { return };
@@ -85,23 +100,31 @@ impl Echo {
     /// # Panics
     /// If the address cannot be bound.
     pub async fn web_socket(addr: SocketAddr) -> Self {
-        Self::start(addr, |stream| async { drop(web_socket(stream).await) }).await
+        Self::start(addr, |stream, _| async { drop(web_socket(stream).await) }).await
     }
 
-    async fn start<F>(addr: SocketAddr, serve: impl Fn(TcpStream) -> F + Send + 'static) -> Self
+    async fn start<F>(addr: SocketAddr, serve: impl Fn(TcpStream, watch::Receiver<bool>) -> F + Send + 'static) -> Self
     where
         F: Future<Output = ()> + Send + 'static,
     {
         let listener = TcpListener::bind(addr).await.expect("the address is free");
         let addr = listener.local_addr().expect("it is bound");
+        let (leaving, mut left) = watch::channel(false);
+        let theirs = left.clone();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
             let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(serve(stream));
+            loop {
+                tokio::select! {
+                    biased;
+                    Ok((stream, _)) = listener.accept() => connections.spawn(serve(stream, theirs.clone())),
+                    _ = left.wait_for(|leaving| *leaving) => break,
+                };
             }
+            drop(listener);
+            while connections.join_next().await.is_some() {}
         });
-        Self { addr, _tasks: tasks }
+        Self { addr, leaving, tasks }
     }
 }
 

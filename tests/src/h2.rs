@@ -256,6 +256,26 @@ fn huffman_digits(text: &[u8]) -> String {
     digits
 }
 
+/// As a server: reads up to the head of the request on this stream, which must have a small number. What comes before 1 is the
+/// preface.
+///
+/// # Errors
+/// If the connection ends before.
+pub async fn read_request(stream: &mut (impl AsyncReadExt + Unpin), number: u8) -> io::Result<()> {
+    if number == 1 {
+        stream.read_exact(&mut [0; PREFACE.len()]).await?;
+    }
+    loop {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await?;
+        let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];
+        stream.read_exact(&mut payload).await?;
+        if (head[3], &head[5..]) == (kind::HEADERS, &[0, 0, 0, number]) {
+            return Ok(());
+        }
+    }
+}
+
 /// Connects, says [`hello`] and `bytes`, and reads on while it still writes, until `is_it` has seen enough.
 ///
 /// # Errors

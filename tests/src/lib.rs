@@ -4,9 +4,12 @@
 pub mod client;
 pub mod echo;
 pub mod h2;
+pub mod http2;
 pub mod load;
 pub mod net;
 pub mod process;
+pub mod tls;
+pub mod web_socket;
 
 use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 

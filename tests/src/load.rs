@@ -1,7 +1,6 @@
 //! Continuous load: clients of every protocol that never pause for long, and count what failed. Nothing may.
 
 mod http2;
-mod tls;
 mod tunnel;
 
 use std::{
@@ -22,7 +21,11 @@ use tokio::{
     time::sleep,
 };
 
-use crate::{Client, PATIENCE, Response};
+use crate::{
+    Client, PATIENCE, Response,
+    http2::Failure,
+    tls::{HTTP1, HTTP2, Sessions},
+};
 
 /// Between two connections of one client: closed ones wait a minute in TIME_WAIT, and there are not so many ports.
 const CONNECT_PAUSE: Duration = Duration::from_millis(5);
@@ -36,10 +39,6 @@ const REQUESTS_A_CONNECTION: usize = 30;
 
 /// Messages on one stream or tunnel, for the same reason.
 const MESSAGES_A_STREAM: usize = 60;
-
-/// ALPN.
-const HTTP1: &str = "http/1.1";
-const HTTP2: &str = "h2";
 
 /// Failures kept as text; the rest is counted.
 const MAX_TOLD: usize = 10;
@@ -66,11 +65,22 @@ pub enum Traffic {
     GrpcStream {
         /// The `:authority` of the requests.
         host: &'static str,
+        /// Whether the first stream goes on to the end of the load.
+        lasting: bool,
     },
     /// A WebSocket, whose messages are echoed until the client closes it; then the next.
     WebSocket {
         /// The `Host` of the request.
         host: &'static str,
+        /// Whether the first one goes on to the end of the load.
+        lasting: bool,
+    },
+    /// The same on a stream of an HTTP/2 connection (RFC 8441).
+    Http2WebSocket {
+        /// The `:authority` of the request.
+        host: &'static str,
+        /// Whether the first one goes on to the end of the load.
+        lasting: bool,
     },
     /// A TCP connection to a Service with a few requests on it, which the client ends; then the next.
     Connection,
@@ -96,10 +106,21 @@ impl Traffic {
             Self::Http2 { .. } => "HTTP/2",
             Self::GrpcStream { .. } => "gRPC streams",
             Self::WebSocket { .. } => "WebSocket",
+            Self::Http2WebSocket { .. } => "WebSocket over HTTP/2",
             Self::Connection => "TCP connections",
             Self::Flow { .. } => "UDP flows",
             Self::Ready => "readiness probes",
             Self::Dns { .. } => "DNS",
+        }
+    }
+
+    /// Whether a client has one connection, unless the server ends it.
+    fn stays(&self) -> bool {
+        match self {
+            Self::Http1KeepAlive { .. } | Self::Http2 { .. } => true,
+            Self::GrpcStream { lasting, .. } | Self::WebSocket { lasting, .. } => *lasting,
+            Self::Http2WebSocket { lasting, .. } => *lasting,
+            Self::Http1New { .. } | Self::Connection | Self::Flow { .. } | Self::Ready | Self::Dns { .. } => false,
         }
     }
 }
@@ -130,6 +151,8 @@ impl From<SocketAddr> for Target {
 pub struct Load {
     shared: Arc<Shared>,
     clients: JoinSet<()>,
+    /// Of each kind.
+    clients_of_a_kind: usize,
 }
 
 #[derive(Debug)]
@@ -145,6 +168,7 @@ struct Tally {
     traffic: Traffic,
     target: Target,
     done: AtomicU64,
+    connected: AtomicU64,
 }
 
 impl Load {
@@ -155,7 +179,12 @@ impl Load {
     pub async fn start<T: Into<Target>>(traffic: impl IntoIterator<Item = (Traffic, T)>, clients: usize) -> Self {
         let tallies = traffic
             .into_iter()
-            .map(|(traffic, target)| Tally { traffic, target: target.into(), done: AtomicU64::new(0) })
+            .map(|(traffic, target)| Tally {
+                traffic,
+                target: target.into(),
+                done: AtomicU64::new(0),
+                connected: AtomicU64::new(0),
+            })
             .collect::<Vec<_>>();
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
@@ -163,7 +192,7 @@ impl Load {
             failed: AtomicU64::new(0),
             told: Mutex::default(),
         });
-        let mut load = Self { shared, clients: JoinSet::new() };
+        let mut load = Self { shared, clients: JoinSet::new(), clients_of_a_kind: clients };
         for number in 0..load.shared.tallies.len() {
             for _ in 0..clients {
                 load.clients.spawn(run(load.shared.clone(), number));
@@ -187,6 +216,17 @@ impl Load {
         };
         if tokio::time::timeout(PATIENCE, reached).await.is_err() {
             panic!("the load makes no progress: {}", self.shared.report());
+        }
+    }
+
+    /// No client that keeps its connection was made to open another one, not even by a polite goodbye.
+    ///
+    /// # Panics
+    /// If one was.
+    pub fn assert_nobody_reconnected(&self) {
+        for tally in self.shared.tallies.iter().filter(|tally| tally.traffic.stays()) {
+            let connected = tally.connected.load(Ordering::Relaxed);
+            assert_eq!(connected, self.clients_of_a_kind as u64, "{:?} {:?}", tally.traffic, tally.target);
         }
     }
 
@@ -219,7 +259,8 @@ impl Shared {
     fn report(&self) -> String {
         let mut report = String::new();
         for tally in &self.tallies {
-            write!(report, "{}: {}; ", tally.traffic.name(), tally.done()).expect("text can be written");
+            let tls = if tally.target.tls.is_some() { " over TLS" } else { "" };
+            write!(report, "{}{tls}: {}; ", tally.traffic.name(), tally.done()).expect("text can be written");
         }
         report + &format!("failed: {}", self.failed.load(Ordering::Relaxed))
     }
@@ -234,6 +275,8 @@ impl Shared {
 struct Worker {
     shared: Arc<Shared>,
     number: usize,
+    http1: Sessions,
+    http2: Sessions,
 }
 
 impl Worker {
@@ -245,25 +288,28 @@ impl Worker {
         !self.shared.stop.load(Ordering::Relaxed)
     }
 
+    /// The numbers of the messages on one stream, until it is time to end it.
+    fn messages(&self, lasting: bool) -> impl Iterator<Item = usize> {
+        (0..).take_while(move |n| self.goes_on() && (lasting || *n < MESSAGES_A_STREAM))
+    }
+
     /// Something was served.
     fn done(&self) {
         self.shared.tallies[self.number].done.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Why a client was not served, for people.
-type Failure = String;
-
 async fn run(shared: Arc<Shared>, number: usize) {
-    let worker = Worker { shared, number };
+    let worker = Worker { shared, number, http1: Sessions::new(HTTP1), http2: Sessions::new(HTTP2) };
     let traffic = worker.shared.tallies[number].traffic.clone();
     while worker.goes_on() {
         let result = match traffic {
             Traffic::Http1New { host } => one_request(&worker, host).await,
             Traffic::Http1KeepAlive { host } => keep_alive(&worker, host, usize::MAX).await,
             Traffic::Http2 { host } => http2::requests(&worker, host).await,
-            Traffic::GrpcStream { host } => http2::streams(&worker, host).await,
-            Traffic::WebSocket { host } => tunnel::web_socket(&worker, host).await,
+            Traffic::GrpcStream { host, lasting } => http2::streams(&worker, host, lasting).await,
+            Traffic::WebSocket { host, lasting } => tunnel::web_socket(&worker, host, lasting).await,
+            Traffic::Http2WebSocket { host, lasting } => http2::web_socket(&worker, host, lasting).await,
             Traffic::Connection => keep_alive(&worker, "pod", REQUESTS_A_CONNECTION).await,
             Traffic::Flow { same_pod } => flow(&worker, same_pod).await,
             Traffic::Ready => ready(&worker).await,
@@ -281,7 +327,7 @@ async fn run(shared: Arc<Shared>, number: usize) {
 }
 
 async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     check(&response)?;
@@ -290,7 +336,7 @@ async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
 }
 
 async fn ready(worker: &Worker) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\n\r\n", worker.addr());
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     if response.status != 200 {
@@ -302,7 +348,7 @@ async fn ready(worker: &Worker) -> Result<(), Failure> {
 
 /// As many requests as the server allows on one connection, at most `limit`.
 async fn keep_alive(worker: &Worker, host: &str, limit: usize) -> Result<(), Failure> {
-    let mut client = connect(worker, HTTP1).await?;
+    let mut client = connect(worker, &worker.http1).await?;
     let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
     let mut count = 0;
     while worker.goes_on() && count < limit {
@@ -323,12 +369,14 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-async fn connect(worker: &Worker, alpn: &str) -> Result<Client<Box<dyn Stream>>, Failure> {
+async fn connect(worker: &Worker, sessions: &Sessions) -> Result<Client<Box<dyn Stream>>, Failure> {
     let client = Client::try_connect(worker.addr()).await.map_err(|error| format!("cannot connect: {error}"))?;
-    let Some(host) = worker.shared.tallies[worker.number].target.tls else {
+    let tally = &worker.shared.tallies[worker.number];
+    tally.connected.fetch_add(1, Ordering::Relaxed);
+    let Some(host) = tally.target.tls else {
         return Ok(Client::new(Box::new(client.stream)));
     };
-    let stream = within(PATIENCE, tls::handshake(client.stream, host, alpn)).await?;
+    let stream = within(PATIENCE, sessions.handshake(client.stream, host)).await?;
     Ok(Client::new(Box::new(stream.map_err(|error| format!("no TLS: {error}"))?)))
 }
 

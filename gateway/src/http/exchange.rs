@@ -207,7 +207,7 @@ async fn ask_http2(trip: &Trip<'_>, endpoint: EndpointIndex) -> Result<Response<
                 fresh = true;
             }
             Some(Err(StreamError { error, sent })) => {
-                return Err(trip.unanswered(endpoint, Some(Broken::Closed(Some(io::Error::other(error)))), sent));
+                return Err(trip.unanswered(endpoint, Some(Broken::Closed(error)), sent));
             }
             None => return Err(trip.unanswered(endpoint, None, true)),
         }

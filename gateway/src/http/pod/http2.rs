@@ -1,7 +1,7 @@
 //! HTTP/2 with a pod: one connection carries many requests. hyper speaks it; here is who uses which connection.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     error::Error,
     io,
     rc::Rc,
@@ -58,6 +58,8 @@ pub(crate) struct Http2Connection {
     streams: Rc<Cell<u32>>,
     /// Nobody has used it since the last sweep.
     idle: Rc<Cell<bool>>,
+    /// What it failed of, once it has.
+    fate: Rc<OnceCell<String>>,
 }
 
 impl Http2Connection {
@@ -72,9 +74,15 @@ impl Http2Connection {
             .keep_alive_interval(limits.h2_ping)
             .keep_alive_timeout(limits.h2_ping);
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await.map_err(io::Error::other)?;
-        // Its errors reach whoever waits for an answer; without one, they concern nobody.
-        tokio::task::spawn_local(async { drop(connection.await) });
-        Ok(Self { sender, streams: Rc::default(), idle: Rc::default() })
+        let fate = Rc::<OnceCell<String>>::default();
+        let told = fate.clone();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = connection.await {
+                // It ends once.
+                drop(told.set(with_reasons(&error)));
+            }
+        });
+        Ok(Self { sender, streams: Rc::default(), idle: Rc::default(), fate })
     }
 
     /// Sends a request and waits for the head of its answer.
@@ -83,17 +91,40 @@ impl Http2Connection {
         self.idle.set(false);
         let stream = Stream(self.streams.clone());
         if let Err(error) = self.sender.ready().await {
-            return Err(StreamError { error, sent: false });
+            return Err(StreamError { error: self.reason(&error), sent: false });
         }
         match self.sender.try_send_request(request).await {
             Ok(response) => Ok((response, stream)),
             Err(mut error) => {
                 let sent = error.take_message().is_none();
                 let error = error.into_error();
-                Err(StreamError { sent: sent && !is_refused(&error), error })
+                Err(StreamError { sent: sent && !is_untouched(&error), error: self.reason(&error) })
             }
         }
     }
+
+    /// Why there is no answer. A request that finds the connection gone is only told that it was cancelled: why it went, the
+    /// connection knows.
+    fn reason(&self, error: &hyper::Error) -> Option<io::Error> {
+        let reason = match self.fate.get() {
+            Some(fate) => fate.clone(),
+            None if error.is_canceled() || error.is_closed() => return None,
+            None => with_reasons(error),
+        };
+        Some(io::Error::other(reason))
+    }
+}
+
+/// An error and what caused it: hyper's own words are never more than "http2 error".
+fn with_reasons(error: &hyper::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
 }
 
 /// A stream in the books of its connection.
@@ -109,17 +140,19 @@ impl Drop for Stream {
 /// Why there is no answer.
 #[derive(Debug)]
 pub(crate) struct StreamError {
-    pub(crate) error: hyper::Error,
+    /// Nothing if the pod just closed the connection.
+    pub(crate) error: Option<io::Error>,
     /// Whether the pod may have done something with the request.
     pub(crate) sent: bool,
 }
 
-/// Whether the pod says that it has not looked at the request (RFC 9113 8.7).
-fn is_refused(error: &hyper::Error) -> bool {
+/// Whether the pod says that it has not looked at the request (RFC 9113 8.7): it has refused the stream, or its GOAWAY names an
+/// earlier one as the last. (h2 gives the error of a GOAWAY to the streams above that one, and to no other.)
+fn is_untouched(error: &hyper::Error) -> bool {
     let mut source = error.source();
     while let Some(error) = source {
         if let Some(error) = error.downcast_ref::<h2::Error>() {
-            return error.is_remote() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+            return error.is_remote() && (error.is_go_away() || error.reason() == Some(h2::Reason::REFUSED_STREAM));
         }
         source = error.source();
     }
