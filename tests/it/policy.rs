@@ -3,6 +3,10 @@
 //! That they are read rightly is tested in `gateway/src/compile/annotations/tests.rs`, how they concern each other in
 //! `gateway/src/compile/ingress/tests.rs`. The numbers are those of the list of traps in ingress-nginx's behaviour.
 
+mod retries;
+mod scripted;
+mod times;
+
 use serde_json::Value;
 use tidegate::pod::Pod;
 use tidegate_tests::{Bed, Client, Net, Response, http_pod, pod_manifest, service_manifest};
