@@ -82,7 +82,7 @@ async fn conditions_tries_and_methods() {
 async fn a_pod_that_cannot_be_reached_is_passed_over() {
     let manifests = [
         ingress("default", "default.com", &[], ROOT),
-        ingress("off", "off.com", &[("proxy-next-upstream", "off")], ROOT),
+        ingress("never", "never.com", &[("proxy-next-upstream", "off")], ROOT),
     ];
     let (bed, bad, _good) = bed_of_two(&manifests).await;
     drop(bad);
@@ -91,14 +91,15 @@ async fn a_pod_that_cannot_be_reached_is_passed_over() {
         tokio::task::yield_now().await;
     }
     assert_eq!(two(&bed, "default.com", "POST", "/").await, [200, 200]);
-    assert_eq!(two(&bed, "off.com", "POST", "/").await, [200, 502]);
+    assert_eq!(two(&bed, "never.com", "POST", "/").await, [200, 502]);
 }
 
 /// Every worker may repeat thirty requests of a rule within ten seconds, and beyond that a share of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_budget_is_the_rules() {
     let budget = |value| [("tidegate.io/retry-budget", value)];
-    let manifests = [ingress("none", "none.com", &budget("0%"), ROOT), ingress("all", "all.com", &budget("100%"), ROOT)];
+    let manifests =
+        [ingress("none", "none.com", &budget("0%"), ROOT), ingress("all", "all.com", &budget("100%"), ROOT)];
     let (bed, _bad, _good) = bed_of_two(&manifests).await;
     let failed = async |host: &str| {
         let mut client = Client::connect(bed.app.http()).await;

@@ -173,7 +173,8 @@ async fn sizes_of_contents() {
     }
     assert_eq!(pods[0].requests(), 3, "what is too large goes to no pod");
     let chunks = format!("800\r\n{}\r\n", "x".repeat(0x800)).repeat(3);
-    let chunked = format!("POST /echo HTTP/1.1\r\nHost: small.com\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
+    let chunked =
+        format!("POST /echo HTTP/1.1\r\nHost: small.com\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
     let response = Client::connect(bed.app.http()).await.ask(&chunked).await.expect("an answer");
     assert_eq!(response.status, 413, "it is found out on the way, too");
 }
