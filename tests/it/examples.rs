@@ -27,8 +27,8 @@ use tidegate_tests::{PATIENCE, process::program};
 const TOOLS: [&str; 3] = ["curl", "dig", "python3"];
 
 /// The addresses of `tidegate demo` as they are written; the test lets the system choose the ports.
-const WRITTEN: [(&str, &str); 3] =
-    [("http", "127.0.0.1:8080"), ("admin", "127.0.0.1:9901"), ("dns", "127.0.0.1:10053")];
+const WRITTEN: [(&str, &str); 4] =
+    [("http", "127.0.0.1:8080"), ("https", "127.0.0.1:8443"), ("admin", "127.0.0.1:9901"), ("dns", "127.0.0.1:10053")];
 
 #[test]
 fn every_example_loads_without_a_finding() {

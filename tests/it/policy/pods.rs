@@ -88,6 +88,28 @@ async fn connections_are_kept_unless_they_are_not_to_be() {
     }
 }
 
+/// Who waits for a connection to a pod is counted; beyond the limit of the Service the answer is 503 at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_keeps_too_many_waiting() {
+    let net = Net::next();
+    // It takes the connection, and never answers the handshake.
+    let pod = Scripted::start(net.ip(2)).await;
+    let service = service_manifest("web", "web", "")
+        .replace("{name: web}", "{name: web, annotations: {tidegate.io/max-pending: '1'}}");
+    let patient = [("backend-protocol", "HTTPS"), ("proxy-connect-timeout", "30")];
+    let manifests = [pod_manifest("web", "web", net.ip(2)) + &service, ingress("a", "a.com", &patient, ROOT)];
+    let bed = Bed::start(net, &manifests.concat()).await;
+    let http = bed.app.http();
+    let waiting = tokio::spawn(async move { Client::connect(http).await.get("a.com", "/").await.status });
+    while pod.connections() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let response = bed.get("a.com", "/").await;
+    assert_eq!(response.status, 503, "{}", response.text());
+    assert!(!waiting.is_finished());
+    waiting.abort();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn protocols() {
     let net = Net::next();
