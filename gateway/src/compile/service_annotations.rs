@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
-use tidegate_crd::core::Service;
+use tidegate_crd::{core::Service, suggest};
 use tidegate_l4::{
     model::{Balance, ConnectionOptions, ProxyProtocol},
     policy::{Ejection, EndpointPolicy, Probe, Question},
 };
 
-use super::finding::Report;
+use super::{annotations, finding::Report};
 
 /// The prefix of our own annotations.
 const PREFIX: &str = "tidegate.io/";
@@ -44,13 +44,18 @@ impl ServiceOptions {
                     }
                 }
                 None => {
-                    let names: Vec<String> = ROWS.iter().map(|row| format!("{PREFIX}{}", row.name)).collect();
-                    report.warning(
-                        "UnknownAnnotation",
-                        &field,
-                        format!("there is no annotation {name}."),
-                        format!("Those of a Service are {}.", names.join(", ")),
-                    );
+                    let meant = suggest::nearest(short, ROWS.iter().map(|row| row.name));
+                    let fix = match meant {
+                        _ if annotations::is_own(short) => {
+                            "Write it on the Ingress instead: it is one of an Ingress.".to_owned()
+                        }
+                        Some(meant) => format!("Did you mean {PREFIX}{meant}?"),
+                        None => {
+                            let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+                            format!("Those of a Service are {PREFIX}… {}.", names.join(", "))
+                        }
+                    };
+                    report.warning("UnknownAnnotation", &field, format!("there is no annotation {name}."), fix);
                 }
             }
         }
@@ -300,6 +305,11 @@ const ROWS: &[Row] = &[
         },
     },
 ];
+
+/// Whether there is one of this name, without the prefix.
+pub(crate) fn has(name: &str) -> bool {
+    ROWS.iter().any(|row| row.name == name)
+}
 
 /// Names and meanings, for the page.
 #[cfg(test)]
