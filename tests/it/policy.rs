@@ -40,6 +40,9 @@ fn ingress(name: &str, host: &str, annotations: &[(&str, &str)], paths: &[(&str,
     )
 }
 
+/// Names without ingress-nginx's prefix, and values.
+type Annotations<'a> = Vec<(&'a str, &'a str)>;
+
 const ROOT: &[(&str, &str, &str)] = &[("/", "Prefix", "web")];
 const SPECIFIC: &str = "ImplementationSpecific";
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    annotations::{PREFIX, annotation_field},
     annotations::{AuthTlsOptions, ProxySslOptions, TlsOptions},
+    annotations::{PREFIX, annotation_field},
     finding::Report,
     objects::Name,
     settings::Settings,

@@ -31,7 +31,7 @@ async fn two(bed: &Bed, host: &str, method: &str, path: &str) -> [u16; 2] {
 async fn conditions_tries_and_methods() {
     let next = |value: &'static str| vec![("proxy-next-upstream", value)];
     let (default, quick) = (vec![], ("proxy-read-timeout", "1"));
-    let cases: &[(Vec<(&str, &str)>, &str, &str, u16)] = &[
+    let cases: &[(Annotations<'_>, &str, &str, u16)] = &[
         (default.clone(), "GET", "/closes", 200),
         (default.clone(), "PUT", "/closes", 200),
         // It might do harm to say it twice (RFC 9110 9.2.2).

@@ -98,7 +98,7 @@ async fn client_certificates() {
         [clients.leaf(&["alice"]), clients.leaf(&["mallory"]), others.leaf(&["alice"]), between.leaf(&["alice"])];
     let [alice, mallory, foreign, distant] = shown.each_ref().map(Some);
     let secret = ("auth-tls-secret", "default/clients");
-    let cases: &[(&str, Vec<(&str, &str)>, Option<&Pair>, u16)] = &[
+    let cases: &[(&str, Annotations<'_>, Option<&Pair>, u16)] = &[
         ("on", vec![secret], alice, 200),
         ("on", vec![secret], None, 400),
         ("on", vec![secret], foreign, 400),
@@ -205,7 +205,7 @@ async fn pods_that_speak_tls() {
     let (verify, name) = (("proxy-ssl-verify", "on"), ("proxy-ssl-name", "web.internal"));
     let tls12 = ("proxy-ssl-protocols", "TLSv1.2");
     let chacha = ("proxy-ssl-ciphers", "ECDHE-ECDSA-CHACHA20-POLY1305");
-    let cases: &[(&str, Vec<(&str, &str)>, u16, &str)] = &[
+    let cases: &[(&str, Annotations<'_>, u16, &str)] = &[
         ("near", vec![secret], 200, "sni=none version=TLSv1_3"),
         ("near", vec![secret, verify, name], 200, "certificate=true"),
         ("near", vec![secret, verify, ("proxy-ssl-name", "other.internal")], 502, ""),

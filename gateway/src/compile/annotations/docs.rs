@@ -1,13 +1,6 @@
 //! `docs/annotations.md`, made of the rows; and that each of them is shown in an example and tested over real sockets.
 
-use std::{
-    collections::BTreeMap,
-    fmt::Write,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use tidegate_crd::Object;
+use std::{collections::BTreeMap, fmt::Write};
 
 use super::{FAMILIES, OWN_PREFIX, Row, Scope, Support};
 use crate::compile::service_annotations;
@@ -83,72 +76,84 @@ fn doc(row: &Row) -> String {
     }
 }
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        path::{Path, PathBuf},
+    };
 
-fn examples() -> Examples {
-    let mut examples = Examples::new();
-    let files = fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
-    let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
-    files.sort();
-    for path in files {
-        for document in tidegate_crd::yaml::parse(&path, &fs::read_to_string(&path).unwrap()).documents {
-            let annotations = match document.object {
-                Object::Ingress(ingress) => ingress.metadata.annotations,
-                Object::Service(service) => service.metadata.annotations,
-                _ => None,
-            };
-            for name in annotations.unwrap_or_default().into_keys() {
-                examples.entry(name).or_insert_with(|| path.file_name().unwrap().to_string_lossy().into_owned());
+    use tidegate_crd::Object;
+
+    use super::*;
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    fn examples() -> Examples {
+        let mut examples = Examples::new();
+        let files = fs::read_dir(root().join("examples")).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<PathBuf> = files.filter(|path| path.extension().is_some_and(|end| end == "yaml")).collect();
+        files.sort();
+        for path in files {
+            for document in tidegate_crd::yaml::parse(&path, &fs::read_to_string(&path).unwrap()).documents {
+                let annotations = match document.object {
+                    Object::Ingress(ingress) => ingress.metadata.annotations,
+                    Object::Service(service) => service.metadata.annotations,
+                    _ => None,
+                };
+                for name in annotations.unwrap_or_default().into_keys() {
+                    examples.entry(name).or_insert_with(|| path.file_name().unwrap().to_string_lossy().into_owned());
+                }
             }
         }
+        examples
     }
-    examples
-}
 
-/// The text of every test over real sockets.
-fn tests() -> String {
-    let (mut text, mut waiting) = (String::new(), vec![root().join("tests/it")]);
-    while let Some(path) = waiting.pop() {
-        if path.is_dir() {
-            waiting.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
-        } else if path.extension().is_some_and(|end| end == "rs") {
-            text += &fs::read_to_string(path).unwrap();
+    /// The text of every test over real sockets.
+    fn tests() -> String {
+        let (mut text, mut waiting) = (String::new(), vec![root().join("tests/it")]);
+        while let Some(path) = waiting.pop() {
+            if path.is_dir() {
+                waiting.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                text += &fs::read_to_string(path).unwrap();
+            }
         }
+        text
     }
-    text
-}
 
-/// Set it to write the page instead of comparing.
-const WRITE: &str = "TIDEGATE_WRITE_DOCS";
+    /// Set it to write the page instead of comparing.
+    const WRITE: &str = "TIDEGATE_WRITE_DOCS";
 
-#[test]
-fn the_page_is_what_the_rows_say_and_each_has_an_example() {
-    let path = root().join("docs/annotations.md");
-    let (page, without) = page(&examples());
-    if std::env::var_os(WRITE).is_some() {
-        fs::write(&path, &page).unwrap();
+    #[test]
+    fn the_page_is_what_the_rows_say_and_each_has_an_example() {
+        let path = root().join("docs/annotations.md");
+        let (page, without) = page(&examples());
+        if std::env::var_os(WRITE).is_some() {
+            fs::write(&path, &page).unwrap();
+        }
+        let written = fs::read_to_string(&path).unwrap_or_default();
+        assert!(
+            written == page,
+            "docs/annotations.md is stale: run `{WRITE}=1 cargo test -p tidegate --lib annotations::docs`"
+        );
+        assert_eq!(without, [""; 0], "no manifest in examples/ shows them");
     }
-    let written = fs::read_to_string(&path).unwrap_or_default();
-    assert!(
-        written == page,
-        "docs/annotations.md is stale: run `{WRITE}=1 cargo test -p tidegate --lib annotations::docs`"
-    );
-    assert_eq!(without, [""; 0], "no manifest in examples/ shows them");
-}
 
-#[test]
-fn each_row_has_a_test_over_real_sockets() {
-    let tests = tests();
-    let rows =
-        FAMILIES.iter().flat_map(|(_, prefix, rows)| rows.iter().map(move |row| format!("{prefix}{}", row.name)));
-    let rows = rows.chain(service_annotations::docs().map(|(name, _)| format!("{OWN_PREFIX}{name}")));
-    // In quotes, with the prefix or without; or as YAML.
-    let is_named = |row: &String| {
-        let short = row.rsplit('/').next().unwrap();
-        [format!("\"{short}\""), format!("{row}\""), format!("{row}:")].iter().any(|name| tests.contains(name))
-    };
-    let without: Vec<String> = rows.filter(|row| !is_named(row)).collect();
-    assert_eq!(without, [""; 0], "no test in tests/it has them");
+    #[test]
+    fn each_row_has_a_test_over_real_sockets() {
+        let tests = tests();
+        let rows =
+            FAMILIES.iter().flat_map(|(_, prefix, rows)| rows.iter().map(move |row| format!("{prefix}{}", row.name)));
+        let rows = rows.chain(service_annotations::docs().map(|(name, _)| format!("{OWN_PREFIX}{name}")));
+        // In quotes, with the prefix or without; or as YAML.
+        let is_named = |row: &String| {
+            let short = row.rsplit('/').next().unwrap();
+            [format!("\"{short}\""), format!("{row}\""), format!("{row}:")].iter().any(|name| tests.contains(name))
+        };
+        let without: Vec<String> = rows.filter(|row| !is_named(row)).collect();
+        assert_eq!(without, [""; 0], "no test in tests/it has them");
+    }
 }
