@@ -296,6 +296,21 @@ async fn a_pod_that_is_well_again_must_say_so_often_enough() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_must_come_in_time_and_one_bad_one_may_be_enough() {
+    let net = Net::next();
+    let (_pods, manifests) = pods(net, &["a"]).await;
+    let slow = "tidegate.io/health-check: '/?delay=400ms', tidegate.io/health-check-unhealthy: '1'";
+    let bed = Bed::start(net, &(manifests.clone() + &web(slow))).await;
+    until_verdict(&bed, 2, Verdict::Passing).await;
+    let begun = Instant::now();
+    let impatient = format!("{slow}, tidegate.io/health-check-timeout: 100ms");
+    bed.apply("main.yaml", &(manifests + &web(&impatient))).await;
+    until_verdict(&bed, 2, Verdict::Failing).await;
+    // The next question would come after 10 s, and by default it takes three.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_that_is_changed_or_removed_is_forgotten() {
     let net = Net::next();
     let (_pods, manifests) = pods(net, &["a", "b"]).await;
