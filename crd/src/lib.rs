@@ -36,7 +36,7 @@ mod origin;
 mod problem;
 mod scalar;
 mod split;
-mod suggest;
+pub mod suggest;
 mod tree;
 
 pub use object::{Kind, Object, ObjectRef};

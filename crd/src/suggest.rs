@@ -4,7 +4,7 @@
 const LONGEST_WORD: usize = 64;
 
 /// The candidate that differs only in case, or by at most two letters (one letter in short words).
-pub(crate) fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(word: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     if word.len() > LONGEST_WORD {
         return None;
     }

@@ -32,6 +32,14 @@ pub fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
+/// The key of a client, which [`Balance::Hash`] goes by where nothing else is asked for.
+pub fn client_key(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => hash_key(&ip.octets()),
+        IpAddr::V6(ip) => hash_key(&ip.octets()),
+    }
+}
+
 /// Position of an endpoint in its [`EndpointSet`]. Planes may keep arrays of their own under it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EndpointIndex(pub usize);
@@ -115,7 +123,7 @@ impl EndpointSet {
     /// when it cannot be reached. Each endpoint comes once.
     pub fn candidates(&self, client: Client) -> Candidates<'_> {
         let Some((_, timeout)) = &self.affinity else {
-            let key = (self.balance == Balance::Hash).then(|| key_of(client.ip));
+            let key = (self.balance == Balance::Hash).then(|| client_key(client.ip));
             return self.order(self.balance, key, client.now);
         };
         let epoch = client.now.0 / (timeout.as_millis() as u64).max(1);
@@ -295,13 +303,6 @@ fn weight_totals(endpoints: &[Endpoint]) -> Box<[u64]> {
         total
     };
     endpoints.iter().map(|e| add(e.weight)).collect()
-}
-
-fn key_of(ip: IpAddr) -> u64 {
-    match ip {
-        IpAddr::V4(ip) => hash_key(&ip.octets()),
-        IpAddr::V6(ip) => hash_key(&ip.octets()),
-    }
 }
 
 #[cfg(test)]

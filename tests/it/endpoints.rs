@@ -9,7 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use tidegate::snapshot::Snapshot;
@@ -24,7 +24,7 @@ use tidegate_tests::{
     http_pod, pod_manifest, service_manifest,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::TcpListener,
 };
 
@@ -204,6 +204,28 @@ async fn without_a_word_nobody_is_ejected() {
     assert!(set.state(at(&set, net, 3)).connect_failures() >= 10, "each turn tried it, and then the other");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_than_a_share_is_ejected() {
+    for (share, expected) in [("25%", 1), ("50%", 2), ("100%", 3)] {
+        let net = Net::next();
+        let (_pods, manifests) = pods(net, &["a"]).await;
+        // Nobody listens there.
+        let gone: String = (3..6).map(|last| pod_manifest(&format!("gone-{last}"), "web", net.ip(last))).collect();
+        let annotations = format!(
+            "tidegate.io/max-failures: '1', tidegate.io/max-ejected: {share}, tidegate.io/balance: round-robin"
+        );
+        let bed = Bed::start(net, &(manifests + &gone + &web(&annotations))).await;
+        for _ in 0..40 {
+            // Three tries may all meet who is gone.
+            drop(hit(bed.cluster_addr("web")).await);
+        }
+        let set = set(&bed.snapshot());
+        let ejected =
+            (3..6).filter(|&last| matches!(set.standing(at(&set, net, last), now()), Standing::Ejected { .. }));
+        assert_eq!(ejected.count(), expected, "{share}");
+    }
+}
+
 // --- slow start ---
 
 #[tokio::test(flavor = "multi_thread")]
@@ -259,6 +281,36 @@ async fn a_pod_that_fails_its_check_gets_neither_connections_nor_requests_until_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_is_well_again_must_say_so_often_enough() {
+    let net = Net::next();
+    let is_well = Arc::new(AtomicBool::new(false));
+    moody_pod("a", SocketAddr::new(net.ip(2), 8080), is_well.clone()).await.unwrap();
+    let check = "tidegate.io/health-check: /healthz, tidegate.io/health-check-interval: 200ms, tidegate.io/health-check-timeout: 5s, tidegate.io/health-check-unhealthy: '1', tidegate.io/health-check-healthy: '4'";
+    let bed = Bed::start(net, &(pods_manifests(net, 1) + &web(check))).await;
+    until_verdict(&bed, 2, Verdict::Failing).await;
+    is_well.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    until_verdict(&bed, 2, Verdict::Passing).await;
+    // From the first good answer to the fourth.
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_must_come_in_time_and_one_bad_one_may_be_enough() {
+    let net = Net::next();
+    let (_pods, manifests) = pods(net, &["a"]).await;
+    let slow = "tidegate.io/health-check: '/?delay=400ms', tidegate.io/health-check-unhealthy: '1'";
+    let bed = Bed::start(net, &(manifests.clone() + &web(slow))).await;
+    until_verdict(&bed, 2, Verdict::Passing).await;
+    let begun = Instant::now();
+    let impatient = format!("{slow}, tidegate.io/health-check-timeout: 100ms");
+    bed.apply("main.yaml", &(manifests + &web(&impatient))).await;
+    until_verdict(&bed, 2, Verdict::Failing).await;
+    // The next question would come after 10 s, and by default it takes three.
+    assert!(begun.elapsed() < Duration::from_secs(9), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_that_is_changed_or_removed_is_forgotten() {
     let net = Net::next();
     let (_pods, manifests) = pods(net, &["a", "b"]).await;
@@ -294,6 +346,22 @@ async fn what_cannot_be_checked_is_a_finding() {
 }
 
 // --- limits ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_on_which_nothing_moves_is_closed_if_that_is_asked_for() {
+    let net = Net::next();
+    let (_pods, manifests) = pods(net, &["a"]).await;
+    let bed = Bed::start(net, &(manifests.clone() + &web("tidegate.io/idle-timeout: 500ms"))).await;
+    let mut client = Client::connect(bed.cluster_addr("web")).await;
+    assert_eq!(client.get("x", "/").await.status, 200);
+    let end = tokio::time::timeout(PATIENCE, client.stream.read(&mut [0])).await.expect("it ends");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+    bed.apply("main.yaml", &(manifests + &web(""))).await;
+    let mut client = Client::connect(bed.cluster_addr("web")).await;
+    assert_eq!(client.get("x", "/").await.status, 200);
+    let waits = tokio::time::timeout(Duration::from_millis(1_500), client.stream.read(&mut [0])).await;
+    assert!(waits.is_err(), "nobody asked for it: {waits:?}");
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_comes_when_a_service_is_full_is_reset_on_every_worker() {

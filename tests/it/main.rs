@@ -2,6 +2,7 @@
 
 mod broken;
 mod dns;
+mod docs;
 mod endpoints;
 mod examples;
 mod explain;

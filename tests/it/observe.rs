@@ -118,6 +118,26 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
     assert_eq!((&lost["failure"], &lost["host"]), (&"no_rule".into(), &"other.com".into()));
 }
 
+#[tokio::test]
+async fn an_ingress_may_be_silent() {
+    let net = Net::next();
+    let directory = Directory::new(net);
+    let path = directory.file("access.log");
+    let _pod = http_pod("web-0", net.ip(2)).await;
+    let bed = start(net, &path, "$host$request_uri").await;
+    let silent = manifests(net).split("---\n").last().expect("the Ingress").replace("web.com", "silent.com").replace(
+        "{name: web}",
+        &format!("{{name: quiet, annotations: {{nginx.ingress.kubernetes.io/{}: 'false'}}}}", "enable-access-log"),
+    );
+    bed.apply("silent.yaml", &silent).await;
+    // One connection, and so one worker, whose lines are in order.
+    let mut client = Client::connect(bed.app.http()).await;
+    for (host, target) in [("silent.com", "/1"), ("web.com", "/2"), ("silent.com", "/3"), ("web.com", "/4")] {
+        assert_eq!(client.get(host, target).await.status, 200);
+    }
+    assert_eq!(lines(&bed, &path, 2).await, ["web.com/2", "web.com/4"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn under_load_no_line_and_no_count_is_lost() {
     const CLIENTS: usize = 16;

@@ -3,6 +3,14 @@
 //! That they are read rightly is tested in `gateway/src/compile/annotations/tests.rs`, how they concern each other in
 //! `gateway/src/compile/ingress/tests.rs`. The numbers are those of the list of traps in ingress-nginx's behaviour.
 
+mod clients;
+mod pods;
+mod retries;
+mod scripted;
+mod sessions;
+mod times;
+mod tls;
+
 use serde_json::Value;
 use tidegate::pod::Pod;
 use tidegate_tests::{Bed, Client, Net, Response, http_pod, pod_manifest, service_manifest};
@@ -31,6 +39,9 @@ fn ingress(name: &str, host: &str, annotations: &[(&str, &str)], paths: &[(&str,
         paths.join(", ")
     )
 }
+
+/// Names without ingress-nginx's prefix, and values.
+type Annotations<'a> = Vec<(&'a str, &'a str)>;
 
 const ROOT: &[(&str, &str, &str)] = &[("/", "Prefix", "web")];
 const SPECIFIC: &str = "ImplementationSpecific";
@@ -207,6 +218,7 @@ async fn fields_and_hosts() {
         ("tidegate.io/request-headers-add", "X-Many: 2"),
         ("tidegate.io/request-headers-remove", "X-Debug"),
         ("tidegate.io/response-headers-set", "X-Frame-Options: DENY"),
+        ("tidegate.io/response-headers-add", "X-Many: 3"),
         ("tidegate.io/response-headers-remove", "X-Pod"),
         ("upstream-vhost", "$service_name.internal"),
     ];
@@ -245,14 +257,45 @@ async fn fields_and_hosts() {
     ] {
         assert_eq!(field(&asked, name), expected, "{name}");
     }
-    let answer = ask(&bed, "set.com", "/", "").await;
+    let answer = ask(&bed, "set.com", "/?header=X-Many:2&header=X-Frame-Options:SAMEORIGIN", "").await;
     assert_eq!((answer.header("x-frame-options"), answer.header("x-pod")), (Some("DENY"), None));
+    let many: Vec<&str> = answer.headers.iter().filter(|(name, _)| name == "x-many").map(|(_, v)| v.as_str()).collect();
+    assert_eq!(many, ["2", "3"]);
     assert_eq!(ask(&bed, "custom.com", "/", "").await.header("x-custom"), Some("yes it is"));
     assert_eq!(field(&seen(&bed, "prefix.com", "/shop/headers", "").await, "x-forwarded-prefix"), ["/shop"]);
     let answer = ask(&bed, "answers.com", "/?status=302&header=Location:http://pod/a", "").await;
     assert_eq!(answer.header("location"), Some("https://shop.com/a"));
     let cookie = "/?header=Set-Cookie:a=1%3B%20Domain=.pod.local%3B%20Path=/internal/x";
     assert_eq!(ask(&bed, "answers.com", cookie, "").await.header("set-cookie"), Some("a=1; Domain=shop.com; Path=/x"));
+}
+
+/// What would keep somebody out and is not supported closes its Ingress, and so does what runs text as configuration.
+#[tokio::test(flavor = "multi_thread")]
+async fn guards_fail_closed() {
+    let guards = [
+        "allowlist-source-range",
+        "auth-secret",
+        "auth-snippet",
+        "auth-type",
+        "auth-url",
+        "configuration-snippet",
+        "denylist-source-range",
+        "enable-global-auth",
+        "enable-modsecurity",
+        "enable-owasp-core-rules",
+        "modsecurity-snippet",
+        "server-snippet",
+        "stream-snippet",
+        "whitelist-source-range",
+    ];
+    let guarded = |name: &&str| ingress(name, &format!("{name}.com"), &[(name, "x")], ROOT);
+    let manifests: Vec<String> = guards.iter().map(guarded).chain([ingress("open", "open.com", &[], ROOT)]).collect();
+    let (bed, pods) = bed(&manifests).await;
+    for name in guards {
+        assert_eq!(ask(&bed, &format!("{name}.com"), "/", "").await.status, 503, "{name}");
+    }
+    assert_eq!((bed.findings().len(), pods[0].requests()), (guards.len(), 0));
+    assert_eq!(ask(&bed, "open.com", "/", "").await.status, 200);
 }
 
 async fn pod(bed: &Bed, host: &str, fields: &str) -> String {

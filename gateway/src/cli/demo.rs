@@ -31,14 +31,17 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 35] = examples![
+const MANIFESTS: [(&str, &str); 46] = examples![
     "app-root.yaml",
+    "backend-tls.yaml",
     "balance.yaml",
     "body-limit.yaml",
     "canary-cookie.yaml",
     "canary-header.yaml",
     "canary-weight.yaml",
+    "client-certificates.yaml",
     "clusterip.yaml",
+    "cookie-options.yaml",
     "cookie.yaml",
     "ejection.yaml",
     "endpoints.yaml",
@@ -48,6 +51,8 @@ const MANIFESTS: [(&str, &str); 35] = examples![
     "headers.yaml",
     "headless.yaml",
     "health-check.yaml",
+    "https-redirect.yaml",
+    "idle-timeout.yaml",
     "ingress.yaml",
     "limits.yaml",
     "load-balancer.yaml",
@@ -55,7 +60,11 @@ const MANIFESTS: [(&str, &str); 35] = examples![
     "multi-port.yaml",
     "names.yaml",
     "node-port.yaml",
+    "passthrough.yaml",
+    "pod-names.yaml",
     "pods.yaml",
+    "proxy-protocol.yaml",
+    "quiet.yaml",
     "redirect.yaml",
     "regex.yaml",
     "retries.yaml",
@@ -63,10 +72,12 @@ const MANIFESTS: [(&str, &str); 35] = examples![
     "rewrite.yaml",
     "session-affinity.yaml",
     "slow-start.yaml",
+    "streaming.yaml",
     "timeouts.yaml",
     "tls.yaml",
     "udp.yaml",
     "upstream-vhost.yaml",
+    "upstream.yaml",
 ];
 
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {

@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use http::uri::PathAndQuery;
-use tidegate_crd::core::Service;
+use tidegate_crd::{core::Service, suggest};
 use tidegate_l4::{
     model::{Balance, ConnectionOptions, ProxyProtocol},
     policy::{Ejection, EndpointPolicy, Probe, Question},
 };
 
-use super::finding::Report;
+use super::{annotations, finding::Report};
 
 /// The prefix of our own annotations.
 const PREFIX: &str = "tidegate.io/";
@@ -44,13 +44,18 @@ impl ServiceOptions {
                     }
                 }
                 None => {
-                    let names: Vec<String> = ROWS.iter().map(|row| format!("{PREFIX}{}", row.name)).collect();
-                    report.warning(
-                        "UnknownAnnotation",
-                        &field,
-                        format!("there is no annotation {name}."),
-                        format!("Those of a Service are {}.", names.join(", ")),
-                    );
+                    let meant = suggest::nearest(short, ROWS.iter().map(|row| row.name));
+                    let fix = match meant {
+                        _ if annotations::is_own(short) => {
+                            "Write it on the Ingress instead: it is one of an Ingress.".to_owned()
+                        }
+                        Some(meant) => format!("Did you mean {PREFIX}{meant}?"),
+                        None => {
+                            let names: Vec<&str> = ROWS.iter().map(|row| row.name).collect();
+                            format!("Those of a Service are {PREFIX}… {}.", names.join(", "))
+                        }
+                    };
+                    report.warning("UnknownAnnotation", &field, format!("there is no annotation {name}."), fix);
                 }
             }
         }
@@ -111,24 +116,28 @@ struct ProbeOptions {
 struct Row {
     /// Its name without the prefix.
     name: &'static str,
+    /// What it means, in a line of `docs/annotations.md`.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for readers, and the page that a test makes of the rows"))]
+    doc: &'static str,
     /// Reads a value, or says what it should have been.
     apply: fn(&mut ServiceOptions, &str) -> Result<(), &'static str>,
 }
 
 const ROWS: &[Row] = &[
-    // Clients begin their connections with a PROXY protocol header, v1 or v2.
     Row {
         name: "accept-proxy-protocol",
+        doc: "`true`: clients begin their connections with a PROXY protocol header, v1 or v2.",
         apply: |options, value| {
             options.connection.accept_proxy_protocol = value.parse().map_err(|_| "\"true\" or \"false\"")?;
             Ok(())
         },
     },
-    // How an endpoint is chosen where affinity does not decide, for connections and for requests: random (the default for
-    // connections), round-robin (the default for requests), least-in-flight, ewma (the shorter wait by latency and load),
-    // weighted (see weights), or hash (by the client's IP, moving few clients when endpoints change).
     Row {
         name: "balance",
+        doc: "How an endpoint is chosen where affinity does not decide, for connections and for requests: `random` \
+              (the default for connections), `round-robin` (the default for requests), `least-in-flight`, `ewma` (the \
+              shorter wait by latency and load), `weighted` (see `weights`), or `hash` (by the client's IP, moving few \
+              clients when endpoints change).",
         apply: |options, value| {
             options.balance = match value {
                 "random" => Balance::Random,
@@ -143,19 +152,20 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // How long an endpoint that failed too often is left out the first time (default 10s); each time soon after is twice
-    // as long, up to 5 minutes. Turns ejection on.
     Row {
         name: "ejection-time",
+        doc: "How long an endpoint that failed too often is left out the first time (`10s` by default); each time soon \
+              after is twice as long, up to 5 minutes. Turns ejection on.",
         apply: |options, value| {
             ejection(options).time = duration(value).ok_or("a duration such as 10s or 1m")?;
             Ok(())
         },
     },
-    // Ask each endpoint whether it is well, and leave out those that are not: tcp (it accepts a connection), or a path,
-    // which an HTTP GET must find with a status of 200 to 399. For TCP ports, and UDP ports with health-check-port.
     Row {
         name: "health-check",
+        doc: "Asks each endpoint whether it is well, and leaves out those that are not: `tcp` (it accepts a \
+              connection), or a path, which an HTTP GET must find with a status of 200 to 399. For TCP ports, and UDP \
+              ports with `health-check-port`.",
         apply: |options, value| {
             options.probe.question = Some(match value {
                 "tcp" => Question::Tcp,
@@ -165,18 +175,18 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // Good answers in a row after which an endpoint is used again (default 1).
     Row {
         name: "health-check-healthy",
+        doc: "Good answers in a row after which an endpoint is used again; 1 by default.",
         apply: |options, value| {
             options.probe.healthy = Some(threshold(value)?);
             options.probe.named = Some("health-check-healthy");
             Ok(())
         },
     },
-    // From one question to the next (default 10s).
     Row {
         name: "health-check-interval",
+        doc: "From one question to the next; `10s` by default, `100ms` at least.",
         apply: |options, value| {
             let interval = duration(value).filter(|interval| *interval >= LEAST_INTERVAL);
             options.probe.interval = Some(interval.ok_or("a duration of 100ms or more, such as 10s")?);
@@ -184,9 +194,9 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // The port to ask, if it is not the endpoint's own.
     Row {
         name: "health-check-port",
+        doc: "The port to ask, if it is not the endpoint's own.",
         apply: |options, value| {
             let port = value.parse().ok().filter(|port| *port != 0);
             options.probe.port = Some(port.ok_or("a port number from 1 to 65535")?);
@@ -194,27 +204,27 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // How long an answer may take (default 1s).
     Row {
         name: "health-check-timeout",
+        doc: "How long an answer may take; `1s` by default.",
         apply: |options, value| {
             options.probe.timeout = Some(duration(value).ok_or("a duration such as 1s")?);
             options.probe.named = Some("health-check-timeout");
             Ok(())
         },
     },
-    // Bad answers in a row after which an endpoint is left out (default 3).
     Row {
         name: "health-check-unhealthy",
+        doc: "Bad answers in a row after which an endpoint is left out; 3 by default.",
         apply: |options, value| {
             options.probe.unhealthy = Some(threshold(value)?);
             options.probe.named = Some("health-check-unhealthy");
             Ok(())
         },
     },
-    // Close a TCP connection on which nothing moved for this long.
     Row {
         name: "idle-timeout",
+        doc: "Closes a TCP connection on which nothing moved for this long, such as `1h`; `0s` (default) for never.",
         apply: |options, value| {
             let timeout =
                 humantime::parse_duration(value).map_err(|_| "a duration such as 90s or 1h, or 0s for none")?;
@@ -222,44 +232,46 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // Percent of the endpoints that may be left out at once for failing (default 50%). Turns ejection on.
     Row {
         name: "max-ejected",
+        doc: "Percent of the endpoints that may be left out at once for failing; `50%` by default. Turns ejection on.",
         apply: |options, value| {
             let share = value.strip_suffix('%').unwrap_or(value).trim_end().parse().ok();
             ejection(options).max_share = share.filter(|share| (1..=100).contains(share)).ok_or("1% to 100%")?;
             Ok(())
         },
     },
-    // Failures in a row, with no success between them, after which an endpoint is left out for a while (default 5; 0 is
-    // never). A failure is a connect that fails; for requests also one that gets no proper answer. Turns ejection on: by
-    // default there is none, as readiness is the kubelet's to tell.
     Row {
         name: "max-failures",
+        doc: "Failures in a row, with no success between them, after which an endpoint is left out for a while; 5 by \
+              default, 0 for never. A failure is a connect that fails; for requests also one that gets no proper \
+              answer. Turns ejection on: by default there is none, as readiness is the kubelet's to tell.",
         apply: |options, value| {
             ejection(options).max_failures = value.parse().map_err(|_| "a number, or 0 for never")?;
             Ok(())
         },
     },
-    // Connections and requests that each port has at once, over the whole process. More are reset, or answered 503.
     Row {
         name: "max-in-flight",
+        doc: "Connections and requests that each port has at once, over the whole process. More are reset, or answered \
+              503.",
         apply: |options, value| {
             options.policy.admission.max_in_flight = Some(threshold(value)?);
             Ok(())
         },
     },
-    // Connections and requests of each port that wait for a connection to an endpoint. More are reset, or answered 503.
     Row {
         name: "max-pending",
+        doc: "Connections and requests of each port that wait for a connection to an endpoint. More are reset, or \
+              answered 503.",
         apply: |options, value| {
             options.policy.admission.max_pending = Some(threshold(value)?);
             Ok(())
         },
     },
-    // Begin connections to endpoints with a PROXY protocol header.
     Row {
         name: "proxy-protocol",
+        doc: "`v1` or `v2`: connections to endpoints begin with a PROXY protocol header.",
         apply: |options, value| {
             options.connection.send_proxy_protocol = Some(match value {
                 "v1" => ProxyProtocol::V1,
@@ -269,18 +281,20 @@ const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    // An endpoint that is new, or comes back, gets a share that grows to a full one over this time (default 0s: at once).
     Row {
         name: "slow-start",
+        doc: "An endpoint that is new, or comes back, gets a share that grows to a full one over this time; `0s` \
+              (default) for at once.",
         apply: |options, value| {
             let window = humantime::parse_duration(value).ok().filter(|window| *window <= LONGEST);
             options.policy.slow_start = window.ok_or("a duration such as 30s, or 0s for none")?;
             Ok(())
         },
     },
-    // Shares under `balance: weighted`.
     Row {
         name: "weights",
+        doc: "Shares under `balance: weighted`: pairs such as `kubia-a=3, 10.0.0.2=1`, of a Pod's name or IP and a \
+              number; who is not named has 1.",
         apply: |options, value| {
             let expected = "pairs of a Pod's name or IP and a number, such as \"kubia-a=3, 10.0.0.2=1\"";
             for pair in value.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
@@ -291,6 +305,17 @@ const ROWS: &[Row] = &[
         },
     },
 ];
+
+/// Whether there is one of this name, without the prefix.
+pub(crate) fn has(name: &str) -> bool {
+    ROWS.iter().any(|row| row.name == name)
+}
+
+/// Names and meanings, for the page.
+#[cfg(test)]
+pub(crate) fn docs() -> impl Iterator<Item = (&'static str, &'static str)> {
+    ROWS.iter().map(|row| (row.name, row.doc))
+}
 
 /// Questions at a shorter interval would be a load of their own.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);

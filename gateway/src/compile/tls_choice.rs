@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    annotations::annotation_field,
     annotations::{AuthTlsOptions, ProxySslOptions, TlsOptions},
+    annotations::{PREFIX, annotation_field},
     finding::Report,
     objects::Name,
     settings::Settings,
@@ -122,7 +122,7 @@ impl One<'_, '_> {
         for (family, is_unused) in unused {
             if is_unused {
                 let message = format!("{family}-* has no effect without {family}-secret.");
-                let fix = format!("Add {}.", annotation_field(&format!("{family}-secret")));
+                let fix = format!("Add {PREFIX}{family}-secret: NAMESPACE/NAME.");
                 self.report.warning("UnusedAnnotation", "metadata.annotations", message, fix);
             }
         }

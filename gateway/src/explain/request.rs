@@ -366,6 +366,10 @@ fn choose(
                 let rule = format!("requests with the same {by} go to the same one (upstream-hash-by)");
                 (rule, candidates(set, &equal(set.len()), None), true)
             }
+            None if hash.is_some() => {
+                let rule = "requests of one client go to the same one (tidegate.io/balance: hash)".to_owned();
+                (rule, candidates(set, &equal(set.len()), None), true)
+            }
             Some(_) | None => {
                 let (rule, shares) = balanced(set, upstream.balance(None), now);
                 (rule, candidates(set, &shares, None), false)

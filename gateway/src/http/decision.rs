@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use tidegate_l4::endpoints::EndpointIndex;
+use tidegate_l4::{
+    endpoints::{EndpointIndex, client_key},
+    model::Balance,
+};
 
 use super::{
     cookie_affinity,
@@ -40,7 +43,7 @@ pub enum Decision<'a> {
         upstream: &'a Arc<Upstream>,
         /// The one that the request's session cookie names.
         pinned: Option<EndpointIndex>,
-        /// What `upstream-hash-by` makes of it: requests with the same go to the same pod.
+        /// What `upstream-hash-by`, or the Service's own rule, makes of it: requests with the same go to the same pod.
         hash: Option<u64>,
     },
 }
@@ -118,9 +121,15 @@ fn usable(snapshot: &Snapshot, id: UpstreamId) -> Option<&Arc<Upstream>> {
     snapshot.upstreams.get(id.0 as usize).filter(|upstream| !upstream.endpoints.is_empty())
 }
 
-/// The key of `upstream-hash-by`. A session cookie comes first, in ingress-nginx and here. It is the same in every replica.
+/// The key of `upstream-hash-by`, or of the client if the Service wants it so (`tidegate.io/balance: hash`). A session cookie comes
+/// first, in ingress-nginx and here. It is the same in every replica.
 fn hash(rule: &Rule, upstream: &Upstream, facts: &Facts<'_>) -> Option<u64> {
-    let by = upstream.options.hash_by.as_ref().filter(|_| upstream.cookie.is_none())?;
+    if upstream.cookie.is_some() {
+        return None;
+    }
+    let Some(by) = &upstream.options.hash_by else {
+        return (upstream.balance(None) == Balance::Hash).then(|| client_key(facts.client));
+    };
     let mut hasher = crc32fast::Hasher::new();
     template::write(by, rule, facts, &mut |part| hasher.update(part));
     Some(u64::from(hasher.finalize()))

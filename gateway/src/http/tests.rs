@@ -8,6 +8,7 @@ mod h2_clients;
 mod h2_stalls;
 mod http2;
 mod life;
+mod limits;
 mod log;
 mod messages;
 mod parking;
@@ -39,7 +40,7 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{HttpLimits, HttpStats, HttpWorker};
+use super::{HttpLimits, HttpOptions, HttpStats, HttpWorker};
 use crate::{
     dns::Zone,
     route::{
@@ -197,8 +198,12 @@ impl Gateway {
     }
 
     fn with(routes: &[Route<'_>], limits: HttpLimits) -> Self {
+        Self::with_options(routes, limits, HttpOptions::default())
+    }
+
+    fn with_options(routes: &[Route<'_>], limits: HttpLimits, options: HttpOptions) -> Self {
         let (stats, snapshot) = (Arc::<HttpStats>::default(), snapshot(routes));
-        let worker = HttpWorker::new(limits, snapshot.clone(), stats.clone());
+        let worker = HttpWorker::with(limits, options, snapshot.clone(), stats.clone(), None);
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let addr = listener.local_addr().unwrap();
         worker.open(listener).unwrap();

@@ -76,7 +76,8 @@ pub(super) const ROWS: &[Row] = &[
         |options, value| number(value).map(|value| options.canary.weight = value),
     ),
     yes("canary-weight-total", "What the weight is a part of: 100 (default) or more.", Location, |options, value| {
-        options.canary.total = Some(number(value)?.max(100));
+        options.canary.total =
+            Some(number(value).ok().filter(|total| *total >= 100).ok_or("a whole number, 100 or more")?);
         Ok(())
     }),
 ];

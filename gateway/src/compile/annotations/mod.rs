@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use ahash::AHashMap;
 use http::{HeaderName, HeaderValue};
-use tidegate_crd::ingress::Ingress;
+use tidegate_crd::{ingress::Ingress, suggest};
 
 use self::values::Expected;
 pub(crate) use self::{
@@ -35,7 +35,7 @@ pub(crate) use self::{
     rewrite::RewriteOptions,
     tls::{AuthTlsOptions, ProxySslOptions, TlsOptions},
 };
-use super::finding::Report;
+use super::{finding::Report, service_annotations};
 use crate::route::{HostName, policy::UpstreamOptions, sticky::CookieAffinity};
 
 /// The prefix of ingress-nginx's annotations.
@@ -140,6 +140,9 @@ const FAMILIES: &[Family] = &[
     ("Tidegate's own: fields", OWN_PREFIX, headers::OWN),
 ];
 
+/// What becomes of an Ingress that would let in whom it should not, or do what nobody asked for.
+const CLOSED: &str = "every request is answered 503";
+
 /// Rows by prefix and name.
 static ROWS: LazyLock<AHashMap<(&str, &str), &Row>> = LazyLock::new(|| {
     FAMILIES.iter().flat_map(|(_, prefix, rows)| rows.iter().map(move |row| ((*prefix, row.name), row))).collect()
@@ -160,18 +163,7 @@ impl IngressOptions {
             let field = format!("metadata.annotations[{name:?}]");
             match ROWS.get(&(prefix, short)) {
                 Some(row) => options.apply(row, value, &field, report),
-                None if prefix == PREFIX => {
-                    let message = format!("{short} is not supported and has no effect.");
-                    let fix = "Remove it if you can do without; docs/annotations.md lists what is supported.";
-                    report.warning("UnsupportedAnnotation", &field, message, fix);
-                }
-                None => {
-                    let message = format!("there is no annotation {name} of an Ingress.");
-                    let own = FAMILIES.iter().filter(|(_, prefix, _)| *prefix == OWN_PREFIX);
-                    let names: Vec<&str> = own.flat_map(|(_, _, rows)| rows.iter().map(|row| row.name)).collect();
-                    let fix = format!("Those of an Ingress are {OWN_PREFIX}… {}.", names.join(", "));
-                    report.warning("UnknownAnnotation", &field, message, fix);
-                }
+                None => unknown(prefix, short, &field, report),
             }
         }
         options.without_effect(annotations, report);
@@ -186,13 +178,15 @@ impl IngressOptions {
         };
         match &row.support {
             Support::Yes(apply) => {
+                let was_closed = self.closed.is_some();
                 if let Err(expected) = apply(self, value) {
-                    invalid(expected, "the default is used");
+                    let closes = self.closed.is_some() && !was_closed;
+                    invalid(expected, if closes { CLOSED } else { "the default is used" });
                 }
             }
             Support::Closes(apply) => {
                 if let Err(expected) = apply(self, value) {
-                    invalid(expected, "every request is answered 503");
+                    invalid(expected, CLOSED);
                     self.closed = Some(format!("{short} cannot be read"));
                 }
             }
@@ -223,8 +217,14 @@ impl IngressOptions {
         }
     }
 
-    /// Annotations that do nothing without another.
+    /// Annotations that do nothing without another, or make another useless.
     fn without_effect(&self, annotations: &BTreeMap<String, String>, report: &mut Report<'_>) {
+        let (weight, total) = (self.canary.weight, self.canary.total.unwrap_or(100));
+        if weight > total {
+            let message = format!("canary-weight is {weight} of {total}: the canary gets every request.");
+            let fix = "Write a weight up to canary-weight-total, which is 100 unless you say otherwise.";
+            report.warning("InvalidAnnotation", &annotation_field("canary-weight"), message, fix);
+        }
         let has_family = |start: &str| {
             annotations.keys().any(|name| name.strip_prefix(PREFIX).is_some_and(|short| short.starts_with(start)))
         };
@@ -252,6 +252,30 @@ impl IngressOptions {
             unused("one of proxy-redirect-from and -to", "the other", fix);
         }
     }
+}
+
+/// Whether this is one of our annotations of an Ingress, by its name without the prefix.
+pub(crate) fn is_own(name: &str) -> bool {
+    ROWS.contains_key(&(OWN_PREFIX, name))
+}
+
+/// Says that there is no such annotation, and which may be meant.
+fn unknown(prefix: &str, short: &str, field: &str, report: &mut Report<'_>) {
+    let names = || FAMILIES.iter().filter(|(_, p, _)| *p == prefix).flat_map(|(_, _, rows)| *rows).map(|row| row.name);
+    let meant = suggest::nearest(short, names()).map(|meant| format!("Did you mean {prefix}{meant}?"));
+    if prefix == PREFIX {
+        let message = format!("{short} is not supported and has no effect.");
+        let usual = || "Remove it if you can do without; docs/annotations.md lists what is supported.".to_owned();
+        report.warning("UnsupportedAnnotation", field, message, meant.unwrap_or_else(usual));
+        return;
+    }
+    let message = format!("there is no annotation {prefix}{short} of an Ingress.");
+    let fix = match meant {
+        _ if service_annotations::has(short) => "Write it on the Service instead: it is one of a Service.".to_owned(),
+        Some(meant) => meant,
+        None => format!("Those of an Ingress are {OWN_PREFIX}… {}.", names().collect::<Vec<_>>().join(", ")),
+    };
+    report.warning("UnknownAnnotation", field, message, fix);
 }
 
 /// The fields that a ConfigMap lists (`custom-headers`); the error names one that may not be set.

@@ -64,7 +64,9 @@ pub(super) const ROWS: &[Row] = &[
                         "HTTP, with a web server in the pod: FastCGI is not spoken and every request gets 503".into()
                     );
                 }
-                _ => return Err("HTTP, HTTPS, AUTO_HTTP, GRPC or GRPCS".into()),
+                _ => {
+                    return Err("HTTP, HTTPS, AUTO_HTTP, or for HTTP/2 GRPC (in plain text) or GRPCS (with TLS)".into());
+                }
             });
             Ok(())
         },
@@ -125,7 +127,11 @@ pub(super) const ROWS: &[Row] = &[
         |options, value| seconds(value).map(|value| options.proxy.timeouts.connect = value),
     ),
     yes("proxy-http-version", "`1.1`, which is what pods are asked in.", Location, |_, value| {
-        if value == "1.1" { Ok(()) } else { Err("1.1: pods are not asked in HTTP/1.0".into()) }
+        if value == "1.1" {
+            Ok(())
+        } else {
+            Err("1.1: pods are not asked in HTTP/1.0, and in HTTP/2 with backend-protocol: GRPC".into())
+        }
     }),
     accepted("proxy-max-temp-file-size", "Answers are streamed: there are no files.", Location, |value| {
         size(value).map(drop)
@@ -207,7 +213,11 @@ fn next_upstream(retry: &mut Retry, value: &str) -> Result<(), Expected> {
             "http_502" => statuses.push(StatusCode::BAD_GATEWAY),
             "http_503" => statuses.push(StatusCode::SERVICE_UNAVAILABLE),
             "http_504" => statuses.push(StatusCode::GATEWAY_TIMEOUT),
-            _ => return Err("words such as \"error timeout http_502\", or off".into()),
+            _ => {
+                let known =
+                    "error, timeout, invalid_header, non_idempotent, http_403, _404, _429, _500, _502, _503 and _504";
+                return Err(format!("off, or some of {known}, apart by spaces; there is no {word:?}").into());
+            }
         }
     }
     if off {

@@ -201,7 +201,10 @@ fn canaries() {
     assert!(canary.own_affinity && canary.header_pattern.unwrap().is_match("abc"));
     assert_eq!((canary.cookie.as_deref(), canary.header.unwrap().as_str()), (Some("beta"), "x-beta"));
     assert_eq!((canary.header_value.as_deref(), canary.weight, canary.total), (Some("yes"), 20, Some(1000)));
-    assert_eq!(read(&[("canary", "true"), ("canary-weight-total", "50")]).0.canary.total, Some(100), "at least 100");
+    let (small, findings) = read(&[("canary", "true"), ("canary-weight-total", "50")]);
+    assert_eq!((small.canary.total, findings), (None, vec!["InvalidAnnotation"]), "at least 100");
+    assert_eq!(read(&[("canary", "true"), ("canary-weight", "101")]).1, ["InvalidAnnotation"]);
+    assert_eq!(read(&[("canary", "true"), ("canary-weight", "100")]).1, [""; 0]);
     assert_eq!(read(&[("canary-weight", "5")]).1, ["UnusedAnnotation"]);
     assert_eq!(read(&[("canary", "true"), ("canary-by-header-value", "5")]).1, ["UnusedAnnotation"]);
 }
@@ -311,6 +314,45 @@ fn a_bad_value_where_serving_would_be_wrong_closes() {
         let (options, findings) = one(&format!("{PREFIX}{name}"), value);
         assert_eq!(findings, ["InvalidAnnotation"], "{name}: {value}");
         assert!(options.closed.is_some(), "{name}: {value}");
+    }
+}
+
+#[test]
+fn a_typo_is_told_what_to_write() {
+    for (name, value, message, fix) in [
+        (
+            "nginx.ingress.kubernetes.io/proxy-body-sise",
+            "8m",
+            "no effect",
+            "Did you mean nginx.ingress.kubernetes.io/proxy-body-size?",
+        ),
+        ("nginx.ingress.kubernetes.io/limit-rps", "8", "no effect", "docs/annotations.md"),
+        (
+            "nginx.ingress.kubernetes.io/backend-protocol",
+            "FCGI",
+            "every request is answered 503",
+            "HTTP, with a web server",
+        ),
+        ("nginx.ingress.kubernetes.io/backend-protocol", "H2C", "the default is used", "GRPC (in plain text)"),
+        (
+            "nginx.ingress.kubernetes.io/proxy-next-upstream",
+            "eror timeout",
+            "the default is used",
+            "there is no \"eror\"",
+        ),
+        ("tidegate.io/retry-budgt", "1%", "no annotation", "Did you mean tidegate.io/retry-budget?"),
+        ("tidegate.io/max-pending", "1", "no annotation", "Write it on the Service"),
+        ("tidegate.io/x", "1", "no annotation", "per-try-timeout, "),
+        ("tidegate.io/request-headers-set", "Host: x", "the default is used", "upstream-vhost"),
+    ] {
+        let mut ingress = Ingress::default();
+        ingress.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
+        let origin = Origin::synthetic("test");
+        let mut report = Report::on(Kind::Ingress, "default", "test", &origin);
+        IngressOptions::read(&ingress, &mut report);
+        let [finding] = &report.into_findings()[..] else { panic!("{name}: {value}") };
+        assert!(finding.message.contains(message) && finding.fix.contains(fix), "{name}: {value}: {finding}");
+        assert_eq!(finding.field.as_deref(), Some(&*format!("metadata.annotations[{name:?}]")));
     }
 }
 

@@ -95,6 +95,9 @@ pub(super) fn field_name(name: &str) -> Result<HeaderName, Expected> {
     let name = name.trim();
     let parsed = HeaderName::from_bytes(name.as_bytes())
         .map_err(|_| format!("another name than {name:?}, which no field can have"))?;
+    if parsed == header::HOST {
+        return Err("other fields than host, which upstream-vhost changes".into());
+    }
     if FORBIDDEN.contains(&parsed) || FORBIDDEN_TOO.contains(&parsed.as_str()) {
         return Err(format!("other fields than {parsed}, which belongs to the connection and not to you").into());
     }

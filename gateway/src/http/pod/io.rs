@@ -46,7 +46,7 @@ impl PodIo {
         }
         let Some(BackendTls { config, name, .. }) = tls.map(|tls| &**tls) else { return Ok(Self::Tcp(stream)) };
         let name = name.clone().unwrap_or_else(|| ServerName::IpAddress(addr.ip().into()));
-        let stream = TlsConnector::from(config.clone()).connect(name, stream).await?;
+        let stream = TlsConnector::from(config.clone()).connect(name, stream).await.map_err(readable)?;
         if is_h2 && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return Err(io::Error::other("the pod does not speak HTTP/2 over TLS"));
         }
@@ -62,6 +62,15 @@ impl PodIo {
         let mut byte = [0u8];
         let cx = &mut Context::from_waker(std::task::Waker::noop());
         stream.poll_peek(cx, &mut ReadBuf::new(&mut byte)).is_pending()
+    }
+}
+
+/// What an operator understands: the commonest mistake, a pod without TLS, is "received corrupt message" to rustls.
+fn readable(error: io::Error) -> io::Error {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    match inner {
+        Some(rustls::Error::InvalidMessage(_)) => io::Error::new(error.kind(), "it does not speak TLS"),
+        Some(_) | None => error,
     }
 }
 

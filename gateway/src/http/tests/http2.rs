@@ -272,3 +272,23 @@ fn a_bad_host_is_refused_and_so_is_a_host_that_is_not_the_authority() {
         assert!(pod.seen.borrow().is_empty());
     });
 }
+
+#[test]
+fn more_streams_than_a_pod_may_have_on_a_connection_take_another_one() {
+    run(async {
+        for (limit, expected) in [(2, 3), (100, 1)] {
+            let connections = Rc::default();
+            let pod = h2_pod(&connections).await;
+            let limits = HttpLimits { h2_streams_per_upstream: limit, ..HttpLimits::default() };
+            let gateway = Gateway::with(&[Route::to("kubia", [pod]).policy(h2_policy())], limits);
+            let sender = client(&gateway).await;
+            let mut open = Vec::new();
+            for _ in 0..6 {
+                let (frames, content) = pieces();
+                let request = Request::post("http://a.b/").body(content).unwrap();
+                open.push((frames, sender.clone().send_request(request).await.unwrap()));
+            }
+            assert_eq!(connections.get(), expected, "at most {limit}");
+        }
+    });
+}
