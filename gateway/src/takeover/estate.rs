@@ -41,8 +41,9 @@ impl Estate {
         workers: Workers,
         health_checks: mpsc::UnboundedSender<health_check::Command>,
         snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        freeze: Freeze,
     ) -> Self {
-        let (fixed, freeze, ticket_keys) = Default::default();
+        let (fixed, ticket_keys) = Default::default();
         Self { fixed, workers, health_checks, snapshots, freeze, ticket_keys }
     }
 
