@@ -25,11 +25,20 @@ pub use crate::{
 };
 
 /// A time at which every ejection and every slow start is over: for callers without a clock.
-pub const LATER: UnixMillis = UnixMillis(u64::MAX);
+pub(crate) const LATER: UnixMillis = UnixMillis(u64::MAX);
 
-/// The key of some bytes, for [`EndpointSet::order`]; the same in every process.
-pub fn hash_key(bytes: &[u8]) -> u64 {
+/// The key of some bytes; the same in every process.
+fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
+}
+
+/// The key by which [`Balance::Hash`] chooses for a client; the same in every process. An IPv4 address is another client than
+/// the IPv6 one it is mapped to (`::ffff:a.b.c.d`).
+pub fn client_key(ip: IpAddr) -> u64 {
+    match ip {
+        IpAddr::V4(ip) => hash_key(&ip.octets()),
+        IpAddr::V6(ip) => hash_key(&ip.octets()),
+    }
 }
 
 /// Position of an endpoint in its [`EndpointSet`]. Planes may keep arrays of their own under it.
@@ -115,7 +124,7 @@ impl EndpointSet {
     /// when it cannot be reached. Each endpoint comes once.
     pub fn candidates(&self, client: Client) -> Candidates<'_> {
         let Some((_, timeout)) = &self.affinity else {
-            let key = (self.balance == Balance::Hash).then(|| key_of(client.ip));
+            let key = (self.balance == Balance::Hash).then(|| client_key(client.ip));
             return self.order(self.balance, key, client.now);
         };
         let epoch = client.now.0 / (timeout.as_millis() as u64).max(1);
@@ -127,7 +136,7 @@ impl EndpointSet {
 
     /// Candidates by a rule of choice alone, be it the Service's or another: what a gateway uses, whose affinity is its own.
     ///
-    /// [`Balance::Hash`] goes by `key`, such as a [`hash_key`]; without one it is random.
+    /// [`Balance::Hash`] goes by `key`, such as a [`client_key`]; without one it is random.
     pub fn order(&self, balance: Balance, key: Option<u64>, now: UnixMillis) -> Candidates<'_> {
         let n = self.len();
         if n == 0 {
@@ -152,12 +161,6 @@ impl EndpointSet {
         let mut rest = Candidates::rotation(self, Some(balance::random(n)), balance, now);
         rest.settle();
         rest
-    }
-
-    /// Candidates by the Service's rule for requests, without a clock: who fails its probe is left out, but ejection and
-    /// slow start do not count. [`order`](Self::order) can do more.
-    pub fn balanced(&self) -> Candidates<'_> {
-        self.order(self.policy.request_balance, None, LATER)
     }
 
     /// All candidates, beginning with one that is already decided (a cookie named it). Say [at](Candidates::at) what
@@ -295,13 +298,6 @@ fn weight_totals(endpoints: &[Endpoint]) -> Box<[u64]> {
         total
     };
     endpoints.iter().map(|e| add(e.weight)).collect()
-}
-
-fn key_of(ip: IpAddr) -> u64 {
-    match ip {
-        IpAddr::V4(ip) => hash_key(&ip.octets()),
-        IpAddr::V6(ip) => hash_key(&ip.octets()),
-    }
 }
 
 #[cfg(test)]
