@@ -103,6 +103,8 @@ impl App {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         raise_file_limit();
         let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
+        let tls = options.settings.tls.material.clone();
+        tls.inherit(inherited.ticket_keys());
         let at = Addresses { http: options.http, https: options.https, admin: options.admin, dns: options.dns };
         let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
         let access_log = options.access_log.map(AccessLog::start).transpose().context("cannot open the access log")?;
@@ -116,7 +118,7 @@ impl App {
         let (health_checks, health_commands) = channel::unbounded_channel();
         let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty);
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
-        let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone());
+        let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
         }

@@ -14,4 +14,5 @@ mod policy;
 mod robust;
 mod services;
 mod soak;
+mod tickets;
 mod tidy;
