@@ -74,6 +74,8 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     fs::write(directory.join("main.yaml"), manifests).expect("it is written");
     let http = SocketAddr::new(net.ip(1), 8080);
     let tidegate = start(net, &directory, http);
+    let before = resident_bytes(&tidegate);
+
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(SPARE_FILES);
     let (idle, slow) = match usize::try_from(limit).unwrap_or(usize::MAX) {
         enough if enough >= IDLE + SLOW => (IDLE, SLOW),
@@ -82,12 +84,12 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
     println!("{idle} idle clients, {slow} slow ones (open files left for them: {limit})");
     // What is made once, by the first clients, is not the others' cost.
     drop(connect_idle(http, idle / 50, true).await);
-    let before = own_bytes(&tidegate);
+    let own = own_bytes(&tidegate);
     let mut idlers = connect_idle(http, idle / 2, true).await;
-    costs_little(&tidegate, before, idlers.len(), "that has had an answer").await;
-    let between = own_bytes(&tidegate);
+    costs_little(&tidegate, own, idlers.len(), "that has had an answer").await;
+    let own = own_bytes(&tidegate);
     let silent = connect_idle(http, idle / 2, false).await;
-    costs_little(&tidegate, between, silent.len(), "that has said nothing").await;
+    costs_little(&tidegate, own, silent.len(), "that has said nothing").await;
     idlers.extend(silent);
     let mut slow_ones = JoinSet::new();
     for n in 0..slow {
@@ -107,7 +109,7 @@ async fn ten_thousand_idle_and_a_thousand_slow_clients_leave_the_others_intact()
         worst = worst.max(asked.elapsed());
         sleep(Duration::from_millis(10)).await;
     }
-    let each = own_bytes(&tidegate).saturating_sub(before) / (idle + slow) as u64;
+    let each = resident_bytes(&tidegate).saturating_sub(before) / (idle + slow) as u64;
     println!("others were served within {worst:?} at the worst; each client took {each} bytes; {}", load.end().await);
     assert!(worst < MAX_WAIT, "{worst:?}");
     assert!(each < MAX_BYTES_A_CLIENT, "{each} bytes a client");
@@ -149,6 +151,18 @@ fn start(net: Net, directory: &Path, http: SocketAddr) -> Process {
         "2",
     ];
     Process::start(directory, &args.map(str::to_owned))
+}
+
+#[cfg(target_os = "linux")]
+fn resident_bytes(process: &Process) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.id())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux says it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[cfg(not(target_os = "linux"))]
+fn resident_bytes(_: &Process) -> u64 {
+    0
 }
 
 /// Memory that a process has to itself. (Its part of what it shares, as of the program's code, changes with the number of others.)

@@ -24,8 +24,6 @@ use tokio::{
 
 use crate::{Client, PATIENCE, Response};
 
-pub use tls::trusting;
-
 /// Between two connections of one client: closed ones wait a minute in TIME_WAIT, and there are not so many ports.
 const CONNECT_PAUSE: Duration = Duration::from_millis(5);
 

@@ -4,7 +4,7 @@
 use std::{io, sync::Arc};
 
 use rustls::{
-    ALL_VERSIONS, ClientConfig, DigitallySignedStruct, Error, SignatureScheme, SupportedProtocolVersion,
+    ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
@@ -14,7 +14,13 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// Speaks TLS on a connection; `alpn` is `h2` or `http/1.1`.
 pub(super) async fn handshake(stream: TcpStream, host: &'static str, alpn: &str) -> io::Result<TlsStream<TcpStream>> {
-    let mut config = trusting(ALL_VERSIONS);
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
+        .with_no_client_auth();
     config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
     let name = ServerName::try_from(host).map_err(io::Error::other)?;
     let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await?;
@@ -23,20 +29,6 @@ pub(super) async fn handshake(stream: TcpStream, host: &'static str, alpn: &str)
         return Err(io::Error::other(format!("asked for {alpn}, and was given {chosen:?}")));
     }
     Ok(stream)
-}
-
-/// A client that resumes its sessions, and believes every certificate.
-///
-/// # Panics
-/// If `versions` are none.
-pub fn trusting(versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider.clone())
-        .with_protocol_versions(versions)
-        .expect("there are versions")
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anybody(provider)))
-        .with_no_client_auth()
 }
 
 /// Believes whoever has the key of the certificate that it shows.
