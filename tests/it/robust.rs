@@ -58,6 +58,10 @@ const MAX_BYTES_A_CLIENT: u64 = 28 << 10;
 /// request on it. nginx takes about 0.5 KiB, Envoy 16.
 const MAX_BYTES_AN_IDLE_CLIENT: u64 = 2 << 10;
 
+/// How soon Tidegate must have given back what it needed to serve clients that are idle now: the allocator keeps it for 10 s, and
+/// on a busy machine the thread that gives it back comes late.
+const GIVEN_BACK: Duration = Duration::from_secs(90);
+
 /// How long a well-behaved client waits at the worst while the others are there: much more than it takes (milliseconds, which
 /// the test prints), because other tests share the machine, and much less than any timeout that would free a place for it.
 const MAX_WAIT: Duration = Duration::from_secs(10);
@@ -188,7 +192,7 @@ async fn costs_little(process: &Process, before: u64, clients: usize, what: &str
             println!("each idle client {what} takes {each} bytes, after {:?}", begun.elapsed());
             return;
         }
-        assert!(begun.elapsed() < PATIENCE, "each idle client {what} takes {each} bytes");
+        assert!(begun.elapsed() < GIVEN_BACK, "each idle client {what} takes {each} bytes");
         sleep(Duration::from_millis(50)).await;
     }
 }
