@@ -1,67 +1,40 @@
 //! The one file that knows everybody: sources → control → planes, admin and DNS, until it is time to go.
 
 use std::{
-    collections::BTreeMap,
-    io,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
-    thread,
     time::Duration,
 };
 
 use anyhow::Context;
-use tidegate_crd::{Kind, ObjectRef};
-use tidegate_l4::{
-    listen::{BindFailure, Changes, Sockets},
-    model::{Protocol, ServicePortName},
-    table::{Frontend, FrontendKind},
-    worker::now,
-};
+use tidegate_l4::{model::ServicePortName, worker::now};
 use tokio::{
     sync::{mpsc as channel, oneshot, watch},
     task::AbortHandle,
 };
 
+pub use crate::control::source::Source;
 use crate::{
     access_log::{AccessLog, LogOptions},
-    admin::{self, AdminState, BindFailed, Listening, RuntimeStatus},
+    admin::{self, AdminState, RuntimeStatus},
     bind::{Addresses, Bound},
-    compile::{
-        allocate::Allocations,
-        compile,
-        finding::{Finding, Severity},
-        health_check::HealthCheck,
-        objects::Objects,
-        settings::Settings,
-    },
-    control::{
-        self, Change, Control, NameRequest, Planes,
-        files::{Batch, Files},
-        state::StateFile,
-    },
+    compile::{allocate::Allocations, compile, finding::Finding, objects::Objects, settings::Settings},
+    control::Change,
     dns::{DnsServer, Zone},
     explain::{Question, explain},
     health_check::{self, Health},
     http::{HttpOptions, HttpStats, Scheme},
+    planes::AppPlanes,
     probe,
     snapshot::Snapshot,
     takeover::{
-        self, Estate, Freeze, Inherited, Predecessor, Purpose,
+        self, Estate, Inherited, Predecessor,
         message::Remembered,
         server::{Door, wait_for_successor},
     },
-    worker::{Announcement, Command, Workers},
+    worker::{Command, Workers},
 };
-
-/// Where the objects come from.
-#[derive(Debug)]
-pub enum Source {
-    /// Files and directories, watched.
-    Files(Vec<PathBuf>),
-    /// These, for ever.
-    Given(Batch),
-}
 
 /// How long the end of the process waits for the access log to be written.
 const LOG_GRACE: Duration = Duration::from_secs(1);
@@ -130,6 +103,8 @@ impl App {
     pub async fn start(options: Options) -> anyhow::Result<Self> {
         raise_file_limit();
         let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
+        let tls = options.settings.tls.material.clone();
+        tls.inherit(inherited.ticket_keys());
         let at = Addresses { http: options.http, https: options.https, admin: options.admin, dns: options.dns };
         let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
         let access_log = options.access_log.map(AccessLog::start).transpose().context("cannot open the access log")?;
@@ -140,31 +115,16 @@ impl App {
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }
-        let (snapshot_tx, snapshots) = watch::channel(None);
-        let (zone_tx, zones) = watch::channel(None);
-        let status = Arc::new(RuntimeStatus::default());
-        status.set_http(bound.http_addr);
         let (health_checks, health_commands) = channel::unbounded_channel();
-        let estate = Estate::new(workers.clone(), health_checks.clone(), snapshots.clone());
+        let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty);
+        let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
+        let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
         }
-        let planes = AppPlanes {
-            sockets: bound.beside(workers.count()).inheriting(inherited.frontends(Purpose::Frontend)),
-            workers: workers.clone(),
-            health_sockets: bound.beside(1).inheriting(inherited.frontends(Purpose::HealthCheck)),
-            health_checks,
-            snapshots: snapshot_tx,
-            zones: zone_tx,
-            status: status.clone(),
-            snapshot: empty,
-            failed: BTreeMap::new(),
-            freeze: estate.freeze.clone(),
-            postponed: false,
-        };
         let (refuse, refused) = oneshot::channel();
         let refuse = predecessor.is_some().then_some(refuse);
-        let control = start_control(options.source, options.settings, options.remember, planes, refuse)?;
+        let control = options.source.start(options.settings, options.remember, planes, refuse)?;
         let (http, admin, dns) = (bound.http_addr, bound.admin.local_addr()?, bound.dns.as_ref());
         let mut app = Self {
             workers,
@@ -373,43 +333,6 @@ impl Drop for App {
     }
 }
 
-fn start_control(
-    source: Source,
-    settings: Settings,
-    remember: bool,
-    mut planes: AppPlanes,
-    mut refuse: Option<oneshot::Sender<Finding>>,
-) -> io::Result<mpsc::Sender<Change>> {
-    let (changes, inbox) = mpsc::channel();
-    let (names_tx, names) = mpsc::channel::<NameRequest>();
-    let (ranges, resolver) = (settings.service_cidrs.clone(), changes.clone());
-    thread::Builder::new().name("names".to_owned()).spawn(move || control::watch_names(&names, &ranges, &resolver))?;
-    let state = match &source {
-        Source::Files(paths) if remember => StateFile::for_manifests(paths),
-        Source::Files(_) | Source::Given(_) => None,
-    };
-    let control = Control::new(settings, state, names_tx);
-    thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&inbox, &mut planes))?;
-    match source {
-        Source::Given(batch) => drop(changes.send(Change::Files(batch))),
-        Source::Files(paths) => {
-            let source = changes.clone();
-            let watch = move || {
-                Files::new(paths).watch(|batch| {
-                    let broken = || batch.problems.iter().find(|problem| problem.severity == Severity::Error);
-                    match refuse.take().and_then(|refuse| Some((refuse, broken()?.clone()))) {
-                        // A process that had read it once still serves it.
-                        Some((refuse, problem)) => refuse.send(problem).is_err(),
-                        None => source.send(Change::Files(batch)).is_ok(),
-                    }
-                });
-            };
-            thread::Builder::new().name("files".to_owned()).spawn(watch)?;
-        }
-    }
-    Ok(changes)
-}
-
 /// Answers `/explain`: JSON, or with `output=text` what people read, as one JSON string.
 fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String> {
     let (query, as_text) = match query.strip_suffix("&output=text") {
@@ -449,150 +372,5 @@ fn raise_file_limit() {
         && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
     {
         tracing::warn!("the limit of open files stays at {:?}: {error}", limit.current);
-    }
-}
-
-/// The planes as the control loop sees them.
-struct AppPlanes {
-    sockets: Sockets,
-    workers: Workers,
-    health_sockets: Sockets,
-    health_checks: channel::UnboundedSender<health_check::Command>,
-    snapshots: watch::Sender<Option<Arc<Snapshot>>>,
-    zones: watch::Sender<Option<Arc<Zone>>>,
-    status: Arc<RuntimeStatus>,
-    /// What is served.
-    snapshot: Arc<Snapshot>,
-    failed: BTreeMap<Frontend, String>,
-    /// Held while a successor has been told of the sockets there are.
-    freeze: Freeze,
-    /// Sockets have not been opened and closed as the snapshot asks for, because of that.
-    postponed: bool,
-}
-
-impl Planes for AppPlanes {
-    fn publish(&mut self, snapshot: &Arc<Snapshot>) {
-        // The snapshot first: a socket opened now finds its frontend, and one closed now has nobody left to serve.
-        self.workers.tell_all(|| Command::Publish(snapshot.clone()));
-        let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
-        self.reconcile(!snapshot.table.same_frontends(&before.table));
-        self.zones.send_replace(Some(snapshot.zone.clone()));
-        let announcement = Arc::new(Announcement { snapshots: self.snapshots.clone(), snapshot: snapshot.clone() });
-        self.workers.tell_all(|| Command::Live(announcement.clone()));
-    }
-
-    fn retry(&mut self) {
-        if !self.failed.is_empty() || self.postponed {
-            self.reconcile(self.postponed);
-        }
-    }
-}
-
-impl AppPlanes {
-    /// Opens and closes what the snapshot asks for. `renamed`: frontends may belong to others than before.
-    fn reconcile(&mut self, renamed: bool) {
-        let freeze = self.freeze.clone();
-        let Some(_changing) = freeze.change() else {
-            self.postponed = true;
-            return;
-        };
-        self.postponed = false;
-        let (mut failed, frontends_moved) = self.reconcile_frontends();
-        let (failed_checks, checks_moved) = self.reconcile_health_checks();
-        failed.extend(failed_checks);
-        self.sockets.disinherit();
-        self.health_sockets.disinherit();
-        // In a large cluster this is thousands of lines, and most changes are of endpoints alone.
-        if renamed || frontends_moved || checks_moved || !failed.is_empty() || !self.failed.is_empty() {
-            self.report(failed);
-        }
-    }
-
-    /// The frontends of Services are the workers' to serve. What could not be opened, and whether anything opened or closed.
-    fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
-        let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend);
-        let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
-        let moved = !opened.is_empty() || !closed.is_empty();
-        for frontend in closed {
-            self.workers.tell_all(|| Command::CloseFrontend(frontend));
-        }
-        for opened in opened {
-            let frontend = opened.frontend;
-            self.workers.tell_each(opened.sockets.into_iter().map(|socket| Command::OpenFrontend(frontend, socket)));
-        }
-        (failed, moved)
-    }
-
-    /// Health checks are asked for seldom: one socket each, and the control side answers.
-    fn reconcile_health_checks(&mut self) -> (Vec<BindFailure>, bool) {
-        let addresses = self.snapshot.table.node_addresses();
-        let wanted =
-            self.snapshot.health_checks.iter().flat_map(|check| {
-                addresses.iter().map(|&ip| Frontend { ip, port: check.port, protocol: Protocol::Tcp })
-            });
-        let Changes { opened, closed, failed } = self.health_sockets.reconcile(wanted);
-        let moved = !opened.is_empty() || !closed.is_empty();
-        let closed = closed.into_iter().map(health_check::Command::Close);
-        let opened = opened.into_iter().flat_map(|opened| {
-            opened.sockets.into_iter().map(move |socket| health_check::Command::Open(opened.frontend, socket))
-        });
-        for command in closed.chain(opened) {
-            // A server that is gone has been told to stop.
-            drop(self.health_checks.send(command));
-        }
-        (failed, moved)
-    }
-
-    /// Says what is open and what is not; a failure goes to the log once.
-    fn report(&mut self, failed: Vec<BindFailure>) {
-        let before = std::mem::take(&mut self.failed);
-        let mut failures = Vec::new();
-        for failure in failed {
-            let (service, _) = self.describe(&failure.frontend);
-            let message = failure.to_string();
-            let failed = BindFailed {
-                frontend: failure.frontend,
-                service,
-                object: self.owner(&failure.frontend),
-                message: message.clone(),
-                fix: failure.hint().to_owned(),
-            };
-            if before.get(&failure.frontend) != Some(&message) {
-                tracing::warn!("{}", failed.finding());
-            }
-            failures.push(failed);
-            self.failed.insert(failure.frontend, message);
-        }
-        let mut open: Vec<Frontend> = self.sockets.open().chain(self.health_sockets.open()).collect();
-        open.sort_unstable();
-        let listening = open.into_iter().map(|frontend| {
-            let (service, kind) = self.describe(&frontend);
-            Listening { frontend, service, kind }
-        });
-        self.status.set_listening(listening.collect(), failures);
-    }
-
-    /// The Service that a frontend belongs to.
-    fn owner(&self, frontend: &Frontend) -> Option<ObjectRef> {
-        let service = |namespace: &str, name: &str| ObjectRef::new(Kind::Service, namespace, name);
-        let target = self.snapshot.table.find(frontend).map(|target| &target.port.config.name);
-        let check = || self.snapshot.health_check(frontend.port).map(|check| service(&check.namespace, &check.service));
-        target.map(|name| service(&name.namespace, &name.service)).or_else(check)
-    }
-
-    /// The Service behind a frontend, and what kind of frontend it is.
-    fn describe(&self, frontend: &Frontend) -> (String, &'static str) {
-        let Some(target) = self.snapshot.table.find(frontend) else {
-            let check = self.snapshot.health_check(frontend.port).filter(|_| frontend.protocol == Protocol::Tcp);
-            let name = |check: &Arc<HealthCheck>| (format!("{}/{}", check.namespace, check.service), "health check");
-            return check.map_or_else(Default::default, name);
-        };
-        let kind = match target.kind {
-            FrontendKind::ClusterIp => "ClusterIP",
-            FrontendKind::NodePort => "NodePort",
-            FrontendKind::LoadBalancer => "LoadBalancer",
-            FrontendKind::ExternalIp => "external IP",
-        };
-        (target.port.config.name.to_string(), kind)
     }
 }

@@ -18,6 +18,7 @@ use crate::{
         RouteTable,
         policy::{LoadBalance, UpstreamOptions},
         sticky::{CookieAffinity, StickyMap},
+        template::Template,
     },
     tls::TlsTable,
 };
@@ -69,7 +70,13 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// By which rule a pod is chosen for a request, where no session decides. `hash`: what `upstream-hash-by` makes of it.
+    /// What requests have in common that go to the same pod (`upstream-hash-by`). Where there are session cookies they count,
+    /// and this does not, as in ingress-nginx.
+    pub fn hash_by(&self) -> Option<&Template> {
+        self.options.hash_by.as_ref().filter(|_| self.cookie.is_none())
+    }
+
+    /// By which rule a pod is chosen for a request, where no session decides. `hash`: the key of the request, if it has one.
     pub fn balance(&self, hash: Option<u64>) -> Balance {
         match (hash, self.options.load_balance) {
             (Some(_), _) => Balance::Hash,

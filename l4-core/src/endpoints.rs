@@ -25,14 +25,15 @@ pub use crate::{
 };
 
 /// A time at which every ejection and every slow start is over: for callers without a clock.
-pub const LATER: UnixMillis = UnixMillis(u64::MAX);
+pub(crate) const LATER: UnixMillis = UnixMillis(u64::MAX);
 
-/// The key of some bytes, for [`EndpointSet::order`]; the same in every process.
-pub fn hash_key(bytes: &[u8]) -> u64 {
+/// The key of some bytes; the same in every process.
+fn hash_key(bytes: &[u8]) -> u64 {
     xxh3_64(bytes)
 }
 
-/// The key of a client, which [`Balance::Hash`] goes by where nothing else is asked for.
+/// The key by which [`Balance::Hash`] chooses for a client; the same in every process. An IPv4 address is another client than
+/// the IPv6 one it is mapped to (`::ffff:a.b.c.d`).
 pub fn client_key(ip: IpAddr) -> u64 {
     match ip {
         IpAddr::V4(ip) => hash_key(&ip.octets()),
@@ -135,7 +136,7 @@ impl EndpointSet {
 
     /// Candidates by a rule of choice alone, be it the Service's or another: what a gateway uses, whose affinity is its own.
     ///
-    /// [`Balance::Hash`] goes by `key`, such as a [`hash_key`]; without one it is random.
+    /// [`Balance::Hash`] goes by `key`, such as a [`client_key`]; without one it is random.
     pub fn order(&self, balance: Balance, key: Option<u64>, now: UnixMillis) -> Candidates<'_> {
         let n = self.len();
         if n == 0 {
@@ -160,12 +161,6 @@ impl EndpointSet {
         let mut rest = Candidates::rotation(self, Some(balance::random(n)), balance, now);
         rest.settle();
         rest
-    }
-
-    /// Candidates by the Service's rule for requests, without a clock: who fails its probe is left out, but ejection and
-    /// slow start do not count. [`order`](Self::order) can do more.
-    pub fn balanced(&self) -> Candidates<'_> {
-        self.order(self.policy.request_balance, None, LATER)
     }
 
     /// All candidates, beginning with one that is already decided (a cookie named it). Say [at](Candidates::at) what

@@ -130,31 +130,35 @@ async fn every_rule_of_choice_reaches_every_pod() {
     assert_eq!(bed.findings(), [""; 0]);
 }
 
-/// Each client has its pod, all pods have clients, and when a pod goes only its own clients move.
+/// Each client has its pod, all pods have clients, and when a pod goes only its own clients move. It is the same pod for its
+/// connections to the Service and for its requests.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hash_by_client_ip_moves_only_the_clients_of_the_pod_that_went() {
     let net = Net::next();
     let (_pods, manifests) = pods(net, &["a", "b", "c", "d"]).await;
-    let manifests = manifests + &web("tidegate.io/balance: hash");
+    let manifests = manifests + &web("tidegate.io/balance: hash") + ingress();
     let bed = Bed::start(net, &manifests).await;
-    let addr = bed.cluster_addr("web");
-    let choices = || async {
+    let choices = async |addr| {
         let mut choices = Vec::new();
         for last in 100..140 {
             let mut client = Client::from([127, 200, 1, last].into(), addr).await.expect("a connection");
-            choices.push(client.get("x", "/").await.pod().expect("a pod answers"));
+            choices.push(client.get("web.com", "/").await.pod().expect("a pod answers"));
         }
         choices
     };
-    let before = choices().await;
-    assert_eq!(before, choices().await);
+    let (service, gateway) = (bed.cluster_addr("web"), bed.app.http());
+    let before = choices(service).await;
+    assert_eq!(before, choices(service).await);
+    assert_eq!(before, choices(gateway).await);
     let mut pods = before.clone();
     pods.sort_unstable();
     pods.dedup();
     assert_eq!(pods, ["a", "b", "c", "d"]);
     let ready = pod_manifest("d", "web", net.ip(5));
     bed.apply("main.yaml", &manifests.replace(&ready, &ready.replace("\"True\"", "\"False\""))).await;
-    for (before, after) in before.iter().zip(choices().await) {
+    let after = choices(service).await;
+    assert_eq!(after, choices(gateway).await);
+    for (before, after) in before.iter().zip(after) {
         assert!(after != "d" && (*before == after || before == "d"), "{before} {after}");
     }
 }

@@ -16,4 +16,5 @@ mod robust;
 mod robust_tls;
 mod services;
 mod soak;
+mod tickets;
 mod tidy;

@@ -137,7 +137,9 @@ const ROWS: &[Row] = &[
         doc: "How an endpoint is chosen where affinity does not decide, for connections and for requests: `random` \
               (the default for connections), `round-robin` (the default for requests), `least-in-flight`, `ewma` (the \
               shorter wait by latency and load), `weighted` (see `weights`), or `hash` (by the client's IP, moving few \
-              clients when endpoints change).",
+              clients when endpoints change). For requests the client is whom `X-Forwarded-For` or the PROXY protocol \
+              names where that is trusted, and an Ingress may name another rule (`load-balance`, `upstream-hash-by`, \
+              session cookies), which then counts.",
         apply: |options, value| {
             options.balance = match value {
                 "random" => Balance::Random,

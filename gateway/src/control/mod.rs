@@ -5,6 +5,7 @@
 
 pub mod files;
 pub mod names;
+pub mod source;
 pub mod state;
 mod walk;
 

@@ -198,11 +198,12 @@ proptest! {
                 match decide(snapshot, &facts, |_| 0) {
                     Decision::NotFound { .. } => prop_assert_eq!(kind(&outcome), 404),
                     Decision::Unavailable { .. } => prop_assert_eq!(kind(&outcome), 503),
-                    Decision::Forward { upstream, pinned, .. } => {
+                    Decision::Forward { rule, upstream, pinned, hash, .. } => {
                         let set = &upstream.endpoints;
-                        let first = || pinned.unwrap_or_else(|| set.balanced().next().unwrap());
+                        let order = || set.order(upstream.balance(hash), hash, UnixMillis(0));
+                        let first = || pinned.unwrap_or_else(|| order().next().unwrap());
                         // A new session does not go by the balancer.
-                        let new_session = matches!(&outcome, Outcome::Endpoints { sticky: true, .. }) && pinned.is_none();
+                        let new_session = upstream.cookie.is_some() && rule.issues_cookie && pinned.is_none();
                         agrees_with_set(&outcome, set, || if new_session { EndpointIndex(0) } else { first() })?;
                     }
                 }

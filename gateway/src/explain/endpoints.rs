@@ -71,6 +71,14 @@ pub(super) fn balanced(set: &EndpointSet, balance: Balance, now: UnixMillis) -> 
     }
 }
 
+/// The share of each endpoint where all that are not left out are equally likely.
+pub(super) fn equal_in_use(set: &EndpointSet, now: UnixMillis) -> Vec<f64> {
+    if is_all_out(set, now) {
+        return equal(set.len());
+    }
+    whole((0..set.len()).map(|i| if set.is_out(EndpointIndex(i), now) { 0.0 } else { 1.0 }).collect())
+}
+
 /// Whether every endpoint is left out, so that none is.
 fn is_all_out(set: &EndpointSet, now: UnixMillis) -> bool {
     (0..set.len()).all(|i| set.is_out(EndpointIndex(i), now))

@@ -1,6 +1,9 @@
 //! What is said about redirects, rewrites, canaries and settings: the very text.
 
+use std::collections::BTreeSet;
+
 use http::{HeaderMap, Method, Uri};
+use tidegate_l4::affinity::UnixMillis;
 
 use super::{
     Outcome, Question, explain,
@@ -197,6 +200,26 @@ fn a_hash_names_its_text() {
    50.0 %  10.0.2.2:8080
 ";
     ask("GET http://hash.com/?user=1", &[], expected);
+}
+
+#[test]
+fn a_hash_by_the_service_names_the_client_and_where_it_goes() {
+    let services = SERVICES.replace("{name: same}", "{name: same, annotations: {tidegate.io/balance: hash}}");
+    let asked = |ingresses: &str, from: &str| {
+        let question = Question::parse("GET http://hash.com/?user=1", &[], Some(from.parse().unwrap())).unwrap();
+        explain(&compiled(&[&services, ingresses].join("---")).snapshot, &question, UnixMillis(0)).to_text()
+    };
+    let by_text = asked(INGRESSES, "192.0.2.1");
+    assert!(by_text.contains("requests with the same $arg_user go to the same one (upstream-hash-by)"), "{by_text}");
+    let plain = INGRESSES.replace("nginx.ingress.kubernetes.io/upstream-hash-by: $arg_user", "");
+    let goes_to = |from: &str| {
+        let text = asked(&plain, from);
+        let rule = format!("→ this endpoint: it follows from the client's address, {from}, on every replica");
+        assert!(text.contains(&rule), "{text}");
+        ["10.0.2.1", "10.0.2.2"].into_iter().find(|pod| text.contains(&format!("100.0 %  {pod}:8080"))).expect("a pod")
+    };
+    let pods: BTreeSet<_> = (1..20).map(|last| goes_to(&format!("192.0.2.{last}"))).collect();
+    assert_eq!(pods.len(), 2, "clients go to different pods");
 }
 
 /// The share of a canary is what the data plane gives it: every lot that can be drawn is drawn once.

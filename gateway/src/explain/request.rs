@@ -7,13 +7,13 @@ use tidegate_crd::Kind;
 use tidegate_l4::{
     affinity::UnixMillis,
     endpoints::EndpointIndex,
-    model::{IpFamily, TrafficPolicy},
+    model::{Balance, IpFamily, TrafficPolicy},
     table::ServedPort,
 };
 
 use super::{
     Candidate, Outcome, Step, Steps,
-    endpoints::{balanced, candidates, certain, equal, named, trouble, usable},
+    endpoints::{balanced, candidates, certain, equal_in_use, named, trouble, usable},
     listed, policy,
     question::Request,
 };
@@ -110,7 +110,7 @@ fn forward(
             if let Some(cookie) = &upstream.cookie {
                 steps.add("Session cookie", session(rule, upstream, cookie, pinned, facts.headers));
             }
-            choose(rule, upstream, pinned, hash, now)
+            choose(rule, upstream, pinned, hash.map(|key| (key, facts.client)), now)
         }
         (Decision::NotFound { .. } | Decision::Forward { .. }, _) => not_found(),
     };
@@ -342,10 +342,11 @@ fn choose(
     rule: &Rule,
     upstream: &Upstream,
     pinned: Option<EndpointIndex>,
-    hash: Option<u64>,
+    hash: Option<(u64, IpAddr)>,
     now: UnixMillis,
 ) -> Outcome {
     let set = &upstream.endpoints;
+    let of_client = hash.and_then(|(key, ip)| Some((ip, set.order(Balance::Hash, Some(key), now).next()?)));
     let (rule, candidates, sticky) = match (&upstream.cookie, pinned) {
         (Some(cookie), Some(index)) => {
             let rule = match cookie.affinity.change_on_failure {
@@ -359,18 +360,19 @@ fn choose(
                 AffinityMode::Balanced => "a new session is about equally likely to begin on each",
                 AffinityMode::Persistent => "a new session is equally likely to begin on each",
             };
-            (rule.to_owned(), candidates(set, &equal(set.len()), None), true)
+            (rule.to_owned(), candidates(set, &equal_in_use(set, now), None), true)
         }
-        (Some(_) | None, _) => match &upstream.options.hash_by {
-            Some(by) if hash.is_some() => {
+        (Some(_) | None, _) => match (upstream.hash_by(), of_client) {
+            (Some(by), _) => {
                 let rule = format!("requests with the same {by} go to the same one (upstream-hash-by)");
-                (rule, candidates(set, &equal(set.len()), None), true)
+                (rule, candidates(set, &balanced(set, Balance::Hash, now).1, None), true)
             }
-            None if hash.is_some() => {
-                let rule = "requests of one client go to the same one (tidegate.io/balance: hash)".to_owned();
-                (rule, candidates(set, &equal(set.len()), None), true)
+            (None, Some((client, first))) => {
+                let rule =
+                    format!("it follows from the client's address, {client}, on every replica (rendezvous hashing)");
+                (rule, certain(set, first), true)
             }
-            Some(_) | None => {
+            (None, None) => {
                 let (rule, shares) = balanced(set, upstream.balance(None), now);
                 (rule, candidates(set, &shares, None), false)
             }

@@ -69,15 +69,16 @@ impl<'a> Attempts<'a> {
         if let (Some(endpoint), []) = (self.trip.pinned, &self.failed[..]) {
             return Some(Attempt { endpoint, cookie: None });
         }
-        let now = SystemTime::now();
-        let mut source = KeySource { now, pid: std::process::id(), rng: &mut fastrand::Rng::new() };
-        match cookie_affinity::choose(&cookie.affinity, &cookie.map, headers, &self.failed, &mut source) {
+        let (date, moment) = (SystemTime::now(), now());
+        let mut source = KeySource { now: date, pid: std::process::id(), rng: &mut fastrand::Rng::new() };
+        let is_out = |index| self.trip.upstream.endpoints.is_out(EndpointIndex(index), moment);
+        match cookie_affinity::choose(&cookie.affinity, &cookie.map, headers, &self.failed, is_out, &mut source) {
             Choice::Sticky { index } => Some(Attempt { endpoint: EndpointIndex(index), cookie: None }),
             Choice::New { index, value } => {
                 let path = self.trip.rule.path.as_ref().map_or("/", |path| path.as_str());
                 let is_tls = self.trip.client.tls.is_some();
                 let agent = headers.get(header::USER_AGENT);
-                let cookie = cookie_affinity::set_cookie(&cookie.affinity, &value, path, is_tls, agent, now);
+                let cookie = cookie_affinity::set_cookie(&cookie.affinity, &value, path, is_tls, agent, date);
                 Some(Attempt { endpoint: EndpointIndex(index), cookie: Some(cookie) })
             }
             Choice::NoneLeft => None,

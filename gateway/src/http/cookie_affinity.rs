@@ -1,7 +1,7 @@
 //! Cookie affinity on a request: reads the session cookie, chooses the endpoint, writes the `Set-Cookie` header.
 //!
 //! The cookie's value is `<key>|<backend key>`. What a key means, and which endpoint it stands for, is
-//! [`StickyMap`]'s; which endpoints failed, and whether this route sets cookies at all, is the caller's:
+//! [`StickyMap`]'s; which endpoints failed or are left out, and whether this route sets cookies at all, is the caller's:
 //! 1. [`choose`] once before the first attempt, and again with the failed endpoints after each failure;
 //! 2. on [`Choice::New`], if the route carries affinity and that endpoint answers, append [`set_cookie`] to the answer.
 //!
@@ -17,9 +17,10 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::route::sticky::{AffinityMode, CookieAffinity, SameSite, StickyMap};
 
-/// Keys drawn in search of one whose endpoint has not failed: with one of two endpoints failed, 20 draws all hit it
-/// once in a million. The number is ingress-nginx's `MAX_UPSTREAM_CHECKS_COUNT`.
-const KEY_DRAWS: u32 = 20;
+/// Keys drawn, for each endpoint of the ring, in search of one whose endpoint will do: if a single one does, all draws miss it
+/// about once in ten million times, however many there are. The number is ingress-nginx's `MAX_UPSTREAM_CHECKS_COUNT`, which
+/// it has for all endpoints together.
+const KEY_DRAWS: usize = 20;
 
 /// 9999-12-31 23:59:59 UTC, the last second an `Expires` date can name with its four-digit year.
 const LAST_EXPIRES: i64 = 253_402_300_799;
@@ -55,12 +56,15 @@ pub struct KeySource<'a> {
 }
 
 /// Chooses the endpoint for the next attempt. `failed` lists the endpoints this request already tried in vain: the
-/// session stays on its endpoint all the same, unless `change_on_failure` allows it to move.
+/// session stays on its endpoint all the same, unless `change_on_failure` allows it to move. `is_out` tells which endpoints are
+/// left out at present (ejected, or failing their probes): no session begins on them as long as there is another, but those
+/// they have stay there.
 pub fn choose(
     affinity: &CookieAffinity,
     map: &StickyMap,
     headers: &HeaderMap,
     failed: &[usize],
+    is_out: impl Fn(usize) -> bool,
     source: &mut KeySource<'_>,
 ) -> Choice {
     let may_stay = failed.is_empty() || !affinity.change_on_failure;
@@ -70,9 +74,13 @@ pub fn choose(
     {
         return Choice::Sticky { index };
     }
+    let untried = |index: usize| !failed.contains(&index);
+    let in_use = |index: usize| untried(index) && !is_out(index);
+    let is_any_in_use = (0..map.endpoints()).any(in_use);
+    let will_do = |index: usize| if is_any_in_use { in_use(index) } else { untried(index) };
     let drawn = match map.mode() {
-        AffinityMode::Balanced => draw_key(map, failed, source),
-        AffinityMode::Persistent => draw_endpoint(map, failed, source.rng),
+        AffinityMode::Balanced => draw_key(map, will_do, source),
+        AffinityMode::Persistent => draw_endpoint(map, will_do, source.rng),
     };
     match drawn {
         Some((index, key)) => Choice::New { index, value: format!("{key}|{}", map.backend_key()) },
@@ -151,20 +159,23 @@ pub fn set_cookie(
     HeaderValue::try_from(text).expect("a header value is text without control characters")
 }
 
-/// Draws keys as ingress-nginx writes them, until the ring maps one to an endpoint that has not failed.
-fn draw_key(map: &StickyMap, failed: &[usize], source: &mut KeySource<'_>) -> Option<(usize, String)> {
+/// Draws keys as ingress-nginx writes them, until the ring maps one to an endpoint that will do.
+fn draw_key(map: &StickyMap, will_do: impl Fn(usize) -> bool, source: &mut KeySource<'_>) -> Option<(usize, String)> {
+    if !(0..map.endpoints()).any(&will_do) {
+        return None;
+    }
     let now = since_epoch(source.now);
-    (1..=u64::from(KEY_DRAWS)).find_map(|draw| {
+    (1..=KEY_DRAWS * map.endpoints()).find_map(|draw| {
         let random = source.rng.u32(1..=999_999);
-        let (seconds, millis) = (now.as_secs() + draw, now.subsec_millis());
+        let (seconds, millis) = (now.as_secs() + draw as u64, now.subsec_millis());
         let key = format!("{seconds}.{millis:03}.{}.{random}", source.pid);
-        map.find(key.as_bytes()).filter(|index| !failed.contains(index)).map(|index| (index, key))
+        map.find(key.as_bytes()).filter(|&index| will_do(index)).map(|index| (index, key))
     })
 }
 
-/// Any endpoint that has not failed, each as likely as the others; its key follows from it.
-fn draw_endpoint(map: &StickyMap, failed: &[usize], rng: &mut fastrand::Rng) -> Option<(usize, String)> {
-    let eligible = || (0..map.endpoints()).filter(|index| !failed.contains(index));
+/// Any endpoint that will do, each as likely as the others; its key follows from it.
+fn draw_endpoint(map: &StickyMap, will_do: impl Fn(usize) -> bool, rng: &mut fastrand::Rng) -> Option<(usize, String)> {
+    let eligible = || (0..map.endpoints()).filter(|&index| will_do(index));
     let count = eligible().count();
     let index = if count == 0 { None } else { eligible().nth(rng.usize(..count)) }?;
     map.persistent_key(index).map(|key| (index, key.to_owned()))
@@ -216,7 +227,7 @@ fn since_epoch(now: SystemTime) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
+    use std::{collections::BTreeSet, net::SocketAddr};
 
     use proptest::prelude::*;
 
@@ -238,7 +249,19 @@ mod tests {
     fn choice(affinity: &CookieAffinity, map: &StickyMap, cookies: &[&str], failed: &[usize], seed: u64) -> Choice {
         let now = UNIX_EPOCH + Duration::from_millis(1_700_000_000_042);
         let mut rng = fastrand::Rng::with_seed(seed);
-        choose(affinity, map, &headers(cookies), failed, &mut KeySource { now, pid: 29, rng: &mut rng })
+        choose(affinity, map, &headers(cookies), failed, |_| false, &mut KeySource { now, pid: 29, rng: &mut rng })
+    }
+
+    /// Where a request without a cookie goes, while some endpoints are left out.
+    fn begins(map: &StickyMap, failed: &[usize], out: &[usize], seed: u64) -> Option<usize> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let mut source = KeySource { now: NOW, pid: 29, rng: &mut rng };
+        let is_out = |index: usize| out.contains(&index);
+        match choose(&moving(), map, &HeaderMap::new(), failed, is_out, &mut source) {
+            Choice::New { index, .. } => Some(index),
+            Choice::NoneLeft => None,
+            Choice::Sticky { .. } => panic!("there is no session"),
+        }
     }
 
     fn moving() -> CookieAffinity {
@@ -311,6 +334,34 @@ mod tests {
                 assert_eq!(next, Choice::Sticky { index });
             }
             assert_eq!(choice(&moving(), &map, &[], &[0, 1, 2, 3, 4], 1), Choice::NoneLeft);
+        }
+    }
+
+    #[test]
+    fn no_session_begins_on_an_endpoint_that_is_out_while_another_is_in_use() {
+        for mode in [AffinityMode::Balanced, AffinityMode::Persistent] {
+            let map = map(mode);
+            for seed in 0..300 {
+                assert_eq!(begins(&map, &[], &[0, 1, 2, 4], seed), Some(3));
+                assert_eq!(begins(&map, &[1], &[0, 2, 4], seed), Some(3));
+                // Where none is in use, one that is out is better than one that this request has seen fail.
+                assert_eq!(begins(&map, &[1, 2, 3, 4], &[0], seed), Some(0));
+                assert_eq!(begins(&map, &[0, 1, 2, 3, 4], &[], seed), None);
+            }
+            let reached: BTreeSet<_> = (0..300).filter_map(|seed| begins(&map, &[], &[0, 1, 2, 3, 4], seed)).collect();
+            assert_eq!(reached.len(), 5, "all are out, so any will do");
+        }
+    }
+
+    #[test]
+    fn a_session_stays_on_an_endpoint_that_is_out() {
+        for mode in [AffinityMode::Balanced, AffinityMode::Persistent] {
+            let map = map(mode);
+            let headers =
+                headers(&[&format!("INGRESSCOOKIE={}", map.persistent_key(2).unwrap_or("1763938956.001.1.1"))]);
+            let mut source = KeySource { now: NOW, pid: 1, rng: &mut fastrand::Rng::with_seed(1) };
+            let found = choose(&moving(), &map, &headers, &[], |index| index == 2, &mut source);
+            assert_eq!(found, Choice::Sticky { index: 2 });
         }
     }
 
@@ -458,7 +509,7 @@ mod tests {
             for mode in [AffinityMode::Balanced, AffinityMode::Persistent] {
                 let mut rng = fastrand::Rng::with_seed(1);
                 let mut source = KeySource { now: NOW, pid: 1, rng: &mut rng };
-                let found = choose(&moving(), &map(mode), &headers, &[], &mut source);
+                let found = choose(&moving(), &map(mode), &headers, &[], |_| false, &mut source);
                 prop_assert_ne!(found, Choice::NoneLeft);
             }
         }

@@ -43,7 +43,8 @@ pub enum Decision<'a> {
         upstream: &'a Arc<Upstream>,
         /// The one that the request's session cookie names.
         pinned: Option<EndpointIndex>,
-        /// What `upstream-hash-by`, or the Service's own rule, makes of it: requests with the same go to the same pod.
+        /// Requests with the same go to the same pod: what `upstream-hash-by` makes of it, or the client where the Service's
+        /// rule of choice is a hash.
         hash: Option<u64>,
     },
 }
@@ -121,13 +122,10 @@ fn usable(snapshot: &Snapshot, id: UpstreamId) -> Option<&Arc<Upstream>> {
     snapshot.upstreams.get(id.0 as usize).filter(|upstream| !upstream.endpoints.is_empty())
 }
 
-/// The key of `upstream-hash-by`, or of the client if the Service wants it so (`tidegate.io/balance: hash`). A session cookie comes
-/// first, in ingress-nginx and here. It is the same in every replica.
+/// The key of `upstream-hash-by`, or else of the client if that is the Service's rule of choice: then a client comes to the
+/// same pod by its requests as by its connections to the Service. It is the same in every replica.
 fn hash(rule: &Rule, upstream: &Upstream, facts: &Facts<'_>) -> Option<u64> {
-    if upstream.cookie.is_some() {
-        return None;
-    }
-    let Some(by) = &upstream.options.hash_by else {
+    let Some(by) = upstream.hash_by() else {
         return (upstream.balance(None) == Balance::Hash).then(|| client_key(facts.client));
     };
     let mut hasher = crc32fast::Hasher::new();

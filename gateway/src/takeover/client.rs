@@ -18,7 +18,7 @@ use tidegate_l4::{
 
 use super::{
     MESSAGE_TIMEOUT,
-    message::{FlowName, Message, Purpose, Remembered, SocketName, VERSION},
+    message::{FlowName, Message, Purpose, Remembered, Secret, SocketName, VERSION},
     wire::{Wire, WireError},
 };
 
@@ -48,7 +48,7 @@ pub enum TakeoverError {
 #[derive(Debug, Default)]
 pub struct Inherited {
     sockets: BTreeMap<SocketName, OwnedFd>,
-    ticket_keys: Vec<u8>,
+    ticket_keys: Secret,
 }
 
 /// The process before this one, which serves until it is told to leave. If this is dropped instead, it goes on.
@@ -124,7 +124,7 @@ impl Inherited {
     }
 
     /// The keys of TLS session tickets, as the process before this one had them; empty if it had none.
-    pub fn ticket_keys(&self) -> &[u8] {
+    pub fn ticket_keys(&self) -> &Secret {
         &self.ticket_keys
     }
 

@@ -16,7 +16,7 @@ use tidegate_l4::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::message::{Purpose, Remembered, SocketName};
-use crate::{health_check, snapshot::Snapshot, worker::Workers};
+use crate::{health_check, snapshot::Snapshot, tls::Material, worker::Workers};
 
 /// All that is handed over.
 #[derive(Clone, Debug)]
@@ -31,8 +31,8 @@ pub struct Estate {
     pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     /// Keeps the control thread from opening and closing sockets meanwhile.
     pub freeze: Freeze,
-    /// The keys of TLS session tickets, opaque; empty if there are none.
-    pub ticket_keys: Vec<u8>,
+    /// Has the keys of TLS session tickets.
+    pub tls: Arc<Material>,
 }
 
 impl Estate {
@@ -41,9 +41,10 @@ impl Estate {
         workers: Workers,
         health_checks: mpsc::UnboundedSender<health_check::Command>,
         snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+        freeze: Freeze,
+        tls: Arc<Material>,
     ) -> Self {
-        let (fixed, freeze, ticket_keys) = Default::default();
-        Self { fixed, workers, health_checks, snapshots, freeze, ticket_keys }
+        Self { fixed: FixedSockets::default(), workers, health_checks, snapshots, freeze, tls }
     }
 
     /// A handle to every listening socket. Blocks until all who have them have answered.

@@ -4,7 +4,10 @@
 //! beside it, in the same order. Whoever sends more than the limits allow, or anything that is not a message, is not spoken to
 //! any further.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use tidegate_l4::{
     affinity::UnixMillis,
@@ -49,8 +52,8 @@ pub enum Message {
     Next,
     /// Old: these sockets come with this message, all that I have.
     Sockets(Vec<SocketName>),
-    /// Old: the keys of TLS session tickets, which only the TLS listener understands.
-    TicketKeys(Vec<u8>),
+    /// Old: the keys of TLS session tickets, which have a version of their own. Whoever does not understand them does without.
+    TicketKeys(Secret),
     /// Old: that was all.
     End,
     /// New: I serve; take your leave.
@@ -59,6 +62,16 @@ pub enum Message {
     Flows(Vec<FlowName>),
     /// Old: these clients of a Service port had these endpoints last (ClientIP affinity).
     Affinity(ServicePortName, Vec<Remembered>),
+}
+
+/// Bytes that no log may show, and no disk.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(pub Vec<u8>);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({} bytes)", self.0.len())
+    }
 }
 
 /// A client, the endpoint it had last, and when.
@@ -164,7 +177,7 @@ impl Message {
                 kind::SOCKETS
             }
             Self::TicketKeys(keys) => {
-                out.extend(keys);
+                out.extend(&keys.0);
                 kind::TICKET_KEYS
             }
             Self::End => kind::END,
@@ -212,7 +225,7 @@ impl Message {
             kind::REFUSED => Self::Refused(String::from_utf8_lossy(reader.rest()).into_owned()),
             kind::NEXT => Self::Next,
             kind::SOCKETS => Self::Sockets(reader.many(MAX_SOCKETS, SocketName::decode)?),
-            kind::TICKET_KEYS => Self::TicketKeys(reader.rest().to_vec()),
+            kind::TICKET_KEYS => Self::TicketKeys(Secret(reader.rest().to_vec())),
             kind::END => Self::End,
             kind::LEAVE => Self::Leave,
             kind::FLOWS => Self::Flows(reader.many(MAX_SOCKETS, FlowName::decode)?),

@@ -132,9 +132,11 @@ fn lend(wire: &mut Wire, estate: &Estate) -> Result<(), WireError> {
     }
     // While the successor has them, these second handles are of no use, and they would hold what it closes.
     drop(sockets);
-    if !estate.ticket_keys.is_empty() {
+    // Asked for now, because they change with time.
+    let ticket_keys = estate.tls.hand_over();
+    if !ticket_keys.0.is_empty() {
         next(wire)?;
-        wire.send(&Message::TicketKeys(estate.ticket_keys.clone()), &[])?;
+        wire.send(&Message::TicketKeys(ticket_keys), &[])?;
     }
     next(wire)?;
     wire.send(&Message::End, &[])?;

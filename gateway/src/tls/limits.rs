@@ -20,7 +20,7 @@ pub const PLAIN_LINGER: Duration = Duration::from_secs(1);
 pub(crate) const PLAIN_LINGER_BYTES: usize = 16 << 10;
 
 /// How long one key encrypts session tickets; for as long again it still decrypts them, and then it is gone. A session can be
-/// resumed for 6 to 12 hours, as with rustls's own ticketer. RFC 8446 4.6.1 allows seven days, but whoever steals a key can
+/// resumed for 6 to 12 hours, as with rustls's own ticketer. An upgrade in place makes keys no younger. RFC 8446 4.6.1 allows seven days, but whoever steals a key can
 /// read what was resumed with its tickets in TLS 1.2 (RFC 5077 5.6), so less is better.
 pub const TICKET_KEY_PERIOD: Duration = Duration::from_secs(6 * 60 * 60);
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, LazyLock};
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, date_time_ymd};
 
 use super::{certificate::Certificate, tickets::TicketKeys};
+use crate::takeover::message::Secret;
 
 /// What makes connections of one process differ from those of another.
 #[derive(Debug)]
@@ -21,6 +22,28 @@ impl Material {
     pub fn of_this_process() -> Arc<Self> {
         static MATERIAL: LazyLock<Arc<Material>> = LazyLock::new(|| Arc::new(Material::new()));
         MATERIAL.clone()
+    }
+
+    /// Of a process of its own, as far as TLS clients can tell: for tests of several in one.
+    pub fn fresh() -> Arc<Self> {
+        Arc::new(Self::new())
+    }
+
+    /// The keys of session tickets for a successor, see [`TicketKeys::hand_over`]; empty if there are none.
+    pub(crate) fn hand_over(&self) -> Secret {
+        Secret(self.ticket_keys.as_ref().map(|keys| keys.hand_over()).unwrap_or_default())
+    }
+
+    /// Goes on with the keys of session tickets of the process before this one. Those that are not understood, or not there,
+    /// cost clients a full handshake.
+    pub(crate) fn inherit(&self, handed_over: &Secret) {
+        if let Some(keys) = &self.ticket_keys
+            && let Err(error) = keys.inherit(&handed_over.0)
+        {
+            tracing::warn!(
+                "TLS sessions of the process before this one are not resumed, as the keys of its tickets are not understood: {error}"
+            );
+        }
     }
 
     /// Shown where no certificate is configured.

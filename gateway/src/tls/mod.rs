@@ -41,6 +41,7 @@ mod names;
 mod ocsp;
 mod suites;
 mod table;
+mod ticket_bytes;
 mod tickets;
 
 #[cfg(test)]
@@ -66,6 +67,7 @@ pub use names::Names;
 pub use ocsp::StapleFault;
 pub(crate) use suites::Suites;
 pub use table::{CertificateRow, Serve, Source, TlsHost, TlsTable};
+pub use ticket_bytes::TicketBytesError;
 pub use tickets::TicketKeys;
 
 /// The cryptography of this process: AWS-LC, nothing else.

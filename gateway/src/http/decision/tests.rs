@@ -36,8 +36,12 @@ fn compiled(main: (&str, &str), canary: Option<(&str, &str)>) -> Compiled {
     if let Some((annotations, service)) = canary {
         yaml += &ingress("canary", &format!("canary=true {annotations}"), service);
     }
+    compile_yaml(&yaml)
+}
+
+fn compile_yaml(yaml: &str) -> Compiled {
     let mut objects = Objects::default();
-    for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &yaml).documents {
+    for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), yaml).documents {
         objects.apply(document);
     }
     compile(&objects, &Settings::default(), &[], &Allocations::default(), None)
@@ -151,13 +155,29 @@ fn the_hash_follows_the_template_and_a_cookie_comes_first() {
 }
 
 #[test]
+fn where_the_service_asks_for_a_hash_the_client_is_the_key_unless_an_ingress_says_otherwise() {
+    let hash = |annotations: &str| {
+        let plain = "metadata: {name: web}";
+        let yaml = SERVICES.replace(plain, "metadata: {name: web, annotations: {tidegate.io/balance: hash}}");
+        assert_ne!(yaml, SERVICES);
+        let compiled = compile_yaml(&(yaml + &ingress("main", annotations, "web")));
+        let asked = Asked::get("/a", &[]);
+        match decide(&compiled.snapshot, &asked.facts(), |_| 0) {
+            Decision::Forward { hash, upstream, .. } => (hash, upstream.balance(hash)),
+            other => panic!("{other:?}"),
+        }
+    };
+    let client = (Some(client_key(Asked::get("/a", &[]).facts().client)), Balance::Hash);
+    assert_eq!(hash(""), client);
+    assert_eq!(hash("affinity=cookie"), client, "for requests that neither have a session nor begin one");
+    assert_eq!(hash("load-balance=round_robin"), (None, Balance::RoundRobin));
+    assert_eq!(hash("upstream-hash-by=$request_uri"), (Some(u64::from(crc32fast::hash(b"/a"))), Balance::Hash));
+}
+
+#[test]
 fn what_an_ingress_says_about_its_host_is_a_404_with_a_rule() {
     let yaml = SERVICES.to_owned() + &ingress("main", "app-root=/app", "web").replace("path: /,", "path: /x,");
-    let mut objects = Objects::default();
-    for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &yaml).documents {
-        objects.apply(document);
-    }
-    let compiled = compile(&objects, &Settings::default(), &[], &Allocations::default(), None);
+    let compiled = compile_yaml(&yaml);
     let asked = Asked::get("/", &[]);
     let decision = decide(&compiled.snapshot, &asked.facts(), |_| 0);
     assert!(matches!(&decision, Decision::NotFound { rule: Some(_) }), "{decision:?}");
