@@ -16,6 +16,8 @@ pub struct HttpLimits {
     pub park_after: Duration,
     /// Bytes of a request head: nginx's `large_client_header_buffers`, 4 × 8 KiB.
     pub request_head_bytes: usize,
+    /// What is held of an answer that an HTTP/1 client does not take, beside what the kernel holds: one read from a pod fits.
+    pub send_buffer: usize,
     /// A client that takes not one byte of its answer for this long is gone (nginx's `send_timeout`); with HTTP/2, also one
     /// that takes nothing of any answer while it gives no room for this one.
     pub client_stall: Duration,
@@ -75,6 +77,7 @@ impl Default for HttpLimits {
             request_head: Duration::from_secs(75),
             park_after: Duration::from_secs(1),
             request_head_bytes: 32 << 10,
+            send_buffer: 64 << 10,
             client_stall: Duration::from_secs(60),
             linger: Duration::from_secs(2),
             linger_bytes: 4 << 20,
