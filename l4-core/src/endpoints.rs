@@ -271,6 +271,11 @@ impl EndpointSet {
         &self.hashes
     }
 
+    /// Whether [`order`](Self::order) by this rule depends on the time.
+    pub fn is_timed(&self, balance: Balance) -> bool {
+        self.guarded || balance == Balance::Ewma
+    }
+
     pub(crate) fn is_guarded(&self) -> bool {
         self.guarded
     }

@@ -87,8 +87,10 @@ pub(crate) struct PodBody {
     source: Source,
     pub(crate) pod: PodAddress,
     client: Rc<Client>,
-    /// When the last byte came.
+    /// When the last byte came, or when the client last had room for it.
     last: Instant,
+    /// The client has no room.
+    waits_for_client: bool,
     /// The longest silence.
     gap: Duration,
     /// Whether the client can tell a truncated answer from a complete one only by a reset.
@@ -118,13 +120,34 @@ pub(crate) enum Source {
 
 impl PodBody {
     pub(crate) fn new(source: Source, pod: PodAddress, client: Rc<Client>, gap: Duration, carried: InFlight) -> Self {
-        Self { source, pod, client, last: Instant::now(), gap, ends_with_close: false, _carried: carried }
+        Self {
+            source,
+            pod,
+            client,
+            last: Instant::now(),
+            waits_for_client: false,
+            gap,
+            ends_with_close: false,
+            _carried: carried,
+        }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Aborted>>> {
+        // hyper would hold 400 KiB. Our task is woken when they are written.
+        if self.client.unsent.get().is_some_and(|unsent| unsent >= self.client.worker.limits.send_buffer) {
+            self.waits_for_client = true;
+            self.client.is_full.set(true);
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut self.waits_for_client) {
+            // That was not the pod's silence.
+            self.last = Instant::now();
+        }
         match self.poll_source(cx) {
             Poll::Ready(Some(Ok(mut frame))) => {
                 self.last = Instant::now();
+                let bytes = frame.data_ref().map_or(0, Bytes::len);
+                self.client.unsent.update(|unsent| unsent.map(|unsent| unsent + bytes));
                 if let Some(trailers) = frame.trailers_mut() {
                     clean_trailers(trailers);
                 }

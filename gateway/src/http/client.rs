@@ -74,6 +74,10 @@ pub(crate) struct Client {
     ended: Cell<bool>,
     /// hyper has nothing left to write: it has flushed since it wrote last.
     pub(crate) flushed: Cell<bool>,
+    /// What hyper holds of an answer's content, which is what it was given and has not written; counted for HTTP/1 only.
+    pub(crate) unsent: Cell<Option<usize>>,
+    /// An answer waits until that is written.
+    pub(crate) is_full: Cell<bool>,
     /// The tick at which content was written last (HTTP/2 only).
     pub(crate) content_sent: Cell<u32>,
 }
@@ -110,6 +114,8 @@ impl Client {
             under_way: Cell::new(0),
             ended: Cell::new(false),
             flushed: Cell::new(true),
+            unsent: Cell::default(),
+            is_full: Cell::default(),
             content_sent: Cell::default(),
         }
     }

@@ -127,11 +127,13 @@ enum Guard {
 impl ClientIo {
     /// For HTTP/1.
     pub(crate) fn http1(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        client.unsent.set(Some(0));
         Self { stream, read, client, guard: Guard::Http1(HeadGuard::default()), is_awaited: false, stalled: None }
     }
 
     /// For HTTP/2.
     pub(crate) fn http2(stream: ClientStream, read: BytesMut, client: Rc<Client>) -> Self {
+        client.unsent.set(None);
         let guard = H2Guard::new(client.worker.limits.h2_idle_frames, client.worker.slots.now());
         Self { stream, read, client, guard: Guard::Http2(guard), is_awaited: false, stalled: None }
     }
@@ -178,6 +180,7 @@ impl ClientIo {
                 self.stalled = None;
                 if let Ok(n) = &result {
                     self.client.worker.stats.bytes_out.add(*n as u64);
+                    self.client.unsent.update(|unsent| unsent.map(|unsent| unsent.saturating_sub(*n)));
                     if let Guard::Http2(guard) = &mut self.guard
                         && guard.wrote(bufs, *n)
                     {
@@ -266,6 +269,10 @@ impl AsyncWrite for ClientIo {
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
         self.client.flushed.set(true);
+        self.client.unsent.update(|unsent| unsent.map(|_| 0));
+        if self.client.is_full.take() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(self.watch(cx))
     }
 

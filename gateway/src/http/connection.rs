@@ -229,7 +229,7 @@ fn http1_builder(limits: &HttpLimits) -> http1::Builder {
     let mut builder = http1::Builder::new();
     // hyper is not to look whether a client has left while its request is under way: it would set aside another 8 KiB each
     // time, since the first are taken by the request. `ClientIo` looks.
-    builder.max_header_size(limits.request_head_bytes).max_buf_size(limits.send_buffer).half_close(true);
+    builder.max_header_size(limits.request_head_bytes).half_close(true);
     builder
 }
 

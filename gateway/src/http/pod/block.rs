@@ -17,7 +17,7 @@ use tokio::io::AsyncRead;
 use tokio_util::io::poll_read_buf;
 
 /// Much in one read, and still a part of the second-level cache.
-const BLOCK_BYTES: usize = 64 << 10;
+const BLOCK_BYTES: usize = 128 << 10;
 
 /// With less room than this a read is not worth its system call.
 const LEAST_BYTES: usize = 8 << 10;
