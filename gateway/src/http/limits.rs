@@ -29,7 +29,8 @@ pub struct HttpLimits {
     pub expect: Duration,
     /// Bytes of an answer's head: more than any honest pod sends, little enough to hold for each connection.
     pub answer_head_bytes: usize,
-    /// Idle connections kept to one endpoint. More than a worker has in flight at once would only occupy the pod.
+    /// Idle connections kept to one endpoint. What a worker has in flight at once comes back at once: were they fewer, each wave of
+    /// requests would open connections and close them again. What is not needed is closed after `idle_upstream`.
     pub idle_upstream_per_endpoint: usize,
     /// How long an idle connection to a pod is kept (ingress-nginx's `upstream-keepalive-timeout`).
     pub idle_upstream: Duration,
@@ -83,7 +84,7 @@ impl Default for HttpLimits {
             linger_bytes: 4 << 20,
             expect: Duration::from_secs(1),
             answer_head_bytes: 64 << 10,
-            idle_upstream_per_endpoint: 256,
+            idle_upstream_per_endpoint: 512,
             idle_upstream: Duration::from_secs(60),
             proxy_header: Duration::from_secs(5),
             drain_idle: Duration::from_secs(5),
