@@ -1,6 +1,10 @@
 //! The planes of the process: gives each a new configuration, and opens and closes the sockets that it asks for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, mpsc as std_mpsc},
+    thread,
+};
 
 use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
@@ -30,6 +34,7 @@ pub(crate) struct AppPlanes {
     health_checks: mpsc::UnboundedSender<health_check::Command>,
     snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     zones: watch::Sender<Option<Arc<Zone>>>,
+    retired: std_mpsc::Sender<Arc<Snapshot>>,
     status: Arc<RuntimeStatus>,
     /// What is served.
     snapshot: Arc<Snapshot>,
@@ -58,6 +63,7 @@ impl AppPlanes {
             health_checks,
             snapshots: watch::channel(None).0,
             zones: watch::channel(None).0,
+            retired: retire(),
             status,
             snapshot: empty,
             failed: BTreeMap::new(),
@@ -87,6 +93,17 @@ impl AppPlanes {
     }
 }
 
+/// Takes apart what was live before, in a thread of its own: of ten thousand routes that takes milliseconds, which requests would
+/// wait for if a worker did it.
+fn retire() -> std_mpsc::Sender<Arc<Snapshot>> {
+    let (retired, inbox) = std_mpsc::channel();
+    let run = move || inbox.into_iter().for_each(drop::<Arc<Snapshot>>);
+    if let Err(error) = thread::Builder::new().name("retire".to_owned()).spawn(run) {
+        tracing::warn!(%error, "a change of the configuration may delay requests for a moment");
+    }
+    retired
+}
+
 impl Planes for AppPlanes {
     fn publish(&mut self, snapshot: &Arc<Snapshot>) {
         // The snapshot first: a socket opened now finds its frontend, and one closed now has nobody left to serve.
@@ -94,7 +111,11 @@ impl Planes for AppPlanes {
         let before = std::mem::replace(&mut self.snapshot, snapshot.clone());
         self.reconcile(!snapshot.table.same_frontends(&before.table));
         self.zones.send_replace(Some(snapshot.zone.clone()));
-        let announcement = Arc::new(Announcement { snapshots: self.snapshots.clone(), snapshot: snapshot.clone() });
+        let announcement = Arc::new(Announcement {
+            snapshots: self.snapshots.clone(),
+            snapshot: snapshot.clone(),
+            retired: self.retired.clone(),
+        });
         self.workers.tell_all(|| Command::Live(announcement.clone()));
     }
 

@@ -63,12 +63,16 @@ pub struct Announcement {
     pub snapshots: watch::Sender<Option<Arc<Snapshot>>>,
     /// What is live.
     pub snapshot: Arc<Snapshot>,
+    /// Takes what was live before.
+    pub retired: std::sync::mpsc::Sender<Arc<Snapshot>>,
 }
 
 impl Drop for Announcement {
     fn drop(&mut self) {
         // Workers do things in order, so announcements come in order too.
-        self.snapshots.send_replace(Some(self.snapshot.clone()));
+        let before = self.snapshots.send_replace(Some(self.snapshot.clone()));
+        // Without anybody to take it, it is taken apart here.
+        before.into_iter().for_each(|before| drop(self.retired.send(before)));
     }
 }
 

@@ -188,7 +188,7 @@ impl<'a> Builder<'a> {
             };
             self.routes.host_mut(&host).tls = self.modes.get(&host).is_some_and(|mode| mode.tls);
             for (at, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
-                self.add_path(one, &host, path, &format!("spec.rules[{index}].http.paths[{at}]"));
+                self.add_path(one, &host, path, &path_field(index, at));
             }
             if let Some((backend, transport)) = default.clone() {
                 self.set_default(one, &host, Target::Rest, backend, transport);
@@ -217,7 +217,7 @@ impl<'a> Builder<'a> {
                 continue;
             };
             for (at, path) in rule.http.iter().flat_map(|http| &http.paths).enumerate() {
-                let field = format!("spec.rules[{index}].http.paths[{at}]");
+                let field = path_field(index, at);
                 let Some(written) = Written::read(path, &field, one.report) else { continue };
                 let Some((backend, _)) = self.backend(one, &path.backend, &format!("{field}.backend")) else {
                     continue;
@@ -236,7 +236,9 @@ impl<'a> Builder<'a> {
     fn add_path(&mut self, one: &mut One<'_, '_>, host: &HostName, path: &HTTPIngressPath, field: &str) {
         let Some(written) = Written::read(path, field, one.report) else { return };
         let Some(matcher) = self.matcher(one, host, &written, field) else { return };
-        let Some((backend, transport)) = self.backend(one, &path.backend, &format!("{field}.backend")) else { return };
+        let Some((backend, transport)) = self.backend(one, &path.backend, &[field, ".backend"].concat()) else {
+            return;
+        };
         let split = self.canaries.split(host, &written, &backend);
         let policy = self.policy(one, host, Target::Path(&written.path, &matcher), transport);
         let rule = self.rule(one.main, host, Some(matcher.clone()), backend, policy);
@@ -421,6 +423,12 @@ impl<'a> Builder<'a> {
         }
         Some((backend, transport))
     }
+}
+
+/// Where a path is written. Each has one, and hardly any is ever shown, so it is not left to the general formatter.
+fn path_field(rule: usize, path: usize) -> String {
+    let (mut one, mut other) = (itoa::Buffer::new(), itoa::Buffer::new());
+    ["spec.rules[", one.format(rule), "].http.paths[", other.format(path), "]"].concat()
 }
 
 pub(super) fn host_name(host: Option<&str>, field: &str, report: &mut Report<'_>) -> Option<HostName> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use ahash::AHashMap;
-use tidegate_crd::core::IntOrString;
+use tidegate_crd::core::{IntOrString, Service};
 use tidegate_l4::model::{Protocol, ServicePortName};
 
 use super::super::{
@@ -19,6 +19,8 @@ pub(crate) struct UpstreamSpec {
     /// `namespace-service-port`.
     pub(crate) name: Arc<str>,
     pub(crate) port: ServicePortName,
+    /// Its Service port, for people.
+    label: Arc<str>,
     pub(crate) cookie: Option<Arc<CookieAffinity>>,
     pub(crate) options: UpstreamOptions,
     /// The age, by rank, of the Ingress that the options are from: the oldest that uses it.
@@ -50,15 +52,9 @@ impl Upstreams {
         options: &IngressOptions,
         rank: usize,
     ) -> (Backend, bool) {
-        let name: Arc<str> = format!("{}-{}-{written}", service.namespace, service.name).into();
-        let specs = &mut self.specs;
-        let label = label(&port.name, port.number);
-        let id = *self.ids.entry(name.clone()).or_insert_with(|| {
-            let options = options.upstream.clone();
-            specs.push(UpstreamSpec { name, port: port.name.clone(), cookie: None, options, decided_by: rank });
-            specs.len() - 1
-        });
-        let spec = &mut specs[id];
+        let name = [&service.namespace, "-", &service.name, "-", written].concat();
+        let id = self.ids.get(&*name).copied().unwrap_or_else(|| self.add(name, port, options, rank));
+        let spec = &mut self.specs[id];
         if rank < spec.decided_by {
             (spec.options, spec.decided_by) = (options.upstream.clone(), rank);
         }
@@ -68,7 +64,22 @@ impl Upstreams {
             let mode = spec.cookie.as_ref().map_or(options.cookie.mode, |held| held.mode);
             spec.cookie = Some(Arc::new(CookieAffinity { mode, ..options.cookie.clone() }));
         }
-        (Backend::Upstream { id: UpstreamId(u32::try_from(id).unwrap_or(u32::MAX)), service: label }, overruled)
+        let id = UpstreamId(u32::try_from(id).unwrap_or(u32::MAX));
+        (Backend::Upstream { id, service: spec.label.clone() }, overruled)
+    }
+
+    fn add(&mut self, name: String, port: &Port<'_>, options: &IngressOptions, rank: usize) -> usize {
+        let (name, id) = (Arc::<str>::from(name), self.specs.len());
+        self.ids.insert(name.clone(), id);
+        self.specs.push(UpstreamSpec {
+            name,
+            port: port.name.clone(),
+            label: label(&port.name, port.number),
+            cookie: None,
+            options: options.upstream.clone(),
+            decided_by: rank,
+        });
+        id
     }
 
     /// A canary has its main backend's session cookie, so that a session can be told from one of the other.
@@ -84,16 +95,17 @@ impl Upstreams {
 /// Ports that Ingresses ask of Services by number: an ExternalName Service need not list its ports.
 pub(crate) fn asked_ports(objects: &Objects) -> BTreeMap<Name, Vec<u16>> {
     let mut asked: BTreeMap<Name, Vec<u16>> = BTreeMap::new();
+    let is_external = |service: &Service| service.spec.as_ref().is_some_and(|spec| spec.external_name.is_some());
+    if !objects.services.iter().any(|(_, stored)| is_external(&stored.object)) {
+        return asked;
+    }
     for (name, stored) in objects.ingresses.iter() {
         let Some(spec) = &stored.object.spec else { continue };
         let paths = spec.rules.iter().flatten().flat_map(|rule| rule.http.iter().flat_map(|http| &http.paths));
         for backend in paths.map(|path| &path.backend).chain(&spec.default_backend) {
             let Some(service) = &backend.service else { continue };
             let service_name = Name { namespace: name.namespace.clone(), name: service.name.as_str().into() };
-            let external = objects
-                .services
-                .get(&service_name)
-                .is_some_and(|s| s.object.spec.as_ref().is_some_and(|s| s.external_name.is_some()));
+            let external = objects.services.get(&service_name).is_some_and(|stored| is_external(&stored.object));
             let number = service.port.as_ref().and_then(|port| u16::try_from(port.number?).ok()).filter(|n| *n != 0);
             if let (true, Some(number)) = (external, number) {
                 asked.entry(service_name).or_default().push(number);
