@@ -29,7 +29,7 @@ pub fn run(data: &[u8]) {
         return;
     }
     let Some(mut theirs) = hyper_peer::client(&pieces, &method) else { panic!("hyper takes it for no answer") };
-    theirs.headers.remove(header::TRANSFER_ENCODING);
+    remove_hops(&mut theirs.headers, false);
     if answered.content.is_none() {
         theirs.content = None;
     }
@@ -89,6 +89,23 @@ fn read(pieces: &[&[u8]], method: &Method) -> Result<Option<Read>, ()> {
     Ok(None)
 }
 
+/// What belongs to one connection does not come out of a head (RFC 9110 7.6.1): what `Connection` names, but for what a message cannot
+/// do without, and what always does. After 101, `Upgrade` says what the connection has become.
+fn remove_hops(headers: &mut HeaderMap, is_switched: bool) {
+    let connection: Vec<_> = headers.get_all(header::CONNECTION).iter().cloned().collect();
+    let tokens = connection.iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    for name in tokens.filter_map(|token| http::HeaderName::from_bytes(token.trim_ascii()).ok()) {
+        if !["host", "content-length", "trailer", "upgrade", "close"].contains(&name.as_str()) {
+            headers.remove(name);
+        }
+    }
+    let hops = ["connection", "keep-alive", "proxy-connection", "te", "transfer-encoding", "proxy-authenticate"];
+    hops.into_iter().chain(["proxy-authorization"]).for_each(|name| drop(headers.remove(name)));
+    if !is_switched {
+        headers.remove(header::UPGRADE);
+    }
+}
+
 /// The head by the letter: exactly this much, these fields, and one way to read its length.
 fn check_head(bytes: &[u8], answered: &Answered, keep_alive: bool) {
     let (head, rest) = strict::answer(bytes).expect("it is a head by the letter").expect("it is a whole head");
@@ -97,10 +114,11 @@ fn check_head(bytes: &[u8], answered: &Answered, keep_alive: bool) {
     let length = head.length().expect("its length is clear");
     assert!(length != Length::Chunked || head.start[0] == b"HTTP/1.1", "chunks in HTTP/1.0");
     let mut fields = HeaderMap::new();
-    for (name, value) in head.fields.iter().filter(|(name, _)| name != "transfer-encoding") {
+    for (name, value) in &head.fields {
         let value = http::HeaderValue::from_bytes(value).expect("a value by the letter");
         fields.append(http::HeaderName::from_bytes(name.as_bytes()).expect("a name by the letter"), value);
     }
+    remove_hops(&mut fields, answered.status == 101);
     assert_eq!(fields, answered.headers);
     let says = |word: &[u8]| {
         let mut tokens = head.all("connection").flat_map(|value| value.split(|byte| *byte == b','));
