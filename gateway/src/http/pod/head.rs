@@ -113,8 +113,7 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
     let status = status.ok_or("answered with a status that does not exist")?;
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + 2);
     let (mut framing, mut is_chunked, mut kept_for, mut named) = (HeadFraming::Unsaid, false, None, Vec::new());
-    // RFC 9112 9.3: HTTP/1.1 keeps connections unless it says otherwise.
-    let mut keep_alive = parsed.version == Some(1);
+    let (mut keeps, mut closes) = (false, false);
     for field in parsed.headers.iter() {
         let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| "answered with a bad field name")?;
         if name == header::TRANSFER_ENCODING {
@@ -133,7 +132,7 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
             let has = |token: &str| {
                 field.value.split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
             };
-            keep_alive = !has("close") && (keep_alive || has("keep-alive"));
+            (keeps, closes) = (keeps || has("keep-alive"), closes || has("close"));
             named.extend(named_by(field.value));
             continue;
         } else if is_hop_by_hop(&name) && (name != header::UPGRADE || status != StatusCode::SWITCHING_PROTOCOLS) {
@@ -159,6 +158,8 @@ fn parse(head: &Bytes) -> Result<AnswerHead, &'static str> {
     if status == StatusCode::RESET_CONTENT && framing != HeadFraming::Length(0) {
         return Err("answered 205 with content");
     }
+    // RFC 9112 9.3: HTTP/1.1 keeps connections unless it says otherwise, and `close` counts wherever it stands.
+    let keep_alive = !closes && (keeps || parsed.version == Some(1));
     Ok(AnswerHead { status, headers, keep_alive, kept_for, framing })
 }
 
@@ -220,6 +221,16 @@ mod tests {
         ] {
             let (read, _) = read(head.as_bytes(), 1000).unwrap().unwrap();
             assert_eq!((read.framing(&Method::GET), read.keep_alive), (framing, keep_alive), "{head}");
+        }
+    }
+
+    #[test]
+    fn close_counts_whatever_another_connection_field_says() {
+        for fields in ["close\r\nConnection: keep-alive", "keep-alive\r\nConnection: close", "keep-alive, close"] {
+            for version in ["1.0", "1.1"] {
+                let head = format!("HTTP/{version} 200 OK\r\nConnection: {fields}\r\n\r\n");
+                assert!(!read(head.as_bytes(), 1000).unwrap().unwrap().0.keep_alive, "{head}");
+            }
         }
     }
 
