@@ -46,11 +46,11 @@ impl<'a> Attempts<'a> {
         // A session stays on its pod even if the pod cannot be reached, unless the Ingress says otherwise.
         let may_move = trip.pinned.is_none() || cookie.is_some_and(|cookie| cookie.affinity.change_on_failure);
         // Only what is timed looks at the clock.
-        let now = if endpoints.is_timed(trip.balance) { now() } else { UnixMillis::default() };
+        let moment = || if endpoints.is_timed(trip.balance) { now() } else { UnixMillis::default() };
         let order = match (cookie, trip.pinned) {
             (Some(cookie), _) if trip.rule.issues_cookie => Order::Session(cookie),
-            (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned).at(now)),
-            (_, None) => Order::Listed(endpoints.order(trip.balance, trip.hash, now)),
+            (_, Some(pinned)) => Order::Listed(endpoints.starting_at(pinned).at(now())),
+            (_, None) => Order::Listed(endpoints.order(trip.balance, trip.hash, moment())),
         };
         let left = match trip.rule.policy.retry.tries {
             _ if !may_move => 1,

@@ -7,7 +7,7 @@
 //! Where to look: `handle` is the story of a request, top to bottom; [`decision`] says where it goes (`split`: to the canary
 //! or not), [`facts`] is all it asks; `filters` are what a rule does to requests and answers, with the tools `rewrite`, `template`
 //! and `cookie_edit`; `refusals` is the table of what is refused, by `head_guard` and `target`; `headers` says what is removed
-//! and added; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
+//! and added, `seen` which fields there are; `forward` tries pods, as often as `budget` allows, `exchange` asks one of them,
 //! `pod` speaks with it; `upload` and `body` are the contents both ways; `failure` maps what went wrong to a status. An `arrival`
 //! (PROXY protocol, TLS) becomes a `connection`, knows by its `preface` what is spoken (HTTP/2 is watched by `h2_guard` and `h2_streams`), is parked in a slot (`slots`) while nothing is, and may become
 //! something else (`upgrade`, and `connect` for HTTP/2); `worker` listens and drains; [`limits`] holds every limit.

@@ -1,6 +1,7 @@
 //! The pods' side of the data plane: connections to them, and one exchange on one of these.
 //!
-//! `http1` is our own codec, with `head`, `framing` and `sending` for its parts; `http2` is hyper's. `pool` keeps connections.
+//! `http1` is our own codec, with `head`, `framing` and `sending` for its parts, and `block` for the memory that is read into; `http2` is
+//! hyper's. `pool` keeps connections.
 
 mod block;
 pub(crate) mod framing;
