@@ -4,7 +4,7 @@ use std::{fs, net::Ipv4Addr, time::Instant};
 
 use rustix::process::test_kill_process_group;
 use serde_json::json;
-use tidegate_tests::{Net, PATIENCE, http_pod};
+use tidegate_tests::{Bed, Net, PATIENCE, http_pod, pod_manifest, service_manifest};
 use tokio::{net::TcpListener, time::timeout};
 
 use super::{Browser, Look, Scheme, Screen};
@@ -27,7 +27,8 @@ async fn a_page_is_shown_clicked_and_photographed() {
     browser.until("document.getElementById('b').title === '1'").await;
     assert_eq!(browser.run("const answer = await fetch('/'); return answer.headers.get('X-Pod')").await, "shown");
 
-    let wishes = "[screen.width, matchMedia('(prefers-color-scheme: dark)').matches, \
+    browser.eval("document.head.innerHTML = '<meta name=viewport content=\"width=device-width\">'").await;
+    let wishes = "[innerWidth, matchMedia('(prefers-color-scheme: dark)').matches, \
                   matchMedia('(prefers-reduced-motion: reduce)').matches]";
     assert_eq!(browser.eval(wishes).await, json!([1280, false, false]));
     browser.look(Look { screen: Screen::Phone, scheme: Scheme::Dark, reduced_motion: true }).await;
@@ -53,6 +54,28 @@ async fn the_console_tells_of_errors_and_of_what_the_policy_forbids() {
     let severe = |text: &str| lines.iter().any(|line| line.level == "SEVERE" && line.message.contains(text));
     assert!(severe("a mistake") && severe("Content Security Policy"), "{lines:#?}");
     browser.assert_no_complaint().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_nobody_is_taken_only_after_it_was_accepted() {
+    let Some(browser) = Browser::start().await else { return };
+    let net = Net::next();
+    let _pod = http_pod("safe", net.ip(2)).await;
+    let ingress = "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: all}\n\
+                   spec: {defaultBackend: {service: {name: safe, port: {number: 80}}}}\n";
+    let manifests = pod_manifest("safe", "safe", net.ip(2)) + &service_manifest("safe", "safe", "") + ingress;
+    let bed = Bed::start(net, &manifests).await;
+    browser.goto(&format!("http://{}/", bed.app.http())).await;
+    let page = format!("https://{}/", bed.app.https().unwrap());
+    let ask =
+        format!("try {{ await fetch('{page}', {{mode: 'no-cors'}}); return 'went' }} catch {{ return 'failed' }}");
+    assert_eq!(browser.run(&ask).await, "failed");
+    browser.accept_every_certificate().await;
+    assert_eq!(browser.run(&ask).await, "went");
+    browser.goto(&page).await;
+    let protocols = "await Promise.all(Array.from({length: 20}, async (_, i) => (await fetch('/?' + i)).text())); \
+                     return [...new Set(performance.getEntriesByType('resource').map(entry => entry.nextHopProtocol))]";
+    assert_eq!(browser.run(protocols).await, json!(["h2"]));
 }
 
 /// What a page tries to reach is on this machine, or nowhere.

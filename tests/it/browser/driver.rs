@@ -100,7 +100,7 @@ impl Driver {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
         stream.set_read_timeout(Some(END))?;
         stream.write_all(b"GET /shutdown HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
-        drop(stream.read(&mut [0; 1024])?);
+        let _ = stream.read(&mut [0; 1024])?;
         let patience = Instant::now() + END;
         while self.child.try_wait()?.is_none() && Instant::now() < patience {
             thread::sleep(Duration::from_millis(5));
@@ -114,7 +114,7 @@ impl Drop for Driver {
         let group = self.group();
         drop(self.shut_down());
         // Whoever is left: no Chromium outlives its test.
-        drop(kill_process_group(group, Signal::KILL));
+        let _ = kill_process_group(group, Signal::KILL);
         drop(self.child.wait());
         remove(&self.directory);
     }

@@ -24,7 +24,7 @@ const GLANCE: Duration = Duration::from_millis(20);
 
 /// Chromium's flags. Nothing but what a test does may use the network, and that ends on this machine: every name but
 /// localhost's has no address, whoever asks.
-const FLAGS: [&str; 14] = [
+const FLAGS: [&str; 15] = [
     "--headless=new",
     "--disable-background-networking",
     "--disable-breakpad",
@@ -34,6 +34,7 @@ const FLAGS: [&str; 14] = [
     "--disable-domain-reliability",
     "--disable-gpu",
     "--disable-sync",
+    "--hide-scrollbars",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.*, EXCLUDE [::1], EXCLUDE localhost, EXCLUDE *.localhost",
     "--metrics-recording-only",
     "--no-default-browser-check",
@@ -83,8 +84,6 @@ pub(crate) struct Look {
 pub(crate) struct ConsoleLine {
     /// `SEVERE` (an error), `WARNING`, `INFO` or `DEBUG`.
     pub(crate) level: String,
-    /// `console-api`, `network`, `security`, `javascript`, …
-    pub(crate) source: String,
     pub(crate) message: String,
 }
 
@@ -220,14 +219,9 @@ impl Browser {
     /// What came to the console since this was last asked, all pages together.
     pub(crate) async fn console(&self) -> Vec<ConsoleLine> {
         let lines = self.command("se/log", json!({ "type": "browser" })).await;
-        let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
         let lines = lines.as_array().expect("a list of lines").iter();
-        let line = |line| ConsoleLine {
-            level: text(line, "level"),
-            source: text(line, "source"),
-            message: text(line, "message"),
-        };
-        lines.map(line).collect()
+        let text = |line: &Value, key: &str| line[key].as_str().unwrap_or_default().to_owned();
+        lines.map(|line| ConsoleLine { level: text(line, "level"), message: text(line, "message") }).collect()
     }
 
     /// Checks that no page had an error or a warning since the console was last asked: every violation of a
