@@ -8,6 +8,7 @@
 //! | which paths there are | [`server`] |
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
+//! | the dashboard and the demo's page | `page` |
 //! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
@@ -17,6 +18,7 @@ pub mod client;
 mod config;
 mod host;
 pub mod metrics;
+mod page;
 pub mod server;
 pub mod status;
 pub mod tables;

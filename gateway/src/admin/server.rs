@@ -18,7 +18,7 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
+use super::{config::findings, host, metrics, page, status::RuntimeStatus, view::ConfigView};
 use crate::{
     access_log::LogStats,
     http::HttpStats,
@@ -107,6 +107,9 @@ impl Server {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").response();
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        if let Some(response) = page::respond(request.uri(), request.headers(), || None) {
             return response;
         }
         let query = request.uri().query().unwrap_or_default().to_owned();

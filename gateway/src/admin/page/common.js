@@ -87,8 +87,8 @@ export function follow(filter, on) {
   };
 }
 
-/** `plural(1, "pod")` is "1 pod". */
-export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
+/** `plural(2, "pod")` is "2 pods". */
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
 
 /** `list(["a", "b", "c"])` is "a, b and c". */
 export const list = (names) =>

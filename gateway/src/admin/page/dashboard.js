@@ -88,9 +88,9 @@ function renderTotals() {
 
 const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 
-/** "(200 of 9,000 shown)" after a title, or how many there are. */
-function title(section, count, total) {
-  const text = count < total ? `(${number(count)} of ${number(total)} shown: filter for others)` : `(${number(total)})`;
+/** After a title: how many there are, and whether all are shown. */
+function title(section, count, total, noun) {
+  const text = count < total ? `(${number(count)} of ${plural(total, noun)} shown; filter for others)` : `(${plural(total, noun)})`;
   setText(byId(`${section}-title`).querySelector(".of"), text);
 }
 
@@ -111,7 +111,7 @@ function renderFindings() {
     fix: listener.fix ?? "",
   }));
   const findings = [...failed, ...view.findings];
-  title("findings", findings.length, view.findingsTotal + failed.length);
+  title("findings", findings.length, view.findingsTotal + failed.length, "finding");
   const where = ({ object, field, file, line }) =>
     [object && `${object.kind} ${object.namespace ? `${object.namespace}/` : ""}${object.name}`, field, file && `${file}${line ? `:${line}` : ""}`]
       .filter(Boolean)
@@ -131,7 +131,7 @@ function renderFindings() {
 
 function renderServices() {
   const { services } = view;
-  title("services", services.length, view.servicesTotal);
+  title("services", services.length, view.servicesTotal, "Service");
   const ports = services.flatMap((service) =>
     service.ports.length ? service.ports.map((port) => ({ service, port })) : [{ service, port: null }]);
   const create = () => {
@@ -197,7 +197,7 @@ function endpointState(endpoint) {
 
 function renderRoutes() {
   const all = rules(view);
-  title("routes", view.ingresses.length, view.ingressesTotal);
+  title("routes", view.ingresses.length, view.ingressesTotal, "Ingress");
   const body = byId("routes");
   orNothing(body, all, "No routes: no Ingress is served, or the filter leaves none.");
   const create = row(false, false, false, true, true, true, true, true);

@@ -144,7 +144,9 @@ class Demo {
 
   constructor(view) {
     this.view = view;
-    this.lanes = KINDS.map((kind) => new Lane(this, kind));
+    // Without HTTPS there is no address for lane G.
+    const shown = KINDS.filter((kind) => kind.urls(view.lanes).every(Boolean));
+    this.lanes = shown.map((kind) => new Lane(this, kind));
     byId("lanes").append(...this.lanes.map((lane) => lane.section));
     setText(byId("mark"), `n=${mark}-…`);
     this.#controls();
@@ -277,7 +279,7 @@ class Demo {
     this.#renderPods();
     for (const lane of this.lanes) lane.render();
     const option = (pod) => el("option", { value: pod.name }, pod.name);
-    sync(byId("log-pod"), view.pods, (pod) => pod.name, option, () => {});
+    sync(byId("log-pod"), [...view.pods, ...view.gone], (pod) => pod.name, option, () => {});
   }
 
   #renderPods() {
@@ -308,7 +310,7 @@ class Demo {
 
   /** Reads every pod's log, and compares it with what this page counted. */
   async compare() {
-    const names = [...new Set([...this.view.pods.map((pod) => pod.name), ...this.#hits.keys()])];
+    const names = [...this.view.pods, ...this.view.gone].map((pod) => pod.name);
     const logs = await Promise.all(names.map((name) => log(name)));
     const rows = names.map((name, i) => ({ name, hits: this.#hits.get(name) ?? 0, log: logs[i] }));
     const create = ({ name }) =>
@@ -340,7 +342,7 @@ async function log(name) {
 const LOG_LINES = 1000;
 
 function verdict({ hits, log }, logged) {
-  if (logged === undefined) return "The log went with the pod.";
+  if (logged === undefined) return "There is no log.";
   if (logged === hits) return "Yes.";
   if (log.length >= LOG_LINES && logged < hits) return `The log has its last ${number(LOG_LINES)} lines only.`;
   return logged > hits ? "No: an answer may be under way, or was lost on its way." : "No.";

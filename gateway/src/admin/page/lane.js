@@ -19,9 +19,12 @@ const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 function noFacts(lane) {
   return {
     name: lane.demo.view.lanes.cookieName,
+    layer: lane.kind.layer,
     sent: 0,
     answered: 0,
     failed: 0,
+    /** Failures that the stream has said nothing about (yet). */
+    unexplained: 0,
     /** Answers of the gateway itself. */
     refusals: 0,
     pods: new Map(),
@@ -35,8 +38,8 @@ function noFacts(lane) {
     affinities: new Set(),
     closes: new Set(),
     protocols: new Set(),
-    /** Whether requests were sent at once. */
-    atOnce: false,
+    /** Connections of the requests that were sent at once last. */
+    atOnce: new Set(),
     /** The most pods there were to choose from. */
     choiceMax: 0,
     statuses: new Map(),
@@ -109,15 +112,16 @@ export class Lane {
     if (this.busy) return;
     this.#setBusy(true);
     await send();
-    await this.#portsOrPatience();
+    await this.#hearTail();
     this.#setBusy(false);
     this.render();
     this.demo.laneDone();
   }
 
   /** The stream is at most some 100 ms behind; what it has not told by then, it may still tell later. */
-  async #portsOrPatience() {
-    for (let i = 0; i < 10 && this.demo.tail.connected && this.facts.unknown; i++) await pause(PAUSE);
+  async #hearTail() {
+    const { facts, demo } = this;
+    for (let i = 0; i < 10 && demo.tail.connected && (facts.unknown || facts.unexplained); i++) await pause(PAUSE);
   }
 
   #setBusy(busy) {
@@ -134,8 +138,8 @@ export class Lane {
   }
 
   async #atOnce(count) {
-    this.facts.atOnce = true;
-    await Promise.all(Array.from({ length: count }, () => this.#ask({})));
+    this.facts.atOnce = new Set();
+    await Promise.all(Array.from({ length: count }, () => this.#ask({ atOnce: true })));
   }
 
   /** Whether pods close their connection after the answer. */
@@ -155,11 +159,11 @@ export class Lane {
     return url;
   }
 
-  async #ask({ forget }) {
+  async #ask({ forget, atOnce }) {
     const { facts, demo } = this;
     const no = demo.nextNumber();
     const url = this.#url(no, forget);
-    const row = { no, url, forget, begun: Date.now(), target: url.hostname + url.pathname };
+    const row = { no, url, forget, atOnce, begun: Date.now(), target: url.hostname + url.pathname };
     facts.sent += 1;
     facts.closes.add(this.closes);
     facts.affinities.add(this.kind.affinity ?? demo.view.affinity);
@@ -205,6 +209,7 @@ export class Lane {
       if (!row.isNew) facts.older += 1;
     }
     this.connections.set(key, true);
+    if (row.atOnce) facts.atOnce.add(key);
     facts.unknown -= 1;
     this.demo.tail.expect(key, row.isNew, (event) => {
       row.client = event.client;
@@ -228,6 +233,7 @@ export class Lane {
       }
       if (pods.size === 1 && !pods.has(row.pod)) facts.mixedConnections += 1;
       this.connections.set(event.client, pods.add(row.pod));
+      if (row.atOnce) facts.atOnce.add(event.client);
       this.#late(facts);
     });
   }
@@ -257,8 +263,10 @@ export class Lane {
   /** The browser tells no more than that there was no answer it may show. The stream may know better. */
   #failed(facts, row) {
     facts.failed += 1;
+    facts.unexplained += 1;
     row.failed = true;
     this.demo.tail.explain(row.url, row.begun, (event) => {
+      facts.unexplained -= 1;
       row.client = event.client;
       facts.reasons.set(event.why, true);
       if (event.kind === "request" && event.status) {

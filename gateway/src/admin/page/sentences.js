@@ -7,6 +7,7 @@ import { list, number, plural } from "./common.js";
 
 const single = (set, value) => set.size === 1 && set.has(value);
 const names = (facts) => list([...facts.pods.keys()].sort());
+const times = (count) => (count === 1 ? "once" : count === 2 ? "twice" : `${number(count)} times`);
 const join = (...parts) => parts.filter(Boolean).join(" ");
 
 /** Lanes in front of a Service. */
@@ -47,7 +48,7 @@ export function http2(facts) {
   if (single(facts.protocols, "HTTP/2.0")) {
     why =
       facts.connections === 1
-        ? facts.atOnce && "This browser spoke HTTP/2: all of them share one connection, even at once."
+        ? facts.atOnce.size && "This browser spoke HTTP/2: all of them share one connection, even at once."
         : "This browser spoke HTTP/2, which carries many requests at once on each connection.";
   } else if (single(facts.protocols, "HTTP/1.1")) {
     why = "This browser spoke HTTP/1.1 here, which carries one request at a time on each connection.";
@@ -82,10 +83,10 @@ function connectionsOfService(facts) {
   }
   if (connections === answered) {
     const closed = single(facts.closes, true) ? ", because the pod closed each after its answer" : "";
-    return `Each request had a connection of its own${closed}. So the Service chose ${number(connections)} times.`;
+    return `Each request had a connection of its own${closed}. So the Service chose ${times(connections)}.`;
   }
   const toggled = facts.closes.size > 1 ? " (Connection: close was on for some of the requests only.)" : "";
-  return `The Service chose ${number(connections)} times: once for each connection, not for each request.${toggled}`;
+  return `The Service chose ${times(connections)}: once for each connection, not for each request.${toggled}`;
 }
 
 /** Why its choices fell on as many pods as they did. */
@@ -105,13 +106,17 @@ function choices(facts) {
 }
 
 function kept(facts) {
-  return facts.older && `${plural(facts.older, "connection")} had been opened before, by another lane or before the lane was cleared.`;
+  const { older, connections } = facts;
+  if (!older) return "";
+  const which = connections === 1 ? "The connection was" : `${number(older)} of the connections ${older > 1 ? "were" : "was"}`;
+  return `${which} open before this lane began to count.`;
 }
 
 /** Browsers open more connections for requests at once. */
 function sixAtMost(facts) {
-  if (!facts.atOnce || facts.connections < 2 || facts.closes.has(true) || facts.protocols.has("HTTP/2.0")) return "";
-  return "For requests at once the browser opened more connections: with HTTP/1.1, browsers have up to six to a host.";
+  const { size } = facts.atOnce;
+  if (size < 2 || facts.protocols.has("HTTP/2.0") || (facts.layer === "service" && facts.closes.has(true))) return "";
+  return `For requests at once the browser used ${number(size)} connections: with HTTP/1.1, up to six to a host at a time.`;
 }
 
 function ingressCause(facts) {
@@ -139,8 +144,8 @@ function cookieCause(facts) {
   const brought = `${number(withCookie)} of ${number(answered)} brought the cookie ${name}`;
   const one = sessions.size === 1;
   const stayed = one ? ", always the same one, and these hit one pod" : ". Each cookie kept its pod";
-  const moved = one ? ", always the same one, but the pods changed and so did the choice" : ". A cookie had to move when the pods changed";
-  const free = without ? `Without it (${number(without)}), the Ingress was free to choose and set one.` : "";
+  const moved = facts.gone.length ? ". When the pod of a cookie was gone, another was chosen" : ". When the pods changed, a cookie came to another one";
+  const free = without ? `Without it (${number(without)}), the Ingress was free to choose.` : "";
   const over = facts.connections > 1 && !movedSessions ? "The cookie decides, not the connection." : "";
   const told = movedSessions ? moved : stayed;
   return join(`${brought}${told}: the Ingress reads it in each request.`, over, free);
@@ -152,14 +157,14 @@ function gone(facts) {
 
 function goneFromService(facts) {
   if (!facts.gone.length || !facts.closes.has(false)) return gone(facts);
-  const next = facts.gone.includes(facts.lastPod) ? "The next request will need a new one." : "The browser had to open a new one.";
+  const next = facts.gone.includes(facts.lastPod) ? "The next request needs another one." : "The browser had to use another one.";
   return `${list(facts.gone)} ${facts.gone.length > 1 ? "are" : "is"} gone. A connection cannot move to another pod: it ended. ${next}`;
 }
 
 function failures(facts, what) {
   const { failed, refusals } = facts;
   const answers = [...facts.statuses].map(([status, count]) => `${plural(count, "request")} got ${status} from the gateway itself`);
-  const reasons = [...facts.reasons.keys()].map((why) => (why.endsWith(".") ? why : `${why}.`));
+  const reasons = [...facts.reasons.keys()].map((why) => `${why[0].toUpperCase()}${why.slice(1)}${why.endsWith(".") ? "" : "."}`);
   const compare =
     what === "Ingress" && refusals ? "An Ingress can still answer without a pod. A Service can only end the connection." : "";
   return join(
