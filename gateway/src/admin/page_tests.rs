@@ -71,7 +71,8 @@ fn every_element_that_a_script_looks_up_is_on_its_page() {
         for id in used {
             assert!(ids.contains(id), "{script} uses #{id}, which {name} lacks");
         }
-        let named = [" for=\"", " aria-labelledby=\"", " href=\"#"].iter().flat_map(|before| between(page, before, '"'));
+        let named =
+            [" for=\"", " aria-labelledby=\"", " href=\"#"].iter().flat_map(|before| between(page, before, '"'));
         for id in named {
             assert!(ids.contains(id), "{name} names #{id}, which it lacks");
         }
@@ -86,7 +87,8 @@ fn nothing_comes_from_elsewhere_is_inline_or_becomes_markup() {
         for word in ["http:", "https:", "url(", "@import", "\"//", "data:", "blob:"] {
             assert!(!outside.contains(word), "{name} has {word}");
         }
-        let markup = ["innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "srcdoc"];
+        let markup =
+            ["innerHTML =", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function(", "srcdoc"];
         for word in markup.into_iter().chain(["setAttribute(\"style", "{ style:", "cssText", "setTimeout(\""]) {
             assert!(!text.contains(word), "{name} has {word}");
         }

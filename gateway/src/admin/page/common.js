@@ -88,7 +88,7 @@ export function follow(filter, on) {
 }
 
 /** `plural(2, "pod")` is "2 pods". */
-export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : noun.endsWith("s") ? "es" : "s"}`;
+export const plural = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;
 
 /** `list(["a", "b", "c"])` is "a, b and c". */
 export const list = (names) =>

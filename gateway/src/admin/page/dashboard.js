@@ -89,8 +89,8 @@ function renderTotals() {
 const percent = (share) => `${(share * 100).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
 
 /** After a title: how many there are, and whether all are shown. */
-function title(section, count, total, noun) {
-  const text = count < total ? `(${number(count)} of ${plural(total, noun)} shown; filter for others)` : `(${plural(total, noun)})`;
+function title(section, count, total, noun = "") {
+  const text = count < total ? `(${number(count)} of ${number(total)}${noun} shown; filter for others)` : `(${number(total)}${noun})`;
   setText(byId(`${section}-title`).querySelector(".of"), text);
 }
 
@@ -111,7 +111,7 @@ function renderFindings() {
     fix: listener.fix ?? "",
   }));
   const findings = [...failed, ...view.findings];
-  title("findings", findings.length, view.findingsTotal + failed.length, "finding");
+  title("findings", findings.length, view.findingsTotal + failed.length);
   const where = ({ object, field, file, line }) =>
     [object && `${object.kind} ${object.namespace ? `${object.namespace}/` : ""}${object.name}`, field, file && `${file}${line ? `:${line}` : ""}`]
       .filter(Boolean)
@@ -126,12 +126,12 @@ function renderFindings() {
       fix ? el("span", {}, el("em", {}, "Fix: "), fix) : "",
     );
   const list = byId("findings");
-  sync(list, findings.length ? findings : [null], JSON.stringify, (finding) => (finding ? create(finding) : el("li", { class: "quiet" }, "Nothing is wrong with the configuration.")), () => {});
+  sync(list, findings.length ? findings : [null], JSON.stringify, (finding) => (finding ? create(finding) : el("li", { class: "quiet" }, "None: nothing is wrong, or the filter leaves nothing of it.")), () => {});
 }
 
 function renderServices() {
   const { services } = view;
-  title("services", services.length, view.servicesTotal, "Service");
+  title("services", services.length, view.servicesTotal);
   const ports = services.flatMap((service) =>
     service.ports.length ? service.ports.map((port) => ({ service, port })) : [{ service, port: null }]);
   const create = () => {
@@ -197,7 +197,7 @@ function endpointState(endpoint) {
 
 function renderRoutes() {
   const all = rules(view);
-  title("routes", view.ingresses.length, view.ingressesTotal, "Ingress");
+  title("routes", view.ingresses.length, view.ingressesTotal, view.ingressesTotal === 1 ? " Ingress" : " Ingresses");
   const body = byId("routes");
   orNothing(body, all, "No routes: no Ingress is served, or the filter leaves none.");
   const create = row(false, false, false, true, true, true, true, true);

@@ -167,6 +167,12 @@ class Demo {
     return this.view.pods.some((pod) => pod.name === name);
   }
 
+  /** Living pods, and those that went while the page was open. */
+  get #pods() {
+    const gone = this.view.gone.filter((pod) => this.#colours.has(pod.name));
+    return [...this.view.pods, ...gone.map((pod) => ({ ...pod, gone: true }))];
+  }
+
   /** The class of a pod's colour: the same everywhere, as long as the page is open. */
   colour(name) {
     if (!this.#colours.has(name)) this.#colours.set(name, `pod-${this.#colours.size % COLOURS}`);
@@ -279,12 +285,11 @@ class Demo {
     this.#renderPods();
     for (const lane of this.lanes) lane.render();
     const option = (pod) => el("option", { value: pod.name }, pod.name);
-    sync(byId("log-pod"), [...view.pods, ...view.gone], (pod) => pod.name, option, () => {});
+    sync(byId("log-pod"), this.#pods, (pod) => pod.name, option, () => {});
   }
 
   #renderPods() {
-    const gone = this.view.gone.map((pod) => ({ ...pod, gone: true }));
-    sync(byId("pods"), [...this.view.pods, ...gone], (pod) => pod.name, (pod) => this.#pod(pod), (element, pod) => {
+    sync(byId("pods"), this.#pods, (pod) => pod.name, (pod) => this.#pod(pod), (element, pod) => {
       const hits = this.#hits.get(pod.name) ?? 0;
       const kill = element.lastElementChild;
       element.dataset.hits = hits;
@@ -310,7 +315,7 @@ class Demo {
 
   /** Reads every pod's log, and compares it with what this page counted. */
   async compare() {
-    const names = [...this.view.pods, ...this.view.gone].map((pod) => pod.name);
+    const names = this.#pods.map((pod) => pod.name);
     const logs = await Promise.all(names.map((name) => log(name)));
     const rows = names.map((name, i) => ({ name, hits: this.#hits.get(name) ?? 0, log: logs[i] }));
     const create = ({ name }) =>

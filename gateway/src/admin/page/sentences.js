@@ -70,7 +70,7 @@ function counts(facts) {
 
 function serviceCause(facts) {
   const { answered, connections } = facts;
-  if (answered === 1) return "A Service chooses the pod when a connection is opened. Send more.";
+  if (answered === 1) return join("A Service chooses the pod when a connection is opened.", kept(facts), "Send more.");
   return join(connectionsOfService(facts), connections > 1 && choices(facts), kept(facts), sixAtMost(facts));
 }
 
@@ -168,7 +168,7 @@ function failures(facts, what) {
   const compare =
     what === "Ingress" && refusals ? "An Ingress can still answer without a pod. A Service can only end the connection." : "";
   return join(
-    failed && `${plural(failed, "request")} failed: no answer came.`,
+    failed && `${plural(failed, "request")} failed: ${what === "Ingress" ? "no answer came that this page may read" : "no answer came"}.`,
     answers.length && `${list(answers)}.`,
     ...reasons,
     compare,
