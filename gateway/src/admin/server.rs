@@ -40,7 +40,8 @@ const LIMITS: Limits = Limits {
 const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 7] = [
+    ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),

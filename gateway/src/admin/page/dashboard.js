@@ -15,6 +15,7 @@ const TYPING = 300;
 
 const rates = new Rates();
 let stop = () => {};
+let live = false;
 let paused = false;
 let view = null;
 /** Tail events by id, newest last. */
@@ -27,10 +28,7 @@ const row = (...numbers) => () => el("tr", {}, ...numbers.map(td));
 const cells = (tr, ...texts) => texts.forEach((text, i) => text !== null && setText(tr.children[i], text));
 
 function connect() {
-  stop();
-  rates.clear();
-  events.clear();
-  renderTail();
+  disconnect();
   stop = follow(byId("filter-text").value.trim(), {
     status: (connected) => {
       setText(byId("stream"), connected ? "Live" : "Live stream lost, connecting again. What is shown is old.");
@@ -48,7 +46,11 @@ function connect() {
   });
 }
 
-let live = false;
+function disconnect() {
+  stop();
+  live = false;
+  rates.clear();
+}
 
 function render() {
   if (!view) return;
@@ -265,7 +267,7 @@ function take(news) {
 
 let scheduled = false;
 
-/** Several batches in one frame are one rendering, and none while nobody sees the page. */
+/** Several batches in one frame are one rendering. */
 function scheduleTail() {
   if (scheduled) return;
   scheduled = true;
@@ -371,7 +373,11 @@ let typing = 0;
 byId("filter").addEventListener("submit", (event) => event.preventDefault());
 byId("filter-text").addEventListener("input", () => {
   clearTimeout(typing);
-  typing = setTimeout(connect, TYPING);
+  typing = setTimeout(() => {
+    events.clear();
+    renderTail();
+    connect();
+  }, TYPING);
 });
 
 setInterval(() => {
@@ -383,7 +389,8 @@ setInterval(() => {
 }, 1000);
 
 // Nobody looks: the gateway need not tell.
-document.addEventListener("visibilitychange", () => (document.hidden ? stop() : connect()));
+document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
 
+renderTail();
 connect();
 fetch("/demo", { method: "HEAD" }).then((answer) => (byId("demo").hidden = !answer.ok), () => {});

@@ -243,13 +243,13 @@ class Demo {
       // It does not answer.
     }
     showProblem(why);
-    if (!why) this.render();
+    this.render();
     return why;
   }
 
   async #act(path, done) {
     const why = await this.#ask(path, { method: "POST" });
-    setText(byId("done"), why ?? done());
+    setText(byId("done"), why ? "" : done());
   }
 
   #controls() {
@@ -301,7 +301,12 @@ class Demo {
   }
 
   #pod({ name }) {
-    const kill = () => this.#act(`/demo/kill?pod=${encodeURIComponent(name)}`, () => `${name} was killed.`);
+    const kill = async (event) => {
+      const button = event.currentTarget;
+      await this.#act(`/demo/kill?pod=${encodeURIComponent(name)}`, () => `${name} was killed.`);
+      // Who uses the keyboard would start over from the top otherwise.
+      if (button.hidden) byId("add").focus({ preventScroll: true });
+    };
     return el(
       "li",
       { class: this.colour(name), "data-pod": name },
