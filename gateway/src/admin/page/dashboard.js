@@ -105,7 +105,7 @@ function orNothing(body, items, text) {
 }
 
 function renderFindings() {
-  const failed = (view.failedListeners ?? []).map((listener) => ({
+  const failed = (view.listenersFailed ?? []).map((listener) => ({
     severity: "error",
     reason: "ListenerFailed",
     file: "",
@@ -165,9 +165,10 @@ function renderServices() {
 function renderEndpoints(list, id, service, port) {
   const endpoints = port?.endpoints ?? [];
   const items = endpoints.slice(0, ENDPOINTS);
+  const more = endpoints.length - items.length + (port?.endpointsLeftOut ?? 0);
   const note =
-    endpoints.length > ENDPOINTS
-      ? `and ${number(endpoints.length - ENDPOINTS)} more`
+    more > 0
+      ? `and ${number(more)} more`
       : endpoints.length === 0 && (service.type === "ExternalName" ? "an alias in DNS" : "no endpoints");
   if (note) items.push({ address: "", note });
   const create = () => el("li", { class: "endpoint" }, el("span"), el("span"), el("span", { class: "num" }), el("span", { class: "num" }));
@@ -201,6 +202,8 @@ function renderRoutes() {
   const all = rules(view);
   title("routes", view.ingresses.length, view.ingressesTotal, view.ingressesTotal === 1 ? " Ingress" : " Ingresses");
   const body = byId("routes");
+  const left = view.ingresses.reduce((sum, ingress) => sum + (ingress.rulesLeftOut ?? 0), 0);
+  setText(byId("routes-left"), left ? `${number(left)} more rules of these Ingresses are not shown.` : "");
   orNothing(body, all, "No routes: no Ingress is served, or the filter leaves none.");
   const create = row(false, false, false, true, true, true, true, true);
   sync(body, all, ({ rule, ingress }) => ruleKey(ingress, rule), create, (tr, { rule, ingress }) => {
@@ -229,12 +232,14 @@ function renderRoutes() {
 }
 
 function renderCertificates() {
-  const certificates = [...(view.certificates ?? [])].sort((a, b) => a.notAfter - b.notAfter);
+  const certificates = [...view.certificates].sort((a, b) => a.notAfter - b.notAfter);
+  title("certificates", certificates.length, view.certificatesTotal ?? certificates.length);
   const body = byId("certificates");
   orNothing(body, certificates, "No certificates: no Ingress that is shown has TLS.");
   sync(body, certificates, (one) => `${one.secret} ${one.notAfter}`, row(false, false, false, false), (tr, one) => {
     const [word, tone] = expiry(one);
-    cells(tr, one.secret, one.hosts.join(", ") || "–", one.subject, word);
+    const more = one.hostsLeftOut ? ` and ${number(one.hostsLeftOut)} more` : "";
+    cells(tr, one.secret, (one.hosts.join(", ") || "–") + more, one.subject, word);
     tr.lastElementChild.className = tone;
   });
 }
@@ -250,13 +255,16 @@ function expiry({ notBefore, notAfter }) {
 
 // The live tail.
 
+/** The text that is looked for; case does not matter. */
+const wanted = () => byId("filter-text").value.trim().toLowerCase();
+
 function take(news) {
   for (const event of news) {
     if (event.kind === "connectionEnd") {
       const begun = events.get(event.of);
       // Setting it anew would make it the newest.
       if (begun) begun.ended = event;
-    } else {
+    } else if (JSON.stringify(Object.values(event)).toLowerCase().includes(wanted())) {
       events.set(event.id, event);
       if (paused) missed += 1;
     }

@@ -102,8 +102,7 @@ export class Lane {
       el("div", { class: "buttons" }, ...this.buttons),
       this.histogram,
       this.sentence,
-      id === "e" ? this.session : "",
-      this.problem,
+      el("div", {}, this.kind.report ? this.session : "", this.problem),
       el("div", { class: "rows", tabindex: "0", role: "region", "aria-label": `Last requests of lane ${id.toUpperCase()}` }, table),
     );
   }
@@ -268,7 +267,7 @@ export class Lane {
     this.demo.tail.explain(row.url, row.begun, (event) => {
       facts.unexplained -= 1;
       row.client = event.client;
-      facts.reasons.set(event.why, true);
+      if (event.why) facts.reasons.set(event.why, true);
       if (event.kind === "request" && event.status) {
         facts.failed -= 1;
         row.failed = false;

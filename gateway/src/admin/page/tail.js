@@ -77,7 +77,7 @@ export class Tail {
     for (const event of events) {
       if (event.kind === "connection") this.#arrive(`${event.upstream}|${event.pod ?? ""}`, event);
       if (event.kind === "request" && event.requestId) this.#arrive(event.requestId, event);
-      if (event.kind === "refused" || (event.kind === "request" && !event.pod)) this.#loose.set(event.id, event);
+      if (event.kind === "refused" || (event.kind === "request" && (event.failure || !event.pod))) this.#loose.set(event.id, event);
     }
     const now = Date.now();
     this.#failed = this.#failed.filter((failed) => !this.#settle(failed) && now - failed.ended < LATE);
