@@ -1,6 +1,7 @@
 //! Every test that needs the whole program or real sockets, in one binary.
 
 mod broken;
+mod demo_page;
 mod dns;
 mod docs;
 mod endpoints;

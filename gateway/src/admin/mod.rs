@@ -1,11 +1,12 @@
 //! The admin interface: whether this process is well, what it counts, and what it serves. For operators, never for clients.
 //!
-//! It reads the published [`Snapshot`](crate::snapshot::Snapshot), the counters and the [`status`], and changes nothing. It is
+//! It reads the published [`Snapshot`](crate::snapshot::Snapshot), the counters and the [`status`], and changes nothing (but in the demo). It is
 //! not authenticated: it belongs on a loopback address, or on a network that only operators and their Prometheus reach.
 //!
 //! | question | answer |
 //! |---|---|
 //! | which paths there are | [`server`] |
+//! | what the demo's page asks for and may do | [`demo`] |
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
 //! | the dashboard and the demo's page | `page` |
@@ -16,6 +17,7 @@
 
 pub mod client;
 mod config;
+pub mod demo;
 mod host;
 pub mod metrics;
 mod page;

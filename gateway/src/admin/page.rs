@@ -3,9 +3,16 @@
 //! They are static files. What they show they ask for themselves: from the stream of the admin interface, and the demo's
 //! page from the addresses that it is about.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use http_body_util::Full;
+
+use super::{
+    server::NO_CONFIGURATION,
+    view::{DemoView, LanesView},
+};
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -26,28 +33,26 @@ const ASSETS: [(&str, &str, &str); 9] = [
     ("tail.js", SCRIPT, include_str!("page/tail.js")),
 ];
 
-/// Where the demo's page is, and whom it asks.
-#[derive(Debug)]
-pub(super) struct DemoPage {
-    /// Its URL. Under any other name it would be another site than the addresses it asks, and get no cookie of theirs.
-    pub(super) url: String,
-    /// The URLs it asks, besides the admin interface.
-    pub(super) asks: Vec<String>,
-}
-
-/// The answer, if a page or a part of one is asked for. `demo` is `None` outside the demo.
+/// The answer, if a page or a part of one is asked for. `demo` is `None` outside the demo; in it, it tells how things are once
+/// there is a configuration.
 pub(super) fn respond(
     uri: &Uri,
     headers: &HeaderMap,
-    demo: impl FnOnce() -> Option<DemoPage>,
+    demo: Option<impl FnOnce() -> Option<DemoView>>,
 ) -> Option<Response<Full<Bytes>>> {
     match uri.path() {
-        "/" if accepts_html(headers) => Some(page(DASHBOARD, &[])),
-        "/demo" => Some(demo().map_or_else(no_demo, |demo| demo_page(&demo, headers))),
+        "/" if accepts_html(headers) => Some(page(DASHBOARD, &BTreeSet::new())),
+        "/demo" => Some(match demo {
+            None => plain(StatusCode::NOT_FOUND, "there is no demo here: `tidegate demo` runs one\n"),
+            Some(view) => view().map_or_else(
+                || plain(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION),
+                |view| demo_page(&view, headers),
+            ),
+        }),
         path => {
             let name = path.strip_prefix("/assets/")?;
             let (_, content_type, text) = ASSETS.iter().find(|(known, ..)| *known == name)?;
-            Some(answer(StatusCode::OK, content_type, text, &[]))
+            Some(answer(StatusCode::OK, content_type, text, &BTreeSet::new()))
         }
     }
 }
@@ -57,22 +62,20 @@ fn accepts_html(headers: &HeaderMap) -> bool {
     headers.get_all(header::ACCEPT).iter().any(|value| value.to_str().is_ok_and(|types| types.contains("text/html")))
 }
 
-fn no_demo() -> Response<Full<Bytes>> {
-    let text = "there is no demo here: `tidegate demo` runs one\n";
-    answer(StatusCode::NOT_FOUND, "text/plain; charset=utf-8", text, &[])
-}
-
-fn demo_page(demo: &DemoPage, headers: &HeaderMap) -> Response<Full<Bytes>> {
-    let uri = demo.url.parse::<Uri>().ok();
+/// Under any other name than its own it would be another site than the addresses it asks, and get no cookie of theirs.
+fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Full<Bytes>> {
+    let uri = view.page.parse::<Uri>().ok();
     let own = uri.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().as_bytes());
     let elsewhere = headers.get(header::HOST).is_some_and(|host| own.is_some_and(|own| own != host.as_bytes()));
-    if elsewhere && let Ok(location) = HeaderValue::from_str(&demo.url) {
-        let mut response = answer(StatusCode::FOUND, "text/plain; charset=utf-8", "", &[]);
+    if elsewhere && let Ok(location) = HeaderValue::from_str(&view.page) {
+        let mut response = plain(StatusCode::FOUND, "");
         response.headers_mut().insert(header::LOCATION, location);
         return response;
     }
-    let asks: Vec<String> = demo.asks.iter().filter_map(|url| origin(url)).collect();
-    page(DEMO, &asks)
+    let LanesView { node_port, client_ip, ingress, cookie, hosts, http2, .. } = &view.lanes;
+    let asks = [node_port, client_ip, ingress, cookie, http2].into_iter().chain(hosts);
+    let origins: BTreeSet<String> = asks.filter_map(|url| origin(url)).collect();
+    page(DEMO, &origins)
 }
 
 /// `http://127.0.0.1:30123` of `http://127.0.0.1:30123/`.
@@ -81,8 +84,12 @@ fn origin(url: &str) -> Option<String> {
     Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
 }
 
-fn page(text: &'static str, asks: &[String]) -> Response<Full<Bytes>> {
-    answer(StatusCode::OK, HTML, text, asks)
+fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    answer(status, "text/plain; charset=utf-8", text, &BTreeSet::new())
+}
+
+fn page(text: &'static str, origins: &BTreeSet<String>) -> Response<Full<Bytes>> {
+    answer(StatusCode::OK, HTML, text, origins)
 }
 
 /// With the fields of all answers of the admin interface, and what keeps a page from everything it has no need of.
@@ -90,7 +97,7 @@ fn answer(
     status: StatusCode,
     content_type: &'static str,
     text: &'static str,
-    asks: &[String],
+    origins: &BTreeSet<String>,
 ) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *response.status_mut() = status;
@@ -100,14 +107,14 @@ fn answer(
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // Origins are made of URIs, which are ASCII; if one were not, nothing would be allowed.
-    let policy = HeaderValue::from_str(&policy(asks)).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+    let policy = HeaderValue::from_str(&policy(origins)).unwrap_or(HeaderValue::from_static("default-src 'none'"));
     headers.insert(header::CONTENT_SECURITY_POLICY, policy);
     response
 }
 
 /// Everything comes from here, nothing is inline, and nobody frames it.
-fn policy(asks: &[String]) -> String {
-    let connect: String = asks.iter().map(|origin| format!(" {origin}")).collect();
+fn policy(origins: &BTreeSet<String>) -> String {
+    let connect: String = origins.iter().map(|origin| format!(" {origin}")).collect();
     format!(
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'{connect}; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

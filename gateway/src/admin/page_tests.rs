@@ -9,14 +9,21 @@ const PAGES: [(&str, &str); 2] = [("dashboard.html", DASHBOARD), ("demo.html", D
 /// Both pages with everything they load, uncompressed: they are read by people, and are part of the binary.
 const BYTES_MAX: usize = 90 << 10;
 
-fn demo() -> Option<DemoPage> {
-    let asks = ["http://127.0.0.1:30123/", "http://kubia.localhost:8080/quiz", "https://127.0.0.1:8443/kubia"];
-    Some(DemoPage { url: "http://127.0.0.1:9901/demo".to_owned(), asks: asks.map(str::to_owned).to_vec() })
+fn demo() -> Option<DemoView> {
+    let lanes = LanesView {
+        node_port: "http://127.0.0.1:30123/".to_owned(),
+        ingress: "http://127.0.0.1:8080/kubia".to_owned(),
+        cookie: "http://127.0.0.1:8080/sticky".to_owned(),
+        hosts: vec!["http://kubia.localhost:8080/quiz".to_owned()],
+        http2: "https://127.0.0.1:8443/kubia".to_owned(),
+        ..LanesView::default()
+    };
+    Some(DemoView { page: "http://127.0.0.1:9901/demo".to_owned(), lanes, ..DemoView::default() })
 }
 
 fn ask(path: &str, fields: &[(header::HeaderName, &'static str)]) -> Option<Response<Full<Bytes>>> {
     let headers = fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
-    respond(&path.parse().unwrap(), &headers, demo)
+    respond(&path.parse().unwrap(), &headers, Some(demo))
 }
 
 async fn text(response: Response<Full<Bytes>>) -> String {
@@ -160,7 +167,8 @@ async fn browsers_get_the_dashboard_and_others_the_list() {
 async fn the_demo_page_is_at_one_address_and_may_ask_its_lanes() {
     let response = ask("/demo", &[(header::HOST, "127.0.0.1:9901")]).unwrap();
     let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
-    let connect = "connect-src 'self' http://127.0.0.1:30123 http://kubia.localhost:8080 https://127.0.0.1:8443; ";
+    let connect = "connect-src 'self' http://127.0.0.1:30123 http://127.0.0.1:8080 \
+         http://kubia.localhost:8080 https://127.0.0.1:8443; ";
     assert!(policy.starts_with("default-src 'none'; script-src 'self'; ") && policy.contains(connect), "{policy}");
     for name in [header::X_CONTENT_TYPE_OPTIONS, header::CACHE_CONTROL, header::REFERRER_POLICY] {
         assert!(response.headers().contains_key(&name), "{name}");
@@ -171,7 +179,10 @@ async fn the_demo_page_is_at_one_address_and_may_ask_its_lanes() {
     assert_eq!(elsewhere.status(), StatusCode::FOUND);
     assert_eq!(elsewhere.headers()[header::LOCATION], "http://127.0.0.1:9901/demo");
 
-    let none = respond(&Uri::from_static("/demo"), &HeaderMap::new(), || None).unwrap();
+    let uri = Uri::from_static("/demo");
+    let none = respond(&uri, &HeaderMap::new(), None::<fn() -> Option<DemoView>>).unwrap();
     assert_eq!(none.status(), StatusCode::NOT_FOUND);
     assert!(text(none).await.contains("`tidegate demo`"));
+    let early = respond(&uri, &HeaderMap::new(), Some(|| None)).unwrap();
+    assert_eq!(early.status(), StatusCode::SERVICE_UNAVAILABLE);
 }

@@ -18,7 +18,13 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{config::findings, host, metrics, page, status::RuntimeStatus, view::ConfigView};
+use super::{
+    config::findings,
+    demo::{self, Demo},
+    host, metrics, page,
+    status::RuntimeStatus,
+    view::ConfigView,
+};
 use crate::{
     access_log::LogStats,
     http::HttpStats,
@@ -65,6 +71,8 @@ pub struct AdminState {
     pub nginx_metrics: bool,
     /// Answers `/explain` from its query; the error is for whoever asked.
     pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
+    /// The demo, if this is one.
+    pub demo: Option<Arc<dyn Demo>>,
 }
 
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
@@ -105,12 +113,18 @@ impl Server {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
             return Answer::text(StatusCode::FORBIDDEN, text).response();
         }
+        if let Some(demo) = &self.state.demo
+            && request.uri().path().starts_with("/demo/")
+        {
+            return demo::respond(demo, &request.into_parts().0).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").response();
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return response;
         }
-        if let Some(response) = page::respond(request.uri(), request.headers(), || None) {
+        let demo = self.state.demo.as_ref().map(|demo| || demo.view());
+        if let Some(response) = page::respond(request.uri(), request.headers(), demo) {
             return response;
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
@@ -147,7 +161,7 @@ impl Server {
     }
 }
 
-const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
+pub(super) const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
 
 impl AdminState {
     /// Nothing would follow changes any more if the control thread were gone, and only a restart brings it back.
@@ -182,18 +196,18 @@ fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {
 }
 
 #[derive(Debug)]
-struct Answer {
+pub(super) struct Answer {
     status: StatusCode,
     content_type: &'static str,
     body: Bytes,
 }
 
 impl Answer {
-    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+    pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
         Self { status, content_type: "text/plain; charset=utf-8", body: text.into() }
     }
 
-    fn json(value: &impl serde::Serialize) -> Self {
+    pub(super) fn json(value: &impl serde::Serialize) -> Self {
         match serde_json::to_vec(value) {
             Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body: body.into() },
             Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
@@ -204,7 +218,7 @@ impl Answer {
         Self { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() }
     }
 
-    fn response(self) -> Response<Full<Bytes>> {
+    pub(super) fn response(self) -> Response<Full<Bytes>> {
         let mut response = Response::new(Full::new(self.body));
         *response.status_mut() = self.status;
         let headers = response.headers_mut();

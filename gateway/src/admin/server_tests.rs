@@ -32,6 +32,7 @@ async fn start() -> Admin {
         access_log: None,
         nginx_metrics: false,
         explain,
+        demo: None,
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, Arc::new(state), async { drop(stopped.await) }));

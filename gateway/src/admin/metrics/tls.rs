@@ -57,6 +57,7 @@ mod tests {
             access_log: None,
             nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
+            demo: None,
         };
         let text = metrics::encode(&state);
         for (secret, host, key) in [("a", "a.com", "ECDSA"), ("a", "*.foo.com", "ECDSA"), ("b", "a.com", "RSA")] {
