@@ -111,7 +111,7 @@ const KINDS = [
 
 /** *.localhost means this machine, but not to every browser. */
 function namesMissing({ facts, kind, demo }) {
-  if (!facts.failed || facts.answered) return null;
+  if (!facts.failed || facts.answered || !demo.living(...kind.apps).length) return null;
   const hosts = [...new Set(kind.urls(demo.view.lanes).map((url) => new URL(url).hostname))];
   return [
     "If the other lanes of the Ingress work, this browser does not know these names. Add this line to /etc/hosts: ",
@@ -120,12 +120,12 @@ function namesMissing({ facts, kind, demo }) {
 }
 
 function certificateUnknown({ facts, kind, demo }) {
-  if (!facts.failed || facts.answered) return null;
+  if (!facts.failed || facts.answered || !demo.living(...kind.apps).length) return null;
   const [url] = kind.urls(demo.view.lanes);
   return [
-    "The demo's certificate is signed by itself, and this browser has not been told to accept it. ",
-    el("a", { href: url, target: "_blank", rel: "noopener" }, "Open the address once"),
-    ", accept the certificate, and send again.",
+    "The demo's certificate is signed by itself. If this browser has not been told to accept it, ",
+    el("a", { href: url, target: "_blank", rel: "noopener" }, "open the address once"),
+    ", accept it there, and send again.",
   ];
 }
 
