@@ -338,8 +338,8 @@ export class Lane {
 
   #renderCookie() {
     const { cookie, facts } = this;
-    let text = "Cookie that the pod saw last: nothing was sent yet.";
-    if (cookie) text = `Cookie that the pod saw last: ${cookie.value ? `${facts.name}=${cookie.value}` : "none"}.`;
+    let text = "Cookie that a pod saw last: no pod was asked yet.";
+    if (cookie) text = `Cookie that a pod saw last: ${cookie.value ? `${facts.name}=${cookie.value}` : "none"}.`;
     if (cookie?.forgotten) text += " Its answer told the browser to forget it.";
     setText(this.session, text);
   }
