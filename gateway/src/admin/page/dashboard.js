@@ -360,7 +360,8 @@ function explained({ question, steps, outcome }) {
 
 /** Rows are for the mouse too; the button in them is for everybody. */
 byId("tail").addEventListener("click", (event) => {
-  if (getSelection().toString()) return;
+  const selects = getSelection().toString() && !event.target.closest("button");
+  if (selects) return;
   const id = event.target.closest("tr")?.querySelector("button")?.dataset.event;
   if (id) trace(id);
 });
