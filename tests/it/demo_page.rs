@@ -249,15 +249,20 @@ fn wait_for(what: impl Fn() -> bool) {
 async fn the_page_is_opened_if_asked_and_if_that_fails_the_demo_goes_on() {
     let directory = browser("good", "echo \"$@\" > \"$0.asked\"");
     let asked = || fs::read_to_string(directory.join("xdg-open.asked")).unwrap_or_default();
-    let path = |directory: &Path| format!("{}:/usr/bin:/bin", directory.display());
-    let demo = Demo::start_with(|command| drop(command.arg("--open").env("PATH", path(&directory))));
+    let open = |directory: &Path| {
+        let path = format!("{}:/usr/bin:/bin", directory.display());
+        Demo::start_with(|command| {
+            command.arg("--open").env("PATH", path);
+        })
+    };
+    let demo = open(&directory);
     wait_for(|| !asked().is_empty());
     assert_eq!(asked().trim(), state(&demo).await.page);
     drop(demo);
     fs::remove_dir_all(&directory).unwrap();
 
     let directory = browser("bad", "exit 3");
-    let demo = Demo::start_with(|command| drop(command.arg("--open").env("PATH", path(&directory))));
+    let demo = open(&directory);
     let page = state(&demo).await.page;
     wait_for(|| demo.log().contains(&format!("cannot open {page} in a browser: ")));
     assert_eq!(state(&demo).await.pods.len(), 4);
