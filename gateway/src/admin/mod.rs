@@ -9,6 +9,7 @@
 //! | what the demo's page asks for and may do | [`demo`] |
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
+//! | the dashboard and the demo's page | `page` |
 //! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
@@ -19,6 +20,7 @@ mod config;
 pub mod demo;
 mod host;
 pub mod metrics;
+mod page;
 pub mod server;
 pub mod status;
 pub mod tables;

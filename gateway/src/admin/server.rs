@@ -21,7 +21,7 @@ use tokio::{
 use super::{
     config::findings,
     demo::{self, Demo},
-    host, metrics,
+    host, metrics, page,
     status::RuntimeStatus,
     view::ConfigView,
 };
@@ -47,7 +47,8 @@ const LIMITS: Limits = Limits {
 const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 7] = [
+    ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
@@ -123,6 +124,10 @@ impl Server {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").response();
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let demo = self.state.demo.as_ref().map(|demo| || demo.view());
+        if let Some(response) = page::respond(request.uri(), request.headers(), demo) {
             return response;
         }
         let query = request.uri().query().unwrap_or_default().to_owned();

@@ -137,6 +137,16 @@ async fn heads_methods_and_unknown_paths() {
 }
 
 #[tokio::test]
+async fn a_browser_is_shown_the_dashboard() {
+    let admin = start().await;
+    let answer = admin.raw("GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html,*/*;q=0.8\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("</html>\n"), "{answer}");
+    assert!(answer.to_lowercase().contains("content-security-policy: default-src 'none'; script-src 'self'; "));
+    assert!(admin.get("/assets/style.css").await.contains("prefers-color-scheme"));
+    assert_eq!(admin.status("/demo").await, "404");
+}
+
+#[tokio::test]
 async fn web_pages_and_overlong_heads_are_turned_away() {
     let admin = start().await;
     for host in ["evil.example", "evil.example:9901"] {
