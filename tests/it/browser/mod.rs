@@ -1,6 +1,8 @@
 //! A real browser: headless Chromium, driven by WebDriver and, where that has no word for it, by Chromium's own protocol.
 
 mod bed;
+mod chapter;
+mod dashboard;
 mod driver;
 mod navigation;
 
@@ -242,6 +244,28 @@ impl Browser {
         let failed = |error| panic!("{path} {body}: {error}\n{}", self.driver.log());
         self.client.issue_cmd(Extension { path, body: body.to_string() }).await.unwrap_or_else(failed)
     }
+}
+
+/// Pictures of the page that is open, in each colour scheme and on each screen (`target/screenshots/NAME-….png`), and what can be checked
+/// of it without eyes: nothing is wider than the screen, and whatever can be used has a name that can be read out.
+pub(crate) async fn looks(browser: &Browser, name: &str) {
+    for (screen, scheme, suffix) in [
+        (Screen::Desktop, Scheme::Light, "light"),
+        (Screen::Desktop, Scheme::Dark, "dark"),
+        (Screen::Phone, Scheme::Light, "phone"),
+        (Screen::Phone, Scheme::Dark, "phone-dark"),
+    ] {
+        browser.look(Look { screen, scheme, reduced_motion: false }).await;
+        let (inner, page) = (browser.eval("innerWidth").await, browser.eval("document.documentElement.scrollWidth").await);
+        assert!(page.as_u64() <= inner.as_u64(), "{name}, {suffix}: {page} points wide on {inner}");
+        browser.screenshot(&format!("{name}-{suffix}")).await;
+    }
+    let nameless = "[...document.querySelectorAll('button, a, input, select, [tabindex=\"0\"], table')].filter(e => !(e.textContent.trim() \
+                    || e.ariaLabel || e.labels?.length || document.getElementById(e.getAttribute('aria-labelledby')))).map(e => e.outerHTML)";
+    assert_eq!(browser.eval(nameless).await, json!([]), "each has a name");
+    let ids = "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)";
+    assert_eq!(browser.eval(ids).await, json!([]), "each id is there once");
+    browser.look(Look { screen: Screen::Desktop, scheme: Scheme::Light, reduced_motion: false }).await;
 }
 
 /// A command of ChromeDriver's that WebDriver does not have.
