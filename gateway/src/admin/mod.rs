@@ -13,6 +13,7 @@
 //! | asking a running instance | [`client`] |
 //! | the tables of `tidegate get` | [`tables`] |
 
+mod answer;
 pub mod client;
 mod config;
 mod host;

@@ -8,9 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::{
@@ -18,22 +16,23 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
+use super::{answer::Answer, config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
 use crate::{
     access_log::LogStats,
     http::HttpStats,
-    small_server::{self, Limits},
+    small_server::{self, Content, Limits},
     snapshot::Snapshot,
 };
 
 /// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
 /// header or two fit in this; operators are near. A connection may last longer than any scrape, so that only who has stalled
-/// is cut.
+/// is cut. A browser that takes nothing of a stream for that long sleeps, or is gone: it comes back by itself.
 const LIMITS: Limits = Limits {
     connections: 256,
     head_bytes: 16 << 10,
     head_timeout: Duration::from_secs(10),
     connection_timeout: Duration::from_secs(60),
+    client_stall: Duration::from_secs(10),
 };
 
 /// Large answers made at the same time: each takes tens of megabytes in a cluster of 10,000 Services.
@@ -99,7 +98,7 @@ struct Server {
 }
 
 impl Server {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Content> {
         if !host::is_allowed(request.uri(), request.headers()) {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
             return Answer::text(StatusCode::FORBIDDEN, text).response();
@@ -114,7 +113,7 @@ impl Server {
             "/" => Answer::text(StatusCode::OK, list()),
             "/healthz" => self.state.liveness(),
             "/readyz" => self.state.readiness(),
-            "/metrics" => self.large(|state| Answer::metrics(metrics::encode(state))).await,
+            "/metrics" => self.large(|state| Answer::new(metrics::CONTENT_TYPE, metrics::encode(state))).await,
             "/config" => {
                 self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await
             }
@@ -174,40 +173,6 @@ fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {
     match (state.explain)(snapshot, query) {
         Ok(value) => Answer::json(&value),
         Err(message) => Answer::text(StatusCode::BAD_REQUEST, message + "\n"),
-    }
-}
-
-#[derive(Debug)]
-struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-}
-
-impl Answer {
-    fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: text.into() }
-    }
-
-    fn json(value: &impl serde::Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body: body.into() },
-            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        }
-    }
-
-    fn metrics(text: String) -> Self {
-        Self { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() }
-    }
-
-    fn response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
     }
 }
 
