@@ -28,6 +28,7 @@ use crate::{
     planes::AppPlanes,
     probe,
     snapshot::Snapshot,
+    tail::Tail,
     takeover::{
         self, Estate, Inherited, Predecessor,
         message::Remembered,
@@ -79,6 +80,7 @@ pub struct App {
     control: mpsc::Sender<Change>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     status: Arc<RuntimeStatus>,
+    tail: Arc<Tail>,
     access_log: Option<AccessLog>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
@@ -111,7 +113,9 @@ impl App {
         let stats = HttpStats::of_workers(options.workers.max(1));
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
         let clients = HttpOptions { https_port: bound.https_addr.map(|https| https.port()), ..options.clients };
-        let workers = Workers::start(&clients, &empty, &stats, access_log.as_ref())?;
+        let tail = Arc::<Tail>::default();
+        let workers = Workers::start(&clients, &empty, &stats, access_log.as_ref(), &tail)?;
+        tokio::spawn(tail.clone().run());
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }
@@ -132,6 +136,7 @@ impl App {
             control,
             snapshots,
             status,
+            tail,
             stop_servers: watch::channel(false).0,
             http,
             https: bound.https_addr,
@@ -174,6 +179,7 @@ impl App {
             snapshot: snapshots.clone(),
             runtime,
             http: servers.stats,
+            tail: self.tail.clone(),
             access_log: self.access_log.as_ref().map(|log| log.stats().clone()),
             nginx_metrics: servers.nginx_metrics,
             explain: answer,

@@ -22,6 +22,7 @@ use crate::{
     http::HttpStats,
     small_server::{self, Content, Limits},
     snapshot::Snapshot,
+    tail::Tail,
 };
 
 /// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
@@ -57,6 +58,8 @@ pub struct AdminState {
     pub runtime: Arc<RuntimeStatus>,
     /// Counters of the HTTP data plane, by worker; none if there is none.
     pub http: Arc<[Arc<HttpStats>]>,
+    /// What is being connected and asked at this moment.
+    pub tail: Arc<Tail>,
     /// How the access log is doing, if there is one.
     pub access_log: Option<Arc<LogStats>>,
     /// Whether `/metrics` also has the names of ingress-nginx.

@@ -29,6 +29,7 @@ async fn start() -> Admin {
         snapshot,
         runtime: runtime.clone(),
         http: HttpStats::of_workers(1),
+        tail: Arc::default(),
         access_log: None,
         nginx_metrics: false,
         explain,

@@ -54,6 +54,7 @@ mod tests {
             snapshot: watch::channel(Some(snapshot(&manifests))).1,
             runtime: Arc::default(),
             http: HttpStats::of_workers(1),
+            tail: Arc::default(),
             access_log: None,
             nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
