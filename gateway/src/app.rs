@@ -28,7 +28,7 @@ use crate::{
     planes::AppPlanes,
     probe,
     snapshot::Snapshot,
-    tail::Tail,
+    tail::{Event, Tail},
     takeover::{
         self, Estate, Inherited, Predecessor,
         message::Remembered,
@@ -183,6 +183,7 @@ impl App {
             access_log: self.access_log.as_ref().map(|log| log.stats().clone()),
             nginx_metrics: servers.nginx_metrics,
             explain: answer,
+            explain_event,
         };
         let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
         // It says that there is no configuration yet, unless somebody else answers there who has one.
@@ -347,6 +348,11 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
     };
     let explanation = explain(snapshot, &Question::from_query(query)?, now());
     Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
+}
+
+/// Answers `/explain` for something that happened: why it would go where under the configuration of now.
+fn explain_event(snapshot: &Snapshot, event: &Event) -> Result<serde_json::Value, String> {
+    Ok(explain(snapshot, &Question::of_event(event)?, now()).to_json())
 }
 
 /// What the servers besides the workers need.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
+use tokio::sync::mpsc;
 
 use crate::small_server::Content;
 
@@ -17,6 +18,11 @@ impl Answer {
     /// 200, with this.
     pub(super) fn new(content_type: &'static str, content: impl Into<Bytes>) -> Self {
         Self { status: StatusCode::OK, content_type, content: Content::whole(content) }
+    }
+
+    /// 200, with what comes through a channel for as long as somebody reads it.
+    pub(super) fn stream(content_type: &'static str, pieces: mpsc::Receiver<Bytes>) -> Self {
+        Self { status: StatusCode::OK, content_type, content: Content::Stream(pieces) }
     }
 
     /// A sentence or a list for people.

@@ -8,6 +8,7 @@
 //! | which paths there are | [`server`] |
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
+//! | what `/live` shows, and how it reaches a browser | `live`; `stream` |
 //! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
@@ -17,9 +18,11 @@ mod answer;
 pub mod client;
 mod config;
 mod host;
+mod live;
 pub mod metrics;
 pub mod server;
 pub mod status;
+mod stream;
 pub mod tables;
 pub mod view;
 

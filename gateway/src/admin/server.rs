@@ -16,13 +16,15 @@ use tokio::{
     sync::{Semaphore, watch},
 };
 
-use super::{answer::Answer, config::findings, host, metrics, status::RuntimeStatus, view::ConfigView};
+use super::{
+    answer::Answer, config::findings, host, metrics, status::RuntimeStatus, stream::Streams, view::ConfigView,
+};
 use crate::{
     access_log::LogStats,
     http::HttpStats,
     small_server::{self, Content, Limits},
     snapshot::Snapshot,
-    tail::Tail,
+    tail::{Event, Tail},
 };
 
 /// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
@@ -40,13 +42,17 @@ const LIMITS: Limits = Limits {
 const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
-const PATHS: [(&str, &str); 6] = [
+const PATHS: [(&str, &str); 7] = [
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
     ("/config", "the configuration in use, as JSON"),
     ("/findings", "what is wrong with the manifests, as JSON"),
-    ("/explain", "why a request goes where it goes, as JSON: ?target=URL[&from=IP][&header=K:V]..."),
+    (
+        "/explain",
+        "why a request goes where it goes, as JSON: ?target=URL[&from=IP][&header=K:V]..., or of what /live told: ?event=ID",
+    ),
+    ("/live", "what happens at this moment, as server-sent events: [?filter=TEXT]"),
 ];
 
 /// What the admin interface reads.
@@ -66,12 +72,16 @@ pub struct AdminState {
     pub nginx_metrics: bool,
     /// Answers `/explain` from its query; the error is for whoever asked.
     pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
+    /// Answers `/explain` for something that happened.
+    pub explain_event: fn(&Snapshot, &Event) -> Result<Value, String>,
 }
 
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
     let note = note_configurations(state.clone());
-    let server = Arc::new(Server { state, large_answers: Semaphore::new(LARGE_ANSWERS) });
+    let large_answers = Arc::new(Semaphore::new(LARGE_ANSWERS));
+    let live = Streams::new(state.clone(), large_answers.clone());
+    let server = Arc::new(Server { state, large_answers, live });
     let answer = move |request| {
         let server = server.clone();
         async move { server.respond(request).await }
@@ -97,7 +107,8 @@ async fn note_configurations(state: Arc<AdminState>) {
 #[derive(Debug)]
 struct Server {
     state: Arc<AdminState>,
-    large_answers: Semaphore,
+    large_answers: Arc<Semaphore>,
+    live: Streams,
 }
 
 impl Server {
@@ -121,10 +132,21 @@ impl Server {
                 self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await
             }
             "/findings" => self.of_snapshot(|state, snapshot| Answer::json(&findings(snapshot, &state.runtime))).await,
-            "/explain" => self.of_snapshot(move |state, snapshot| explain(state, snapshot, &query)).await,
+            "/explain" if query.starts_with("event=") => self.explain_event(&query["event=".len()..]).await,
+            "/explain" => self.of_snapshot(move |state, snapshot| explained((state.explain)(snapshot, &query))).await,
+            "/live" => self.live.open(&query),
             path => Answer::text(StatusCode::NOT_FOUND, format!("there is no {path} here. There is:\n{}", list())),
         };
         answer.response()
+    }
+
+    async fn explain_event(&self, id: &str) -> Answer {
+        let Some(event) = id.parse().ok().and_then(|id| self.state.tail.find(id)) else {
+            let text =
+                "there is no such event: only the last ones are remembered, and none from before somebody watched\n";
+            return Answer::text(StatusCode::NOT_FOUND, text);
+        };
+        self.of_snapshot(move |state, snapshot| explained((state.explain_event)(snapshot, &event))).await
     }
 
     async fn of_snapshot(&self, make: impl FnOnce(&AdminState, &Snapshot) -> Answer + Send + 'static) -> Answer {
@@ -172,8 +194,8 @@ fn list() -> String {
     PATHS.iter().map(|(path, what)| format!("{path:<10} {what}\n")).collect()
 }
 
-fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {
-    match (state.explain)(snapshot, query) {
+fn explained(explanation: Result<Value, String>) -> Answer {
+    match explanation {
         Ok(value) => Answer::json(&value),
         Err(message) => Answer::text(StatusCode::BAD_REQUEST, message + "\n"),
     }
