@@ -31,6 +31,7 @@ use crate::{
     planes::AppPlanes,
     probe,
     snapshot::Snapshot,
+    tail::{Event, Tail},
     takeover::{
         self, Estate, Inherited, Predecessor,
         message::Remembered,
@@ -84,6 +85,7 @@ pub struct App {
     control: mpsc::Sender<Change>,
     snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     status: Arc<RuntimeStatus>,
+    tail: Arc<Tail>,
     access_log: Option<AccessLog>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
@@ -116,7 +118,9 @@ impl App {
         let stats = HttpStats::of_workers(options.workers.max(1));
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
         let clients = HttpOptions { https_port: bound.https_addr.map(|https| https.port()), ..options.clients };
-        let workers = Workers::start(&clients, &empty, &stats, access_log.as_ref())?;
+        let tail = Arc::<Tail>::default();
+        let workers = Workers::start(&clients, &empty, &stats, access_log.as_ref(), &tail)?;
+        tokio::spawn(tail.clone().run());
         if predecessor.is_some() {
             workers.tell_all(|| Command::HoldDatagrams);
         }
@@ -137,6 +141,7 @@ impl App {
             control,
             snapshots,
             status,
+            tail,
             stop_servers: watch::channel(false).0,
             http,
             https: bound.https_addr,
@@ -184,10 +189,12 @@ impl App {
             snapshot: snapshots.clone(),
             runtime,
             http: servers.stats,
+            tail: self.tail.clone(),
             access_log: self.access_log.as_ref().map(|log| log.stats().clone()),
             nginx_metrics: servers.nginx_metrics,
             explain: answer,
             demo: servers.demo,
+            explain_event,
         };
         let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
         // It says that there is no configuration yet, unless somebody else answers there who has one.
@@ -352,6 +359,11 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
     };
     let explanation = explain(snapshot, &Question::from_query(query)?, now());
     Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
+}
+
+/// Answers `/explain` for something that happened: why it would go where under the configuration of now.
+fn explain_event(snapshot: &Snapshot, event: &Event) -> Result<serde_json::Value, String> {
+    Ok(explain(snapshot, &Question::of_event(event)?, now()).to_json())
 }
 
 /// What the servers besides the workers need.

@@ -28,6 +28,7 @@ mod probe;
 pub mod route;
 mod small_server;
 pub mod snapshot;
+pub mod tail;
 pub mod takeover;
 pub mod tls;
 pub mod worker;

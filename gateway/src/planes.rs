@@ -10,7 +10,7 @@ use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
     listen::{BindFailure, Changes, Sockets},
     model::Protocol,
-    table::{Frontend, FrontendKind},
+    table::Frontend,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -225,12 +225,6 @@ impl AppPlanes {
             let name = |check: &Arc<HealthCheck>| (format!("{}/{}", check.namespace, check.service), "health check");
             return check.map_or_else(Default::default, name);
         };
-        let kind = match target.kind {
-            FrontendKind::ClusterIp => "ClusterIP",
-            FrontendKind::NodePort => "NodePort",
-            FrontendKind::LoadBalancer => "LoadBalancer",
-            FrontendKind::ExternalIp => "external IP",
-        };
-        (target.port.config.name.to_string(), kind)
+        (target.port.config.name.to_string(), target.kind.as_str())
     }
 }

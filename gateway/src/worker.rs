@@ -27,6 +27,7 @@ use crate::{
     access_log::{AccessLog, WorkerLog},
     http::{HttpLimits, HttpOptions, HttpStats, HttpWorker, Scheme},
     snapshot::Snapshot,
+    tail::{Tail, TailWorker},
 };
 
 /// What a worker is told.
@@ -92,16 +93,17 @@ impl Workers {
         snapshot: &Arc<Snapshot>,
         stats: &[Arc<HttpStats>],
         log: Option<&AccessLog>,
+        tail: &Arc<Tail>,
     ) -> io::Result<Self> {
         let mut senders = Vec::new();
         for (number, own) in stats.iter().enumerate() {
             let (sender, commands) = mpsc::unbounded_channel();
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let (snapshot, own, clients) = (snapshot.clone(), own.clone(), clients.clone());
-            let (log, count) = (log.cloned(), stats.len());
+            let (log, count, tail) = (log.cloned(), stats.len(), tail.clone());
             let serve = move || {
                 let log = log.map(|log| Rc::new(log.worker(number, count)));
-                LocalSet::new().block_on(&runtime, serve(commands, clients, snapshot, own, log));
+                LocalSet::new().block_on(&runtime, serve(commands, clients, snapshot, own, (log, tail)));
             };
             thread::Builder::new().name(format!("worker-{number}")).spawn(serve)?;
             senders.push(sender);
@@ -196,10 +198,13 @@ async fn serve(
     clients: HttpOptions,
     snapshot: Arc<Snapshot>,
     stats: Arc<HttpStats>,
-    log: Option<Rc<WorkerLog>>,
+    (log, tail): (Option<Rc<WorkerLog>>, Arc<Tail>),
 ) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::with(HttpLimits::default(), clients, snapshot, stats, Some(l4.clone()));
+    let tail = Rc::new(TailWorker::new(tail));
+    l4.tell(tail.clone());
+    http.tell(tail);
     if let Some(log) = &log {
         http.log_to(log.clone());
         tokio::task::spawn_local(log.keep_time());

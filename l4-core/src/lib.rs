@@ -7,7 +7,7 @@
 //! the choice (`candidates`), with [`affinity`], `balance` and what the [`policy`] adds (`health`, `latency`, `gate`, all in
 //! the `state` of an endpoint); [`table`] leads from an address to the choice. [`listen`] opens the
 //! sockets; a [`worker`] serves them, by `tcp` (with `copy`, `splice` and `proxy_protocol`) and `udp`, and ends by
-//! `drain`. [`limits`] has every limit, [`stats`] every counter.
+//! `drain`. [`limits`] has every limit, [`stats`] every counter; who looks on is a [`watch`].
 //!
 //! One service with one pod, and one connection to it:
 //!
@@ -74,4 +74,5 @@ pub mod stats;
 pub mod table;
 mod tcp;
 mod udp;
+pub mod watch;
 pub mod worker;

@@ -49,6 +49,18 @@ pub enum FrontendKind {
     ExternalIp,
 }
 
+impl FrontendKind {
+    /// Its name, as Kubernetes and people write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::ExternalIp => "external IP",
+        }
+    }
+}
+
 /// One service port as this node serves it.
 #[derive(Debug)]
 pub struct ServedPort {

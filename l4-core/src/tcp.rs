@@ -27,6 +27,7 @@ use crate::{
     proxy_protocol::{self, Addresses},
     stats::Open,
     table::{Decision, Frontend, FrontendKind, ServiceTable, Target},
+    watch::{Began, Reason, Watched, WhyRefused},
     worker::{Shared, now},
 };
 
@@ -173,15 +174,20 @@ impl Arrival {
         };
         let Decision::Choose(set) = decision else {
             target.port.stats.mine().refused.add(1);
+            self.refuse(target, addresses, WhyRefused::NobodyToServe);
             return None;
         };
         // Who finds it full is reset, and counted by the gate.
-        let mut permit = set.admit().ok()?;
+        let Ok(mut permit) = set.admit() else {
+            self.refuse(target, addresses, WhyRefused::Full);
+            return None;
+        };
         let open = Open::new(target.port.stats.clone());
         let caller = Client { ip, now: now() };
         let remembered = set.remembered(caller);
-        let Some((index, upstream)) = self.first_to_answer(target, set, caller, addresses).await else {
+        let Some((index, upstream, tried)) = self.first_to_answer(target, set, caller, addresses).await else {
             open.stats.mine().connect_failed.add(1);
+            self.refuse(target, addresses, WhyRefused::NotReached);
             return None;
         };
         permit.connected();
@@ -193,18 +199,39 @@ impl Arrival {
         set.chosen(caller, index);
         let idle = config.idle_timeout.map(Idle::new);
         let in_flight = set.state(index).carry();
+        let watched = Watched::tell(self.shared.watch(), || Began {
+            service: &target.port.config.name,
+            frontend: self.frontend,
+            kind: target.kind,
+            client: addresses.client,
+            upstream: upstream.local_addr().ok(),
+            endpoint: set.endpoint(index),
+            reason: Reason::of(set, remembered, index, tried == 0),
+        });
         let duplex = Duplex::new(client.into_stream()?, upstream, head);
-        Some(Box::new(Link { duplex, open, idle, _in_flight: in_flight, _permit: permit, _ticket: self.ticket }))
+        Some(Box::new(Link {
+            duplex,
+            open,
+            idle,
+            watched,
+            _in_flight: in_flight,
+            _permit: permit,
+            _ticket: self.ticket,
+        }))
     }
 
-    /// Tries the candidates in turn, within the limits.
+    fn refuse(&self, target: &Target, addresses: Addresses, why: WhyRefused) {
+        self.shared.tell_refused(&target.port.config.name, self.frontend, addresses.client, why);
+    }
+
+    /// Tries the candidates in turn, within the limits; says how many were tried in vain.
     async fn first_to_answer(
         &self,
         target: &Target,
         set: &EndpointSet,
         caller: Client,
         addresses: Addresses,
-    ) -> Option<(EndpointIndex, TcpStream)> {
+    ) -> Option<(EndpointIndex, TcpStream, usize)> {
         let limits = &self.shared.limits;
         let header = target.port.config.connection.send_proxy_protocol.map(|v| proxy_protocol::write(v, addresses));
         let header = header.transpose().ok()?.unwrap_or_default();
@@ -229,7 +256,7 @@ impl Arrival {
                     if set.balance() == Balance::Ewma {
                         set.state(index).observe(begun.elapsed(), now());
                     }
-                    return Some((index, upstream));
+                    return Some((index, upstream, tried));
                 }
                 Ok(Err(e)) => e,
                 Err(_) => io::ErrorKind::TimedOut.into(),
@@ -266,6 +293,7 @@ struct Link {
     duplex: Duplex,
     open: Open,
     idle: Option<Idle>,
+    watched: Option<Box<Watched>>,
     _in_flight: InFlight,
     _permit: Permit,
     _ticket: Ticket,
@@ -279,6 +307,9 @@ impl Future for Link {
         let ended = link.duplex.poll(cx);
         let (up, down) = link.duplex.take_moved();
         link.open.count(up, down);
+        if let Some(watched) = &link.watched {
+            watched.count(up, down);
+        }
         if ended.is_ready() {
             return Poll::Ready(());
         }

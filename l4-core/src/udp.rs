@@ -30,6 +30,7 @@ use crate::{
     limits::{ACCEPT_BACKOFF, FLOW_EVICTION_SAMPLE, Limits},
     stats::{Open, PortStats},
     table::{Decision, Frontend, ServiceTable},
+    watch::{Began, Reason, Watched, WhyRefused},
     worker::{Shared, now},
 };
 
@@ -108,13 +109,17 @@ fn open_flow(
     let caller = Client { ip: client.ip().to_canonical(), now: now() };
     let Decision::Choose(set) = target.decide(&frontend.frontend, caller.ip, &table) else {
         stats.mine().refused.add(1);
+        shared.tell_refused(&target.port.config.name, frontend.frontend, client, WhyRefused::NobodyToServe);
         return Ok(None);
     };
     if let Some(refused) = avoid.and_then(|addr| set.position(addr)) {
         set.failed(refused, caller.now);
     }
     // Where it is full the datagram is dropped, as on any network; the gate counts it.
-    let Ok(mut permit) = set.admit() else { return Ok(None) };
+    let Ok(mut permit) = set.admit() else {
+        shared.tell_refused(&target.port.config.name, frontend.frontend, client, WhyRefused::Full);
+        return Ok(None);
+    };
     permit.connected();
     let Some(index) = choose(set, set.candidates(caller), avoid) else { return Ok(None) };
     let endpoint = set.endpoint(index).addr;
@@ -129,13 +134,23 @@ fn open_flow(
             return Ok(None);
         }
     };
+    let remembered = set.remembered(caller);
     if set.affinity_timeout().is_some() {
-        let hit = set.remembered(caller) == Some(index);
+        let hit = remembered == Some(index);
         let mine = stats.mine();
         if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
     }
     set.chosen(caller, index);
     let mut flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));
+    flow.watched = Watched::tell(shared.watch(), || Began {
+        service: &target.port.config.name,
+        frontend: frontend.frontend,
+        kind: target.kind,
+        client,
+        upstream: flow.socket.local_addr().ok(),
+        endpoint: set.endpoint(index),
+        reason: Reason::of(set, remembered, index, avoid.is_none()),
+    });
     flow.permit = Some(permit);
     Ok(Some(begin(shared, flow)))
 }
@@ -245,6 +260,7 @@ pub(crate) struct Flow {
     _in_flight: InFlight,
     /// `None` for a flow of another process, which had its own.
     permit: Option<Permit>,
+    watched: Option<Box<Watched>>,
 }
 
 impl Flow {
@@ -270,6 +286,14 @@ impl Flow {
             state: state.clone(),
             _in_flight: state.carry(),
             permit: None,
+            watched: None,
+        }
+    }
+
+    fn count(&self, bytes_in: u64, bytes_out: u64) {
+        self.open.count(bytes_in, bytes_out);
+        if let Some(watched) = &self.watched {
+            watched.count(bytes_in, bytes_out);
         }
     }
 
@@ -281,7 +305,7 @@ impl Flow {
         self.last.set(Instant::now());
         // By the socket itself, since the runtime may not know yet that a new socket can be written to.
         match SockRef::from(&self.socket).send(datagram) {
-            Ok(n) => self.open.count(n as u64, 0),
+            Ok(n) => self.count(n as u64, 0),
             Err(e) if is_refusal(&e) => self.refuse(),
             // Its buffer is full, or the datagram too large for the way: dropped, as on any network.
             Err(_) => {}
@@ -301,7 +325,7 @@ impl Flow {
                     }
                     let frontend: SockRef<'_> = SockRef::from(&self.frontend.socket);
                     if let Ok(n) = Socket::send_to(&frontend, datagram.filled(), &self.client.into()) {
-                        self.open.count(0, n as u64);
+                        self.count(0, n as u64);
                     }
                 }
                 // More often it is the next send that hears of it: an error alone does not wake a reader.

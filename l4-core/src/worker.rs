@@ -1,7 +1,7 @@
 //! One worker: a thread with a runtime and sockets of its own. Workers share the service table and nothing else.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt, io,
     net::SocketAddr,
     os::fd::AsFd,
@@ -27,6 +27,7 @@ use crate::{
     table::{Frontend, ServiceTable},
     tcp,
     udp::{self, Flows, UdpFrontend},
+    watch::{Refused, Watch, WhyRefused},
 };
 
 pub use crate::udp::HandedFlow;
@@ -40,6 +41,12 @@ impl L4Worker {
     /// A worker without any frontend yet.
     pub fn new(limits: Limits, table: Arc<ServiceTable>) -> Self {
         Self(Shared::new(limits, table))
+    }
+
+    /// Tells `watch` of every connection and flow; to be called before any is served.
+    pub fn tell(&self, watch: Rc<dyn Watch>) {
+        // A second one would hear the half of it.
+        drop(self.0.watch.set(watch));
     }
 
     /// Takes a new configuration: it decides about every connection from now on. Established connections live on;
@@ -166,6 +173,7 @@ pub(crate) struct Shared {
     pub(crate) flows: Flows,
     table: RefCell<Arc<ServiceTable>>,
     listeners: RefCell<AHashMap<Frontend, Vec<Listener>>>,
+    watch: OnceCell<Rc<dyn Watch>>,
     last_log: Cell<Option<Instant>>,
 }
 
@@ -191,6 +199,7 @@ impl Shared {
             flows: Flows::new(limits.max_flows),
             table: RefCell::new(table),
             listeners: RefCell::default(),
+            watch: OnceCell::new(),
             last_log: Cell::new(None),
         })
     }
@@ -198,6 +207,24 @@ impl Shared {
     /// The configuration of this moment.
     pub(crate) fn table(&self) -> Arc<ServiceTable> {
         self.table.borrow().clone()
+    }
+
+    /// Who looks on, if anybody does.
+    pub(crate) fn watch(&self) -> Option<&Rc<dyn Watch>> {
+        self.watch.get()
+    }
+
+    /// A client is turned away.
+    pub(crate) fn tell_refused(
+        &self,
+        service: &ServicePortName,
+        frontend: Frontend,
+        client: SocketAddr,
+        why: WhyRefused,
+    ) {
+        if let Some(watch) = self.watch().filter(|watch| watch.is_on()) {
+            watch.refused(&Refused { service, frontend, client, why });
+        }
     }
 
     /// Tells the operator of trouble on this machine, but not for every client that meets it.

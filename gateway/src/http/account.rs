@@ -1,4 +1,4 @@
-//! Counts a request and writes its line in the access log, however it ends.
+//! Counts a request, writes its line in the access log and tells who watches the tail, however it ends.
 //!
 //! What happens to a request is told to its account at the moment it happens, in this order: [`asked`](Account::asked),
 //! [`matched`](Account::matched), for each pod [`trying`](Account::trying), [`connected`](Account::connected) and then
@@ -8,18 +8,19 @@
 
 use std::{
     cell::{Cell, OnceCell, RefCell},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{HeaderMap, Method, Response, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version};
 
 use super::{client::Client, failure::Kind, worker::Shared};
 use crate::{
     access_log::{End, Entry},
     route::{Rule, stats::Ended},
+    tail::Told,
 };
 
 /// One request in the books. It goes with the answer's body, and dropping it closes the entry: after the last byte, or
@@ -39,15 +40,18 @@ pub(crate) struct Account {
     bytes_out: Cell<u64>,
     /// `None` while there is no log, and for rules whose requests do not appear in it.
     entry: RefCell<Option<Entry>>,
+    /// `None` while nobody watches the tail.
+    told: Option<Box<Told>>,
 }
 
 impl Account {
     /// A request begins.
     pub(crate) fn open(worker: &Rc<Shared>) -> Self {
         worker.stats.requests.add(1);
+        let started = Instant::now();
         Self {
             worker: worker.clone(),
-            started: Instant::now(),
+            started,
             version: Cell::new(Version::HTTP_11),
             rule: OnceCell::new(),
             status: Cell::new(Kind::ClientGone.status()),
@@ -56,6 +60,7 @@ impl Account {
             upload: OnceCell::new(),
             bytes_out: Cell::default(),
             entry: RefCell::new(worker.log().map(|log| log.open())),
+            told: worker.tail().and_then(|tail| tail.open(started)),
         }
     }
 
@@ -75,6 +80,20 @@ impl Account {
         self.version.set(head.2);
         if let Some(connection) = &client.facts {
             self.log(|entry| entry.asked(connection, head));
+        }
+        if let Some(told) = &self.told {
+            told.asked((SocketAddr::new(client.addr, client.port), client.tls.is_some()), head);
+        }
+    }
+
+    /// This is who asks, and its id.
+    pub(crate) fn identified(&self, client: IpAddr, id: &HeaderValue) {
+        self.log(|entry| {
+            entry.is_from(client);
+            entry.identified(id.as_bytes());
+        });
+        if let Some(told) = &self.told {
+            told.identified(client, id.as_bytes());
         }
     }
 
@@ -99,9 +118,12 @@ impl Account {
         drop(self.rule.set(rule.clone()));
     }
 
-    /// This pod is tried from now on.
-    pub(crate) fn trying(&self, endpoint: SocketAddr, pod: Option<&str>) {
+    /// This pod is tried from now on; `tell` says why, if somebody watches.
+    pub(crate) fn trying(&self, endpoint: SocketAddr, pod: Option<&str>, tell: impl FnOnce(&Told)) {
         self.log(|entry| entry.trying(endpoint, pod, Instant::now()));
+        if let Some(told) = &self.told {
+            tell(told);
+        }
     }
 
     /// There is a connection to the pod; opening it took this long, `None` if it was kept.
@@ -169,9 +191,17 @@ impl Drop for Account {
             bytes_out,
         });
         stats.ended.add(1);
-        if let Some(entry) = self.entry.take() {
-            let failure = self.failure.get().map(Kind::as_str);
-            entry.write(self.rule.get().map(|rule| &**rule), End { status, failure, took, bytes_in, bytes_out }, now);
+        let (entry, told) = (self.entry.take(), self.told.take());
+        if entry.is_none() && told.is_none() {
+            return;
+        }
+        let (rule, failure) = (self.rule.get().map(|rule| &**rule), self.failure.get().map(Kind::as_str));
+        let end = End { status, failure, took, bytes_in, bytes_out };
+        if let Some(entry) = entry {
+            entry.write(rule, end, now);
+        }
+        if let Some(told) = told {
+            told.ended(rule, end);
         }
     }
 }

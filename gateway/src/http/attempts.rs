@@ -13,7 +13,10 @@ use super::{
     cookie_affinity::{self, Choice, KeySource},
     forward::Trip,
 };
-use crate::snapshot::CookieUpstream;
+use crate::{
+    snapshot::CookieUpstream,
+    tail::{Reason, Told},
+};
 
 /// One pod to try.
 #[derive(Debug)]
@@ -86,6 +89,24 @@ impl<'a> Attempts<'a> {
             }
             Choice::NoneLeft => None,
         }
+    }
+
+    /// Tells that this pod is tried, and why this one. `is_new`: a session begins with it.
+    pub(crate) fn tell(&self, told: &Told, endpoint: EndpointIndex, is_new: bool) {
+        let trip = self.trip;
+        let reason = match trip.hash {
+            _ if !self.failed.is_empty() => Reason::AnotherFailed,
+            _ if trip.pinned == Some(endpoint) => Reason::Cookie,
+            _ if is_new => Reason::NewSession,
+            _ if trip.upstream.endpoints.len() == 1 => Reason::Only,
+            Some(_) => Reason::Hash,
+            None => Reason::Rule(trip.balance),
+        };
+        let cookie = trip.upstream.cookie.as_ref().filter(|_| reason == Reason::Cookie);
+        let session = cookie.and_then(|cookie| cookie_affinity::pair(&trip.parts.headers, &cookie.affinity.name));
+        let session = session.map(|pair| String::from_utf8_lossy(pair).into());
+        let target = trip.upstream.endpoints.endpoint(endpoint);
+        told.trying(trip.backend.service(), (target.addr, target.pod.clone()), reason, session);
     }
 
     /// Whether there is another pod that may be tried.

@@ -56,8 +56,10 @@ pub(crate) struct Client {
     pub(crate) listener: Rc<Listener>,
     /// Its address …
     pub(crate) addr: IpAddr,
-    /// … ready to be sent to pods.
+    /// … ready to be sent to pods …
     pub(crate) ip: HeaderValue,
+    /// … and its port.
+    pub(crate) port: u16,
     /// How it was secured, if it was.
     pub(crate) tls: Option<Secured>,
     /// What the access log says about the connection, if there is one.
@@ -106,6 +108,7 @@ impl Client {
             listener,
             addr,
             ip,
+            port: ends.client().port(),
             tls,
             facts,
             unread: Cell::new(false),

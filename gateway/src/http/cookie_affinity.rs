@@ -109,6 +109,15 @@ impl Session<'_> {
 /// `$cookie_name` takes that one too. ingress-nginx's affinity takes the last: it differs only where rules of one host
 /// with nested paths have each set a cookie of the same name.
 pub fn session<'a>(headers: &'a HeaderMap, name: &str) -> Option<Session<'a>> {
+    find(headers, name).map(|(session, _)| session)
+}
+
+/// The same cookie as it was sent, `name=value`.
+pub(crate) fn pair<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a [u8]> {
+    find(headers, name).map(|(_, pair)| pair.trim_ascii())
+}
+
+fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<(Session<'a>, &'a [u8])> {
     let mut pairs = headers.get_all(COOKIE).iter().flat_map(|header| header.as_bytes().split(|&byte| byte == b';'));
     pairs.find_map(|pair| {
         let equals = pair.iter().position(|&byte| byte == b'=')?;
@@ -118,7 +127,7 @@ pub fn session<'a>(headers: &'a HeaderMap, name: &str) -> Option<Session<'a>> {
         let value = pair[equals + 1..].trim_ascii();
         let value = value.strip_prefix(b"\"").and_then(|inner| inner.strip_suffix(b"\"")).unwrap_or(value);
         let (key, rest) = first_part(value)?;
-        Some(Session { key, backend: first_part(rest).map(|(backend, _)| backend) })
+        Some((Session { key, backend: first_part(rest).map(|(backend, _)| backend) }, pair))
     })
 }
 

@@ -132,7 +132,7 @@ async fn try_pods(trip: &Trip<'_>) -> Result<Answered, Failure> {
             break;
         }
         let target = trip.upstream.endpoints.endpoint(endpoint);
-        trip.account.trying(target.addr, target.pod.as_deref());
+        trip.account.trying(target.addr, target.pod.as_deref(), |told| attempts.tell(told, endpoint, cookie.is_some()));
         match exchange::ask(trip, endpoint).await {
             Ok(response) => {
                 trip.account.pod_answered(response.status().as_u16());

@@ -97,10 +97,7 @@ async fn answer(
     // Where it goes, and what its rule makes of it.
     let (addr, ip) = client.asked_by(&parts.headers);
     let request_id = headers::request_id(&parts.headers, seen);
-    account.log(|entry| {
-        entry.is_from(addr);
-        entry.identified(request_id.as_bytes());
-    });
+    account.identified(addr, &request_id);
     let path = target::path(&parts.uri)?;
     let facts = facts(client, parts, host, &path, addr);
     let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));

@@ -15,6 +15,7 @@ mod parking;
 mod retries;
 mod routing;
 mod streaming;
+mod tail;
 mod upgrades;
 
 use std::{

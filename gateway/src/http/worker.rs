@@ -35,6 +35,7 @@ use super::{
 use crate::{
     access_log::WorkerLog,
     snapshot::{Snapshot, Upstream},
+    tail::TailWorker,
     tls::Acceptor,
 };
 
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     /// For the head of the next request.
     buffer: RefCell<Vec<u8>>,
     log: OnceCell<Rc<WorkerLog>>,
+    tail: OnceCell<Rc<TailWorker>>,
     snapshot: RefCell<Rc<Published>>,
     connections: Cell<usize>,
     pub(crate) parked: Cell<usize>,
@@ -148,6 +150,7 @@ impl HttpWorker {
             phase_now: Cell::new(Phase::Serving),
             buffer: RefCell::default(),
             log: OnceCell::new(),
+            tail: OnceCell::new(),
             snapshot: RefCell::new(Rc::new(Published(snapshot))),
             connections: Cell::new(0),
             parked: Cell::new(0),
@@ -161,6 +164,11 @@ impl HttpWorker {
     pub fn log_to(&self, log: Rc<WorkerLog>) {
         // A second one would split the log.
         drop(self.0.log.set(log));
+    }
+
+    /// Tells the tail of every request while somebody watches it; to be called before any connection is served.
+    pub fn tell(&self, tail: Rc<TailWorker>) {
+        drop(self.0.tail.set(tail));
     }
 
     /// Serves `snapshot` from the next request on; requests under way finish on the one they began with. Idle
@@ -244,6 +252,11 @@ impl Shared {
     /// The access log, if there is one.
     pub(crate) fn log(&self) -> Option<&Rc<WorkerLog>> {
         self.log.get()
+    }
+
+    /// Where it is told what happens to requests, if anywhere.
+    pub(crate) fn tail(&self) -> Option<&Rc<TailWorker>> {
+        self.tail.get()
     }
 
     pub(crate) fn phase(&self) -> Phase {

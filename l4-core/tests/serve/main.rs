@@ -8,3 +8,4 @@ mod support;
 mod tcp;
 mod tcp_life;
 mod udp;
+mod watch;

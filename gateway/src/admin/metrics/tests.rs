@@ -19,10 +19,12 @@ fn state(snapshot: Option<Arc<Snapshot>>) -> AdminState {
         snapshot: watch::channel(snapshot).1,
         runtime: Arc::default(),
         http: HttpStats::of_workers(2),
+        tail: Arc::default(),
         access_log: Some(Arc::default()),
         nginx_metrics: true,
         explain: |_, _| Ok(Value::Null),
         demo: None,
+        explain_event: |_, _| Ok(Value::Null),
     }
 }
 

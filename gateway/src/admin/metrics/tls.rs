@@ -54,10 +54,12 @@ mod tests {
             snapshot: watch::channel(Some(snapshot(&manifests))).1,
             runtime: Arc::default(),
             http: HttpStats::of_workers(1),
+            tail: Arc::default(),
             access_log: None,
             nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
             demo: None,
+            explain_event: |_, _| Ok(Value::Null),
         };
         let text = metrics::encode(&state);
         for (secret, host, key) in [("a", "a.com", "ECDSA"), ("a", "*.foo.com", "ECDSA"), ("b", "a.com", "RSA")] {

@@ -1,0 +1,209 @@
+//! A worker's end of the tail: it makes events, within its budget, and never waits.
+
+use std::{
+    cell::{Cell, RefCell},
+    net::{IpAddr, SocketAddr},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use http::{HeaderMap, Method, Uri, Version, header};
+use tidegate_l4::watch::{Began, Refused as L4Refused, Watch};
+
+use super::{
+    Connection, ConnectionEnd, EVENTS_PER_SECOND, Event, Reason, Refused, Request, Tail, What,
+    event::{HOST_BYTES, PATH_BYTES},
+};
+use crate::{access_log::End, route::Rule};
+
+/// Connections whose end is waited for; of others it is not told.
+const OPEN: usize = 4096;
+
+/// The tail as one worker uses it; on its thread only.
+#[derive(Debug)]
+pub struct TailWorker {
+    tail: Arc<Tail>,
+    /// When the second began that is counted, and the events in it.
+    second: Cell<(Option<Instant>, u32)>,
+    /// When connections began whose end is of interest.
+    open: RefCell<ahash::AHashMap<u64, Instant>>,
+}
+
+impl TailWorker {
+    /// To be made on the worker's thread.
+    pub fn new(tail: Arc<Tail>) -> Self {
+        Self { tail, second: Cell::default(), open: RefCell::default() }
+    }
+
+    /// A request begins: if somebody watches, what happens to it is to be told to this.
+    pub(crate) fn open(self: &Rc<Self>, now: Instant) -> Option<Box<Told>> {
+        if !self.tail.is_watched() || !self.may_tell(now) {
+            return None;
+        }
+        Some(Box::new(Told { worker: self.clone(), request: RefCell::default() }))
+    }
+
+    /// Whether there is room for one more event in this second.
+    fn may_tell(&self, now: Instant) -> bool {
+        let (began, count) = self.second.get();
+        let is_new = began.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1));
+        let (began, count) = if is_new { (Some(now), 0) } else { (began, count) };
+        let may = count < EVENTS_PER_SECOND;
+        self.second.set((began, if may { count + 1 } else { count }));
+        if !may {
+            self.tail.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        may
+    }
+
+    fn tell(&self, what: What) -> u64 {
+        let id = self.tail.next.fetch_add(1, Ordering::Relaxed);
+        if self.tail.queue.try_send(Event { id, time: SystemTime::now(), what }).is_err() {
+            self.tail.skipped.fetch_add(1, Ordering::Relaxed);
+        }
+        id
+    }
+}
+
+impl Watch for TailWorker {
+    fn is_on(&self) -> bool {
+        self.tail.is_watched()
+    }
+
+    fn began(&self, began: &Began<'_>) -> Option<u64> {
+        let now = Instant::now();
+        if !self.may_tell(now) {
+            return None;
+        }
+        let number = self.tell(What::Connection(Box::new(Connection {
+            service: began.service.clone(),
+            frontend: began.frontend,
+            kind: began.kind,
+            client: began.client,
+            upstream: began.upstream,
+            endpoint: began.endpoint.addr,
+            pod: began.endpoint.pod.clone(),
+            reason: Reason::Connection(began.reason),
+        })));
+        let mut open = self.open.borrow_mut();
+        (open.len() < OPEN).then(|| {
+            open.insert(number, now);
+            number
+        })
+    }
+
+    fn ended(&self, number: u64, bytes_in: u64, bytes_out: u64) {
+        let began = self.open.borrow_mut().remove(&number);
+        let Some(began) = began.filter(|_| self.is_on()) else { return };
+        self.tell(What::ConnectionEnd(ConnectionEnd { of: number, took: began.elapsed(), bytes_in, bytes_out }));
+    }
+
+    fn refused(&self, refused: &L4Refused<'_>) {
+        if self.may_tell(Instant::now()) {
+            let L4Refused { service, frontend, client, why } = *refused;
+            self.tell(What::Refused(Box::new(Refused { service: service.clone(), frontend, client, why })));
+        }
+    }
+}
+
+/// One request on its way into the tail.
+#[derive(Debug)]
+pub struct Told {
+    worker: Rc<TailWorker>,
+    request: RefCell<Known>,
+}
+
+/// What is known of a request so far.
+#[derive(Debug, Default)]
+struct Known {
+    asked: Option<(Method, bool, Version, SocketAddr)>,
+    host: String,
+    path: String,
+    client: Option<IpAddr>,
+    id: String,
+    service: Option<Arc<str>>,
+    endpoint: Option<(SocketAddr, Option<Arc<str>>)>,
+    reason: Option<Reason>,
+    tries: u32,
+    session: Option<Box<str>>,
+}
+
+impl Told {
+    /// It came from this connection, with this head.
+    pub(crate) fn asked(
+        &self,
+        (client, is_tls): (SocketAddr, bool),
+        (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap),
+    ) {
+        let mut known = self.request.borrow_mut();
+        known.asked = Some((method.clone(), is_tls, version, client));
+        let host = uri.authority().map(|authority| authority.as_str().as_bytes());
+        let host = host.or_else(|| headers.get(header::HOST).map(|host| host.as_bytes()));
+        known.host = text(host.unwrap_or_default(), HOST_BYTES);
+        known.path = text(uri.path().as_bytes(), PATH_BYTES);
+    }
+
+    /// Who asks, and its id.
+    pub(crate) fn identified(&self, client: IpAddr, id: &[u8]) {
+        let mut known = self.request.borrow_mut();
+        known.client = Some(client);
+        known.id = text(id, HOST_BYTES);
+    }
+
+    /// This endpoint of `namespace/service:port` is tried. `session`: the cookie that named it, as `name=value`.
+    pub(crate) fn trying(
+        &self,
+        service: &Arc<str>,
+        endpoint: (SocketAddr, Option<Arc<str>>),
+        reason: Reason,
+        session: Option<Box<str>>,
+    ) {
+        let mut known = self.request.borrow_mut();
+        known.service = Some(service.clone());
+        known.endpoint = Some(endpoint);
+        known.reason = Some(reason);
+        known.tries += 1;
+        known.session = session;
+    }
+
+    /// It is over.
+    pub(crate) fn ended(self, rule: Option<&Rule>, end: End) {
+        let known = self.request.into_inner();
+        // A head that could not be read.
+        let Some((method, is_tls, version, client)) = known.asked else { return };
+        let ip = client.ip().to_canonical();
+        let (endpoint, pod) = known.endpoint.map_or((None, None), |(endpoint, pod)| (Some(endpoint), pod));
+        self.worker.tell(What::Request(Box::new(Request {
+            method,
+            is_tls,
+            host: known.host,
+            path: known.path,
+            protocol: match version {
+                Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
+                Version::HTTP_2 => "HTTP/2.0",
+                _ => "HTTP/1.1",
+            },
+            client: SocketAddr::new(ip, client.port()),
+            on_behalf_of: known.client.filter(|client| *client != ip),
+            id: known.id,
+            ingress: rule.map(|rule| rule.owner.clone()),
+            service: known.service.or_else(|| rule.map(|rule| rule.backend.service().clone())),
+            endpoint,
+            pod,
+            reason: known.reason,
+            tries: known.tries,
+            status: end.status,
+            failure: end.failure,
+            took: end.took,
+            bytes_in: end.bytes_in,
+            bytes_out: end.bytes_out,
+            session: known.session,
+        })));
+    }
+}
+
+/// As text, cut where it is too long.
+fn text(bytes: &[u8], most: usize) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(most)]).into_owned()
+}
