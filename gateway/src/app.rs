@@ -31,7 +31,7 @@ use crate::{
     planes::AppPlanes,
     probe,
     snapshot::Snapshot,
-    tail::Tail,
+    tail::{Event, Tail},
     takeover::{
         self, Estate, Inherited, Predecessor,
         message::Remembered,
@@ -194,6 +194,7 @@ impl App {
             nginx_metrics: servers.nginx_metrics,
             explain: answer,
             demo: servers.demo,
+            explain_event,
         };
         let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
         // It says that there is no configuration yet, unless somebody else answers there who has one.
@@ -358,6 +359,11 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
     };
     let explanation = explain(snapshot, &Question::from_query(query)?, now());
     Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
+}
+
+/// Answers `/explain` for something that happened: why it would go where under the configuration of now.
+fn explain_event(snapshot: &Snapshot, event: &Event) -> Result<serde_json::Value, String> {
+    Ok(explain(snapshot, &Question::of_event(event)?, now()).to_json())
 }
 
 /// What the servers besides the workers need.

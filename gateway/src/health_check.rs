@@ -9,7 +9,6 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
-use http_body_util::Full;
 use serde_json::json;
 use tidegate_l4::{listen::Socket, model::IpFamily, table::Frontend};
 use tokio::{
@@ -21,7 +20,7 @@ use tokio::{
 use crate::{
     admin::RuntimeStatus,
     compile::health_check::HealthCheck,
-    small_server::{self, Limits},
+    small_server::{self, Content, Limits},
     snapshot::Snapshot,
 };
 
@@ -34,6 +33,7 @@ const LIMITS: Limits = Limits {
     head_bytes: 8 << 10,
     head_timeout: Duration::from_secs(5),
     connection_timeout: Duration::from_secs(10),
+    client_stall: Duration::from_secs(10),
 };
 
 /// What the server is told.
@@ -114,7 +114,7 @@ async fn serve_one(frontend: Frontend, listener: TcpListener, health: Health, st
 }
 
 impl Health {
-    fn answer(&self, frontend: &Frontend) -> Response<Full<Bytes>> {
+    fn answer(&self, frontend: &Frontend) -> Response<Content> {
         let snapshot = self.snapshot.borrow().clone();
         let check = snapshot.as_ref().and_then(|snapshot| snapshot.health_check(frontend.port));
         match check {
@@ -126,7 +126,7 @@ impl Health {
 }
 
 /// The answer for clients of one IP family; a process that is not `healthy` is about to end, and wants no more clients.
-fn answer(check: &HealthCheck, family: IpFamily, healthy: bool) -> Response<Full<Bytes>> {
+fn answer(check: &HealthCheck, family: IpFamily, healthy: bool) -> Response<Content> {
     let count = check.local_ready(family);
     let body = json!({
         "service": { "namespace": &*check.namespace, "name": &*check.service },
@@ -137,8 +137,8 @@ fn answer(check: &HealthCheck, family: IpFamily, healthy: bool) -> Response<Full
     response(status, count, body.to_string().into())
 }
 
-fn response(status: StatusCode, weight: usize, body: Bytes) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(body));
+fn response(status: StatusCode, weight: usize, body: Bytes) -> Response<Content> {
+    let mut response = Response::new(Content::whole(body));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));

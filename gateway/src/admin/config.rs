@@ -8,6 +8,7 @@ use std::{
 
 use ahash::AHashMap;
 use tidegate_l4::{
+    affinity::UnixMillis,
     endpoints::{EndpointIndex, EndpointState, Standing, Verdict},
     model::{Endpoint, IpFamily, Protocol, ServicePortName, TrafficPolicy},
     table::ServedPort,
@@ -17,8 +18,8 @@ use tidegate_l4::{
 use super::{
     status::{BindFailed, Listening, RuntimeStatus},
     view::{
-        ConfigView, CookieView, EligibleView, EndpointView, FindingView, IngressView, ListenerView, ObjectView,
-        PortView, RuleView, ServiceView, StatsView,
+        ConfigView, CookieView, EligibleView, EndpointView, FindingView, IngressView, LatencyView, ListenerView,
+        ObjectView, PortView, RuleView, ServiceView, StatsView,
     },
 };
 use crate::{
@@ -37,24 +38,23 @@ impl ConfigView {
         for rule in snapshot.routes.rules() {
             rules.entry(&rule.owner).or_default().push(rule_view(rule, snapshot));
         }
-        let http = runtime.http();
-        let addresses = http.map(|http| http_addresses(http.ip(), snapshot.table.node_addresses())).unwrap_or_default();
+        let addresses = http_addresses(runtime, snapshot);
         let ingress = |row: &Arc<IngressRow>| {
             let owner = Owner { namespace: row.namespace.clone(), name: row.name.clone() };
             let mut rules = if row.ours { rules.remove(&owner).unwrap_or_default() } else { Vec::new() };
-            rules.sort_unstable();
+            sort_rules(&mut rules);
             ingress_view(row, rules, &addresses)
         };
         let ingresses = snapshot.ingresses.iter().map(ingress).collect();
         let mut other_rules: Vec<RuleView> = rules.into_values().flatten().collect();
-        other_rules.sort_unstable();
-        let mut listeners: Vec<ListenerView> = http.into_iter().map(http_view).collect();
+        sort_rules(&mut other_rules);
+        let mut listeners: Vec<ListenerView> = runtime.http().into_iter().map(http_view).collect();
         listeners.extend(runtime.listening().iter().map(listener_view));
         listeners.extend(runtime.failed().iter().map(failed_view));
         Self {
             generation: snapshot.generation,
             draining: runtime.is_draining(),
-            services: snapshot.services.iter().map(|row| service_view(row, snapshot)).collect(),
+            services: snapshot.services.iter().map(|row| service_view(row, snapshot, usize::MAX)).collect(),
             ingresses,
             other_rules,
             listeners,
@@ -120,7 +120,19 @@ pub(crate) fn in_use(port: &ServedPort) -> AHashMap<SocketAddr, InUse<'_>> {
     out
 }
 
-fn service_view(row: &ServiceRow, snapshot: &Snapshot) -> ServiceView {
+/// What the endpoint at `addr` does, if some traffic may use it.
+fn in_use_at(port: &ServedPort, addr: SocketAddr, now: UnixMillis) -> Option<InUse<'_>> {
+    let find = |policy| {
+        let set = port.set(IpFamily::of(addr.ip()), policy);
+        set.position(addr).map(|at| (set.state(at), set.standing(at, now)))
+    };
+    let (cluster, local) = (find(TrafficPolicy::Cluster), find(TrafficPolicy::Local));
+    let eligible = EligibleView { cluster: cluster.is_some(), local: local.is_some() };
+    cluster.or(local).map(|(state, standing)| InUse { state, standing, eligible })
+}
+
+/// A Service with at most so many endpoints of each port.
+pub(super) fn service_view(row: &ServiceRow, snapshot: &Snapshot, endpoints: usize) -> ServiceView {
     ServiceView {
         namespace: row.namespace.to_string(),
         name: row.name.to_string(),
@@ -128,7 +140,7 @@ fn service_view(row: &ServiceRow, snapshot: &Snapshot) -> ServiceView {
         cluster_ips: row.cluster_ips.iter().map(IpAddr::to_string).collect(),
         external: row.external.clone(),
         pending: row.pending,
-        ports: row.ports.iter().map(|port| port_view(row, port, snapshot)).collect(),
+        ports: row.ports.iter().map(|port| port_view(row, port, snapshot, endpoints)).collect(),
         health_check_node_port: row.health_check_port,
         selector: row.selector.clone(),
         affinity_timeout_seconds: row.affinity_seconds,
@@ -136,21 +148,24 @@ fn service_view(row: &ServiceRow, snapshot: &Snapshot) -> ServiceView {
     }
 }
 
-fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot) -> PortView {
+/// A port as it is served, if it is.
+pub(super) fn served<'a>(row: &ServiceRow, port: &PortRow, snapshot: &'a Snapshot) -> Option<&'a Arc<ServedPort>> {
     let protocol = match port.protocol {
-        "TCP" => Some(Protocol::Tcp),
-        "UDP" => Some(Protocol::Udp),
-        _ => None,
+        "TCP" => Protocol::Tcp,
+        "UDP" => Protocol::Udp,
+        _ => return None,
     };
-    let served = protocol.and_then(|protocol| {
-        let (namespace, service) = (row.namespace.clone(), row.name.clone());
-        snapshot.table.port(&ServicePortName { namespace, service, port: port.name.clone(), protocol })
-    });
+    let (namespace, service) = (row.namespace.clone(), row.name.clone());
+    snapshot.table.port(&ServicePortName { namespace, service, port: port.name.clone(), protocol })
+}
+
+fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot, most: usize) -> PortView {
+    let served = served(row, port, snapshot);
     let endpoints = served.map(|served| {
-        let in_use = in_use(served);
-        let is_probed = served.config.policy.probe.is_some();
-        let view = |endpoint: &Endpoint| endpoint_view(endpoint, in_use.get(&endpoint.addr), is_probed);
-        served.config.endpoints.iter().map(view).collect()
+        let (is_probed, now) = (served.config.policy.probe.is_some(), now());
+        let view =
+            |endpoint: &Endpoint| endpoint_view(endpoint, in_use_at(served, endpoint.addr, now).as_ref(), is_probed);
+        served.config.endpoints.iter().take(most).map(view).collect()
     });
     PortView {
         name: port.name.to_string(),
@@ -159,6 +174,7 @@ fn port_view(row: &ServiceRow, port: &PortRow, snapshot: &Snapshot) -> PortView 
         protocol: port.protocol.to_owned(),
         target_port: port.target.clone(),
         endpoints: endpoints.unwrap_or_default(),
+        endpoints_left_out: served.map_or(0, |served| served.config.endpoints.len().saturating_sub(most)),
         stats: served.map(|served| stats_view(served)),
     }
 }
@@ -214,7 +230,7 @@ fn stats_view(port: &ServedPort) -> StatsView {
     }
 }
 
-fn ingress_view(row: &IngressRow, rules: Vec<RuleView>, addresses: &[String]) -> IngressView {
+pub(super) fn ingress_view(row: &IngressRow, rules: Vec<RuleView>, addresses: &[String]) -> IngressView {
     IngressView {
         namespace: row.namespace.to_string(),
         name: row.name.to_string(),
@@ -224,11 +240,19 @@ fn ingress_view(row: &IngressRow, rules: Vec<RuleView>, addresses: &[String]) ->
         tls: row.tls,
         addresses: if row.ours { addresses.to_vec() } else { Vec::new() },
         rules,
+        rules_left_out: 0,
         created: row.created,
     }
 }
 
-fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
+/// By host and path.
+pub(super) fn sort_rules(rules: &mut [RuleView]) {
+    rules.sort_unstable_by(|a, b| {
+        (&a.host, &a.path, &a.path_type, &a.backend).cmp(&(&b.host, &b.path, &b.path_type, &b.backend))
+    });
+}
+
+pub(super) fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
     let (upstream, problem) = match &rule.backend {
         Backend::Upstream { id, .. } => (snapshot.upstreams.get(id.0 as usize), None),
         Backend::Missing { reason, .. } => (None, Some(reason.to_string())),
@@ -242,6 +266,7 @@ fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
         },
         issued: rule.issues_cookie,
     });
+    let latency = rule.stats.latency();
     RuleView {
         host: rule.host.to_string(),
         path: rule.path.as_ref().map(|path| path.as_str().to_string()),
@@ -251,15 +276,18 @@ fn rule_view(rule: &Rule, snapshot: &Snapshot) -> RuleView {
         upstream: upstream.map(|upstream| upstream.name.to_string()),
         cookie,
         requests: rule.stats.by_code().collect::<BTreeMap<_, _>>(),
+        latency: LatencyView { buckets: latency.buckets.to_vec(), seconds: latency.seconds },
     }
 }
 
-/// Where an Ingress answers: on the address that was bound, or on every address of this node.
-fn http_addresses(bound: IpAddr, node_addresses: &[IpAddr]) -> Vec<String> {
+/// Where Ingresses answer: on the address that was bound, or on every address of this node.
+pub(super) fn http_addresses(runtime: &RuntimeStatus, snapshot: &Snapshot) -> Vec<String> {
+    let Some(bound) = runtime.http().map(|http| http.ip()) else { return Vec::new() };
     if !bound.is_unspecified() {
         return vec![bound.to_string()];
     }
-    node_addresses.iter().filter(|ip| bound.is_ipv6() || ip.is_ipv4()).map(IpAddr::to_string).collect()
+    let addresses = snapshot.table.node_addresses().iter();
+    addresses.filter(|ip| bound.is_ipv6() || ip.is_ipv4()).map(IpAddr::to_string).collect()
 }
 
 fn http_view(addr: SocketAddr) -> ListenerView {
@@ -276,7 +304,7 @@ fn listener_view(listening: &Listening) -> ListenerView {
     }
 }
 
-fn failed_view(failed: &BindFailed) -> ListenerView {
+pub(super) fn failed_view(failed: &BindFailed) -> ListenerView {
     ListenerView {
         address: failed.frontend.to_string(),
         service: Some(failed.service.clone()),

@@ -5,16 +5,11 @@
 
 use std::{fmt::Debug, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
-use http_body_util::Full;
 use tokio::sync::watch;
 
-use super::{
-    server::{Answer, NO_CONFIGURATION},
-    view::DemoView,
-};
-use crate::snapshot::Snapshot;
+use super::{answer::Answer, server::NO_CONFIGURATION, view::DemoView};
+use crate::{small_server::Content, snapshot::Snapshot};
 
 /// The demo, as its page sees it.
 pub trait Demo: Debug + Send + Sync {
@@ -62,7 +57,7 @@ pub enum Action {
 pub const AFFINITY_SERVICE: &str = "kubia-nodeport";
 
 /// Answers what is asked below `/demo/`.
-pub(super) async fn respond(demo: &Arc<dyn Demo>, head: &Parts) -> Response<Full<Bytes>> {
+pub(super) async fn respond(demo: &Arc<dyn Demo>, head: &Parts) -> Response<Content> {
     let (path, query) = (head.uri.path(), head.uri.query().unwrap_or_default());
     let acts = match path {
         "/demo/state" | "/demo/logs" => false,

@@ -10,19 +10,23 @@
 //! | the metrics | [`metrics`] |
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
 //! | the dashboard and the demo's page | `page` |
+//! | what `/live` shows, and how it reaches a browser | `live`; `stream` |
 //! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
 //! | the tables of `tidegate get` | [`tables`] |
 
+mod answer;
 pub mod client;
 mod config;
 pub mod demo;
 mod host;
+mod live;
 pub mod metrics;
 mod page;
 pub mod server;
 pub mod status;
+mod stream;
 pub mod tables;
 pub mod view;
 

@@ -5,14 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
-use http_body_util::Full;
 
 use super::{
+    answer::Answer,
     server::NO_CONFIGURATION,
     view::{DemoView, LanesView},
 };
+use crate::small_server::Content;
 
 const HTML: &str = "text/html; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
@@ -39,9 +39,9 @@ pub(super) fn respond(
     uri: &Uri,
     headers: &HeaderMap,
     demo: Option<impl FnOnce() -> Option<DemoView>>,
-) -> Option<Response<Full<Bytes>>> {
+) -> Option<Response<Content>> {
     match uri.path() {
-        "/" if accepts_html(headers) => Some(page(DASHBOARD, &BTreeSet::new())),
+        "/" if accepts_html(headers) => Some(file(HTML, DASHBOARD, &BTreeSet::new())),
         "/demo" => Some(match demo {
             None => plain(StatusCode::NOT_FOUND, "there is no demo here: `tidegate demo` runs one\n"),
             Some(view) => view().map_or_else(
@@ -52,7 +52,7 @@ pub(super) fn respond(
         path => {
             let name = path.strip_prefix("/assets/")?;
             let (_, content_type, text) = ASSETS.iter().find(|(known, ..)| *known == name)?;
-            Some(answer(StatusCode::OK, content_type, text, &BTreeSet::new()))
+            Some(file(content_type, text, &BTreeSet::new()))
         }
     }
 }
@@ -63,7 +63,7 @@ fn accepts_html(headers: &HeaderMap) -> bool {
 }
 
 /// Under any other name than its own it would be another site than the addresses it asks, and get no cookie of theirs.
-fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Full<Bytes>> {
+fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Content> {
     let uri = view.page.parse::<Uri>().ok();
     let own = uri.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().as_bytes());
     let elsewhere = headers.get(header::HOST).is_some_and(|host| own.is_some_and(|own| own != host.as_bytes()));
@@ -75,7 +75,7 @@ fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Full<Bytes>> {
     let LanesView { node_port, client_ip, ingress, cookie, hosts, http2, .. } = &view.lanes;
     let asks = [node_port, client_ip, ingress, cookie, http2].into_iter().chain(hosts);
     let origins: BTreeSet<String> = asks.filter_map(|url| origin(url)).collect();
-    page(DEMO, &origins)
+    file(HTML, DEMO, &origins)
 }
 
 /// `http://127.0.0.1:30123` of `http://127.0.0.1:30123/`.
@@ -84,27 +84,18 @@ fn origin(url: &str) -> Option<String> {
     Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
 }
 
-fn plain(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
-    answer(status, "text/plain; charset=utf-8", text, &BTreeSet::new())
+fn plain(status: StatusCode, text: &'static str) -> Response<Content> {
+    guarded(Answer::text(status, text), &BTreeSet::new())
 }
 
-fn page(text: &'static str, origins: &BTreeSet<String>) -> Response<Full<Bytes>> {
-    answer(StatusCode::OK, HTML, text, origins)
+fn file(content_type: &'static str, text: &'static str, origins: &BTreeSet<String>) -> Response<Content> {
+    guarded(Answer::new(content_type, text), origins)
 }
 
-/// With the fields of all answers of the admin interface, and what keeps a page from everything it has no need of.
-fn answer(
-    status: StatusCode,
-    content_type: &'static str,
-    text: &'static str,
-    origins: &BTreeSet<String>,
-) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = status;
+/// With what keeps a page from everything it has no need of.
+fn guarded(answer: Answer, origins: &BTreeSet<String>) -> Response<Content> {
+    let mut response = answer.response();
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     // Origins are made of URIs, which are ASCII; if one were not, nothing would be allowed.
     let policy = HeaderValue::from_str(&policy(origins)).unwrap_or(HeaderValue::from_static("default-src 'none'"));

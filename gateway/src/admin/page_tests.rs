@@ -21,12 +21,12 @@ fn demo() -> Option<DemoView> {
     Some(DemoView { page: "http://127.0.0.1:9901/demo".to_owned(), lanes, ..DemoView::default() })
 }
 
-fn ask(path: &str, fields: &[(header::HeaderName, &'static str)]) -> Option<Response<Full<Bytes>>> {
+fn ask(path: &str, fields: &[(header::HeaderName, &'static str)]) -> Option<Response<Content>> {
     let headers = fields.iter().map(|(name, value)| (name.clone(), HeaderValue::from_static(value))).collect();
     respond(&path.parse().unwrap(), &headers, Some(demo))
 }
 
-async fn text(response: Response<Full<Bytes>>) -> String {
+async fn text(response: Response<Content>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 

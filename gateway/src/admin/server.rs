@@ -8,9 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use http_body_util::Full;
 use hyper::body::Incoming;
 use serde_json::Value;
 use tokio::{
@@ -19,42 +17,49 @@ use tokio::{
 };
 
 use super::{
+    answer::Answer,
     config::findings,
     demo::{self, Demo},
     host, metrics, page,
     status::RuntimeStatus,
+    stream::Streams,
     view::ConfigView,
 };
 use crate::{
     access_log::LogStats,
     http::HttpStats,
-    small_server::{self, Limits},
+    small_server::{self, Content, Limits},
     snapshot::Snapshot,
-    tail::Tail,
+    tail::{Event, Tail},
 };
 
 /// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
 /// header or two fit in this; operators are near. A connection may last longer than any scrape, so that only who has stalled
-/// is cut.
+/// is cut. A browser that takes nothing of a stream for that long sleeps, or is gone: it comes back by itself.
 const LIMITS: Limits = Limits {
     connections: 256,
     head_bytes: 16 << 10,
     head_timeout: Duration::from_secs(10),
     connection_timeout: Duration::from_secs(60),
+    client_stall: Duration::from_secs(10),
 };
 
 /// Large answers made at the same time: each takes tens of megabytes in a cluster of 10,000 Services.
 const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
-const PATHS: [(&str, &str); 7] = [
+const PATHS: [(&str, &str); 8] = [
     ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
     ("/config", "the configuration in use, as JSON"),
     ("/findings", "what is wrong with the manifests, as JSON"),
-    ("/explain", "why a request goes where it goes, as JSON: ?target=URL[&from=IP][&header=K:V]..."),
+    (
+        "/explain",
+        "why a request goes where it goes, as JSON: ?target=URL[&from=IP][&header=K:V]..., or of what /live told: ?event=ID",
+    ),
+    ("/live", "what happens at this moment, as server-sent events: [?filter=TEXT]"),
 ];
 
 /// What the admin interface reads.
@@ -76,12 +81,16 @@ pub struct AdminState {
     pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
     /// The demo, if this is one.
     pub demo: Option<Arc<dyn Demo>>,
+    /// Answers `/explain` for something that happened.
+    pub explain_event: fn(&Snapshot, &Event) -> Result<Value, String>,
 }
 
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
     let note = note_configurations(state.clone());
-    let server = Arc::new(Server { state, large_answers: Semaphore::new(LARGE_ANSWERS) });
+    let large_answers = Arc::new(Semaphore::new(LARGE_ANSWERS));
+    let live = Streams::new(state.clone(), large_answers.clone());
+    let server = Arc::new(Server { state, large_answers, live });
     let answer = move |request| {
         let server = server.clone();
         async move { server.respond(request).await }
@@ -107,11 +116,12 @@ async fn note_configurations(state: Arc<AdminState>) {
 #[derive(Debug)]
 struct Server {
     state: Arc<AdminState>,
-    large_answers: Semaphore,
+    large_answers: Arc<Semaphore>,
+    live: Streams,
 }
 
 impl Server {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    async fn respond(&self, request: Request<Incoming>) -> Response<Content> {
         if !host::is_allowed(request.uri(), request.headers()) {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
             return Answer::text(StatusCode::FORBIDDEN, text).response();
@@ -135,15 +145,26 @@ impl Server {
             "/" => Answer::text(StatusCode::OK, list()),
             "/healthz" => self.state.liveness(),
             "/readyz" => self.state.readiness(),
-            "/metrics" => self.large(|state| Answer::metrics(metrics::encode(state))).await,
+            "/metrics" => self.large(|state| Answer::new(metrics::CONTENT_TYPE, metrics::encode(state))).await,
             "/config" => {
                 self.of_snapshot(|state, snapshot| Answer::json(&ConfigView::new(snapshot, &state.runtime))).await
             }
             "/findings" => self.of_snapshot(|state, snapshot| Answer::json(&findings(snapshot, &state.runtime))).await,
-            "/explain" => self.of_snapshot(move |state, snapshot| explain(state, snapshot, &query)).await,
+            "/explain" if query.starts_with("event=") => self.explain_event(&query["event=".len()..]).await,
+            "/explain" => self.of_snapshot(move |state, snapshot| explained((state.explain)(snapshot, &query))).await,
+            "/live" => self.live.open(&query),
             path => Answer::text(StatusCode::NOT_FOUND, format!("there is no {path} here. There is:\n{}", list())),
         };
         answer.response()
+    }
+
+    async fn explain_event(&self, id: &str) -> Answer {
+        let Some(event) = id.parse().ok().and_then(|id| self.state.tail.find(id)) else {
+            let text =
+                "there is no such event: only the last ones are remembered, and none from before somebody watched\n";
+            return Answer::text(StatusCode::NOT_FOUND, text);
+        };
+        self.of_snapshot(move |state, snapshot| explained((state.explain_event)(snapshot, &event))).await
     }
 
     async fn of_snapshot(&self, make: impl FnOnce(&AdminState, &Snapshot) -> Answer + Send + 'static) -> Answer {
@@ -191,44 +212,10 @@ fn list() -> String {
     PATHS.iter().map(|(path, what)| format!("{path:<10} {what}\n")).collect()
 }
 
-fn explain(state: &AdminState, snapshot: &Snapshot, query: &str) -> Answer {
-    match (state.explain)(snapshot, query) {
+fn explained(explanation: Result<Value, String>) -> Answer {
+    match explanation {
         Ok(value) => Answer::json(&value),
         Err(message) => Answer::text(StatusCode::BAD_REQUEST, message + "\n"),
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Answer {
-    status: StatusCode,
-    content_type: &'static str,
-    body: Bytes,
-}
-
-impl Answer {
-    pub(super) fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Self { status, content_type: "text/plain; charset=utf-8", body: text.into() }
-    }
-
-    pub(super) fn json(value: &impl serde::Serialize) -> Self {
-        match serde_json::to_vec(value) {
-            Ok(body) => Self { status: StatusCode::OK, content_type: "application/json", body: body.into() },
-            Err(error) => Self::text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
-        }
-    }
-
-    fn metrics(text: String) -> Self {
-        Self { status: StatusCode::OK, content_type: metrics::CONTENT_TYPE, body: text.into() }
-    }
-
-    pub(super) fn response(self) -> Response<Full<Bytes>> {
-        let mut response = Response::new(Full::new(self.body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
-        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
     }
 }
 

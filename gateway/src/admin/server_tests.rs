@@ -34,6 +34,7 @@ async fn start() -> Admin {
         nginx_metrics: false,
         explain,
         demo: None,
+        explain_event: |_, event| Ok(event.id.into()),
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, Arc::new(state), async { drop(stopped.await) }));
@@ -129,11 +130,35 @@ async fn heads_methods_and_unknown_paths() {
     let (root, unknown) = (admin.get("/").await, admin.get("/secret?x=1").await);
     assert!(root.starts_with("HTTP/1.1 200") && unknown.starts_with("HTTP/1.1 404"));
     assert!(PATHS.iter().all(|(path, _)| root.contains(path) && unknown.contains(path)));
-    for (path, _) in PATHS.iter().filter(|(path, _)| *path != "/explain") {
+    // The one needs a question, and the other has no end.
+    for (path, _) in PATHS.iter().filter(|(path, _)| !["/explain", "/live"].contains(path)) {
         assert_eq!(admin.status(path).await, "200", "{path}");
     }
+    assert!(admin.get("/live?x=1").await.contains("400 Bad Request"));
+    let head = admin.raw("HEAD /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    assert!(head.starts_with("HTTP/1.1 200") && head.contains("content-type: text/event-stream\r\n"), "{head}");
     assert!(admin.get("/explain?target=x").await.ends_with("{\"generation\":1}"));
     assert!(admin.get("/explain?y").await.contains("400 Bad Request"));
+    for id in ["1", "", "x"] {
+        let answer = admin.get(&format!("/explain?event={id}")).await;
+        assert!(answer.contains("404 Not Found") && answer.contains("only the last ones are remembered"), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_live_view_ends_at_once_when_the_server_stops() {
+    let admin = start().await;
+    admin.snapshot.send_replace(Some(fixture::snapshot(fixture::MANIFESTS)));
+    let mut stream = TcpStream::connect(&admin.addr).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let mut seen = Vec::new();
+    while !String::from_utf8_lossy(&seen).contains("event: state\ndata: {") {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0);
+    }
+    let begun = std::time::Instant::now();
+    admin.stop.send(()).unwrap();
+    admin.server.await.unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

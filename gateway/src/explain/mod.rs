@@ -5,12 +5,13 @@
 //! [`http::decide`](crate::http::decide)) and puts the way to their answer into words. It changes nothing either: no
 //! counter moves and no affinity is refreshed by asking.
 //!
-//! `question` is what is asked and how people write it; `connection` answers for L4, `request` for HTTP, with `tls` for what comes
+//! `question` is what is asked and how people write it, `event` the same of what happened; `connection` answers for L4, `request` for HTTP, with `tls` for what comes
 //! before it and `policy` for what a rule does besides choosing a pod; `endpoints` is what both say about endpoints; `text` shows
 //! the answer to people and programs.
 
 mod connection;
 mod endpoints;
+mod event;
 mod policy;
 mod question;
 mod request;

@@ -115,6 +115,14 @@ impl Question {
         Ok(Self { target: target.to_owned(), subject, from: from.map(|ip| ip.to_canonical()) })
     }
 
+    /// The same question, whose header values are not shown to whoever reads the answer.
+    pub(super) fn concealed(mut self) -> Self {
+        if let Subject::Request(request) = &mut self.subject {
+            request.headers.values_mut().for_each(|value| value.set_sensitive(true));
+        }
+        self
+    }
+
     /// Reads `target=…&header=…&from=…`, percent-encoded.
     pub fn from_query(query: &str) -> Result<Self, String> {
         if query.len() > MAX_QUERY_BYTES {
@@ -162,7 +170,10 @@ impl fmt::Display for Question {
         }
         if let Subject::Request(request) = &self.subject {
             for (name, value) in &request.headers {
-                write!(f, " with {name}: {}", String::from_utf8_lossy(value.as_bytes()))?;
+                match value.is_sensitive() {
+                    true => write!(f, " with {name}: (not shown)")?,
+                    false => write!(f, " with {name}: {}", String::from_utf8_lossy(value.as_bytes()))?,
+                }
             }
         }
         Ok(())

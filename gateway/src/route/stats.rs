@@ -82,10 +82,15 @@ impl RuleStats {
     /// Requests by status code, those that occurred.
     pub fn by_code(&self) -> impl Iterator<Item = (u16, u64)> + use<> {
         let mut codes = BTreeMap::new();
-        for ((code, _), count) in self.by_code_and_protocol() {
-            *codes.entry(code).or_default() += count;
-        }
+        self.add_by_code(&mut codes);
         codes.into_iter()
+    }
+
+    /// Adds the requests by status code to those of other rules.
+    pub fn add_by_code(&self, codes: &mut BTreeMap<u16, u64>) {
+        for (key, count) in self.0.each().flat_map(|counters| counters.answers.iter()) {
+            *codes.entry(key >> 2).or_default() += count;
+        }
     }
 
     /// Requests by status code and protocol (`HTTP/1.1`), those that occurred.

@@ -24,6 +24,7 @@ fn state(snapshot: Option<Arc<Snapshot>>) -> AdminState {
         nginx_metrics: true,
         explain: |_, _| Ok(Value::Null),
         demo: None,
+        explain_event: |_, _| Ok(Value::Null),
     }
 }
 

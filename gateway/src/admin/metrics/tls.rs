@@ -59,6 +59,7 @@ mod tests {
             nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
             demo: None,
+            explain_event: |_, _| Ok(Value::Null),
         };
         let text = metrics::encode(&state);
         for (secret, host, key) in [("a", "a.com", "ECDSA"), ("a", "*.foo.com", "ECDSA"), ("b", "a.com", "RSA")] {

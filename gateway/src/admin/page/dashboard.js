@@ -316,8 +316,8 @@ function asked(event) {
 function outcomeOf(event) {
   if (event.kind === "refused") return ["refused", "bad"];
   if (event.kind === "request") {
-    const tone = event.status >= 500 || event.failure ? "bad" : event.status >= 400 ? "warn" : "good";
-    return [event.failure ? `${event.status} ${event.failure}` : String(event.status), tone];
+    const tone = event.status >= 500 ? "bad" : event.status >= 400 ? "warn" : "good";
+    return [event.failure ? `${event.status} ${event.failure.replaceAll("_", " ")}` : String(event.status), tone];
   }
   const { ended } = event;
   return ended ? [`closed, ${bytes(ended.bytesIn)} in, ${bytes(ended.bytesOut)} out`, ""] : ["open", "good"];

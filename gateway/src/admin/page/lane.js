@@ -91,7 +91,7 @@ export class Lane {
     this.address = el("ul", { class: "addresses" });
     const column = (text, isNumber) => el("th", { scope: "col", class: isNumber && "num" }, text);
     const caption = el("caption", { class: "quiet" }, `Last requests of lane ${id.toUpperCase()}`);
-    const heads = [column("No.", true), column("Pod"), column("Client port", true), column("Connection")];
+    const heads = [column("No.", true), column("Pod"), column("Client port", true), column("New or kept")];
     const table = el("table", {}, caption, el("thead", {}, el("tr", {}, ...heads)), this.body);
     this.section = el(
       "section",

@@ -100,6 +100,9 @@ function choices(facts) {
     if (facts.choiceMax === 1) return "There was only one pod to choose.";
     return "sessionAffinity is None: that it was the same pod each time is chance. Send more.";
   }
+  if (!several && facts.older) {
+    return "sessionAffinity is ClientIP: whoever connects anew from the same IP address comes to the same pod.";
+  }
   return several
     ? "sessionAffinity is ClientIP: the Service chooses the pod again that it remembers for this IP address, while that pod is there."
     : "It was the same pod each time because sessionAffinity is ClientIP, and all came from one IP address.";
