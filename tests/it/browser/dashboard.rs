@@ -41,9 +41,12 @@ async fn the_dashboard_shows_what_goes_on_and_why() {
 
     // Only what is looked for.
     browser.run("const box = document.querySelector('#filter-text'); box.value = 'QUIZ'; box.dispatchEvent(new Event('input'))").await;
-    browser.until("![...document.querySelectorAll('#services tr')].some(tr => tr.textContent.includes('kubia-nodeport'))").await;
+    browser
+        .until("![...document.querySelectorAll('#services tr')].some(tr => tr.textContent.includes('kubia-nodeport'))")
+        .await;
     browser.until("document.querySelector('#services').textContent.includes('quiz')").await;
-    let buttons = browser.eval("document.querySelectorAll('button[id=add], [data-pod] button, input[type=radio]').length").await;
+    let buttons =
+        browser.eval("document.querySelectorAll('button[id=add], [data-pod] button, input[type=radio]').length").await;
     assert_eq!(buttons, 0, "nothing can be done here");
     browser.assert_no_complaint().await;
 }

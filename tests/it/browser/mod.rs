@@ -256,7 +256,8 @@ pub(crate) async fn looks(browser: &Browser, name: &str) {
         (Screen::Phone, Scheme::Dark, "phone-dark"),
     ] {
         browser.look(Look { screen, scheme, reduced_motion: false }).await;
-        let (inner, page) = (browser.eval("innerWidth").await, browser.eval("document.documentElement.scrollWidth").await);
+        let (inner, page) =
+            (browser.eval("innerWidth").await, browser.eval("document.documentElement.scrollWidth").await);
         assert!(page.as_u64() <= inner.as_u64(), "{name}, {suffix}: {page} points wide on {inner}");
         browser.screenshot(&format!("{name}-{suffix}")).await;
     }
