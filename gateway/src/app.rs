@@ -17,7 +17,10 @@ use tokio::{
 pub use crate::control::source::Source;
 use crate::{
     access_log::{AccessLog, LogOptions},
-    admin::{self, AdminState, RuntimeStatus},
+    admin::{
+        self, AdminState, RuntimeStatus,
+        demo::{Demo, Serving},
+    },
     bind::{Addresses, Bound},
     compile::{allocate::Allocations, compile, finding::Finding, objects::Objects, settings::Settings},
     control::Change,
@@ -71,6 +74,8 @@ pub struct Options {
     pub access_log: Option<LogOptions>,
     /// Whether `/metrics` also has the names of ingress-nginx.
     pub nginx_metrics: bool,
+    /// The demo, if this is one: its page may then change what is served.
+    pub demo: Option<Arc<dyn Demo>>,
 }
 
 /// A running Tidegate.
@@ -152,6 +157,7 @@ impl App {
             zones,
             health_commands,
             forward: options.dns_forward,
+            demo: options.demo,
         };
         let is_successor = predecessor.is_some();
         app.serve(bound, servers, refused, predecessor, options.drain_timeout).await?;
@@ -175,6 +181,10 @@ impl App {
     ) -> anyhow::Result<()> {
         let stopped = || stop(self.stop_servers.subscribe());
         let (snapshots, runtime) = (self.snapshots.clone(), self.status.clone());
+        if let Some(demo) = &servers.demo {
+            let (http, https, admin) = (self.http, self.https, self.admin);
+            demo.serving(Serving { http, https, admin, snapshots: snapshots.clone() });
+        }
         let state = AdminState {
             snapshot: snapshots.clone(),
             runtime,
@@ -183,6 +193,7 @@ impl App {
             access_log: self.access_log.as_ref().map(|log| log.stats().clone()),
             nginx_metrics: servers.nginx_metrics,
             explain: answer,
+            demo: servers.demo,
             explain_event,
         };
         let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
@@ -362,6 +373,7 @@ struct Servers {
     zones: watch::Receiver<Option<Arc<Zone>>>,
     health_commands: channel::UnboundedReceiver<health_check::Command>,
     forward: Vec<SocketAddr>,
+    demo: Option<Arc<dyn Demo>>,
 }
 
 /// The sockets of the process that answers at the upgrade socket, if there is one.

@@ -4,31 +4,24 @@
 use std::{
     collections::BTreeMap,
     env, fs,
-    io::{BufRead, BufReader},
-    net::SocketAddr,
     os::unix::process::CommandExt,
-    path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    path::Path,
+    process::{Command, Stdio},
     sync::mpsc,
     thread,
-    time::Instant,
 };
 
 use clap::Parser;
 use regex::Regex;
-use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process_group};
 use tidegate::{
     cli::Cli,
     compile::{allocate::Allocations, compile, objects::Objects, settings::Settings},
 };
-use tidegate_tests::{PATIENCE, process::program};
+use tidegate_tests::{PATIENCE, demo::Demo};
 
 /// What the commands use that may not be installed.
 const TOOLS: [&str; 3] = ["curl", "dig", "python3"];
-
-/// The addresses of `tidegate demo` as they are written; the test lets the system choose the ports.
-const WRITTEN: [(&str, &str); 4] =
-    [("http", "127.0.0.1:8080"), ("https", "127.0.0.1:8443"), ("admin", "127.0.0.1:9901"), ("dns", "127.0.0.1:10053")];
 
 #[test]
 fn every_example_loads_without_a_finding() {
@@ -56,9 +49,9 @@ fn every_example_loads_without_a_finding() {
 
 #[test]
 fn the_demo_knows_every_example() {
-    let demo = fs::read_to_string(root().join("gateway/src/cli/demo.rs")).unwrap();
+    let demo = fs::read_to_string(root().join("gateway/src/cli/demo/mod.rs")).unwrap();
     for name in manifests().keys() {
-        assert!(demo.contains(&format!("\"{name}\",")), "gateway/src/cli/demo.rs does not list {name}");
+        assert!(demo.contains(&format!("\"{name}\",")), "gateway/src/cli/demo/mod.rs does not list {name}");
     }
 }
 
@@ -124,7 +117,7 @@ struct Step {
 impl Step {
     fn run(&self, demo: &Demo) -> Result<(), String> {
         let command = demo.adapt(&self.command);
-        let path = format!("{}:{}", demo.program.parent().unwrap().display(), env::var("PATH").unwrap_or_default());
+        let path = format!("{}:{}", demo.directory().display(), env::var("PATH").unwrap_or_default());
         let mut shell = Command::new("sh");
         shell.args(["-c", &command]).current_dir(root()).env("PATH", path).process_group(0);
         let child = shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("sh runs");
@@ -214,110 +207,6 @@ fn tidegate_words(command: &str) -> Option<Vec<String>> {
     });
     let ours = words.take_while(|word| word != "|" && !word.starts_with('#'));
     Some(["tidegate".to_owned()].into_iter().chain(ours).collect())
-}
-
-/// A real `tidegate demo`; killed when dropped.
-struct Demo {
-    program: PathBuf,
-    child: Child,
-    addrs: BTreeMap<String, SocketAddr>,
-    log: PathBuf,
-}
-
-impl Demo {
-    fn start() -> Self {
-        let program = program().to_owned();
-        let log = env::temp_dir().join(format!("tidegate-demo-{}.log", std::process::id()));
-        let mut command = Command::new(&program);
-        command.args([
-            "demo",
-            "--http",
-            "127.0.0.1:0",
-            "--https",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            "--dns",
-            "127.0.0.1:0",
-        ]);
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(fs::File::create(&log).expect("a file for the log"));
-        let mut child = command.spawn().expect("the demo starts");
-        let stdout = child.stdout.take().expect("it is piped");
-        let (send, lines) = mpsc::channel();
-        // Reads on after the test has seen enough, so that the demo can always write.
-        thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                drop(send.send(line));
-            }
-        });
-        let mut demo = Self { program, child, addrs: BTreeMap::new(), log };
-        loop {
-            let Ok(line) = lines.recv_timeout(PATIENCE) else { demo.did_not_start() };
-            assert!(!line.starts_with("failed"), "{line}");
-            let mut words = line.split_whitespace();
-            if words.next() == Some("listening")
-                && let (Some(what), Some(addr), None) = (words.next(), words.next(), words.next())
-            {
-                demo.addrs.insert(what.to_owned(), addr.parse().expect("an address"));
-            }
-            if line.starts_with("Ctrl-C ends the demo") {
-                return demo;
-            }
-        }
-    }
-
-    fn did_not_start(&self) -> ! {
-        let log = self.read_log();
-        let hint = if log.contains("another demo") {
-            "end the other `tidegate demo` first: the pods' addresses are fixed\n"
-        } else {
-            ""
-        };
-        panic!("the demo did not start: {hint}{log}");
-    }
-
-    /// The command with the addresses of this demo instead of those of a demo that was started without arguments.
-    fn adapt(&self, command: &str) -> String {
-        let dns = self.addrs["dns"].port();
-        let mut command = command.replace("-p 10053", &format!("-p {dns}"));
-        for (what, written) in WRITTEN {
-            command = command.replace(written, &self.addrs[what].to_string());
-        }
-        if command.contains("--manifests") {
-            return command;
-        }
-        // Behind the subcommand, as a pipe may follow.
-        for subcommand in ["tidegate get", "tidegate explain"] {
-            if command.starts_with(subcommand) {
-                command = command.replacen(subcommand, &format!("{subcommand} --admin {}", self.addrs["admin"]), 1);
-            }
-        }
-        command
-    }
-
-    fn end(mut self) -> (ExitStatus, String) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("it runs");
-        let patience = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().expect("it is our child") {
-                return (status, self.read_log());
-            }
-            assert!(Instant::now() < patience, "the demo did not end after SIGTERM:\n{}", self.read_log());
-            thread::yield_now();
-        }
-    }
-
-    fn read_log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-}
-
-impl Drop for Demo {
-    fn drop(&mut self) {
-        drop(self.child.kill());
-        drop(self.child.wait());
-        drop(fs::remove_file(&self.log));
-    }
 }
 
 fn installed(tool: &str) -> bool {

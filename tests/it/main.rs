@@ -1,6 +1,8 @@
 //! Every test that needs the whole program or real sockets, in one binary.
 
 mod broken;
+mod browser;
+mod demo_page;
 mod dns;
 mod docs;
 mod endpoints;

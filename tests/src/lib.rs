@@ -3,6 +3,7 @@
 
 pub mod certificates;
 pub mod client;
+pub mod demo;
 pub mod echo;
 pub mod h2;
 pub mod http2;
@@ -62,6 +63,7 @@ impl Bed {
             upgrade_socket: None,
             access_log: None,
             nginx_metrics: false,
+            demo: None,
         };
         change(&mut options);
         let app = App::start(options).await.expect("Tidegate starts");

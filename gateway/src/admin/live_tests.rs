@@ -24,6 +24,7 @@ fn state() -> AdminState {
         access_log: None,
         nginx_metrics: false,
         explain: |_, _| Ok(Value::Null),
+        demo: None,
         explain_event: |_, _| Ok(Value::Null),
     }
 }

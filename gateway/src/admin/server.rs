@@ -17,7 +17,13 @@ use tokio::{
 };
 
 use super::{
-    answer::Answer, config::findings, host, metrics, status::RuntimeStatus, stream::Streams, view::ConfigView,
+    answer::Answer,
+    config::findings,
+    demo::{self, Demo},
+    host, metrics, page,
+    status::RuntimeStatus,
+    stream::Streams,
+    view::ConfigView,
 };
 use crate::{
     access_log::LogStats,
@@ -42,7 +48,8 @@ const LIMITS: Limits = Limits {
 const LARGE_ANSWERS: usize = 2;
 
 /// What there is to ask for.
-const PATHS: [(&str, &str); 7] = [
+const PATHS: [(&str, &str); 8] = [
+    ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
     ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
@@ -72,6 +79,8 @@ pub struct AdminState {
     pub nginx_metrics: bool,
     /// Answers `/explain` from its query; the error is for whoever asked.
     pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
+    /// The demo, if this is one.
+    pub demo: Option<Arc<dyn Demo>>,
     /// Answers `/explain` for something that happened.
     pub explain_event: fn(&Snapshot, &Event) -> Result<Value, String>,
 }
@@ -117,9 +126,18 @@ impl Server {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
             return Answer::text(StatusCode::FORBIDDEN, text).response();
         }
+        if let Some(demo) = &self.state.demo
+            && request.uri().path().starts_with("/demo/")
+        {
+            return demo::respond(demo, &request.into_parts().0).await;
+        }
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut response = Answer::text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n").response();
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            return response;
+        }
+        let demo = self.state.demo.as_ref().map(|demo| || demo.view());
+        if let Some(response) = page::respond(request.uri(), request.headers(), demo) {
             return response;
         }
         let query = request.uri().query().unwrap_or_default().to_owned();
@@ -167,7 +185,7 @@ impl Server {
     }
 }
 
-const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
+pub(super) const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
 
 impl AdminState {
     /// Nothing would follow changes any more if the control thread were gone, and only a restart brings it back.

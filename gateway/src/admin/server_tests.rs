@@ -33,6 +33,7 @@ async fn start() -> Admin {
         access_log: None,
         nginx_metrics: false,
         explain,
+        demo: None,
         explain_event: |_, event| Ok(event.id.into()),
     };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -158,6 +159,16 @@ async fn a_live_view_ends_at_once_when_the_server_stops() {
     admin.stop.send(()).unwrap();
     admin.server.await.unwrap();
     assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn a_browser_is_shown_the_dashboard() {
+    let admin = start().await;
+    let answer = admin.raw("GET / HTTP/1.1\r\nHost: localhost\r\nAccept: text/html,*/*;q=0.8\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("</html>\n"), "{answer}");
+    assert!(answer.to_lowercase().contains("content-security-policy: default-src 'none'; script-src 'self'; "));
+    assert!(admin.get("/assets/style.css").await.contains("prefers-color-scheme"));
+    assert_eq!(admin.status("/demo").await, "404");
 }
 
 #[tokio::test]

@@ -33,6 +33,7 @@ fn admin() -> Admin {
         access_log: None,
         nginx_metrics: false,
         explain: |_, _| Ok(Value::Null),
+        demo: None,
         explain_event: |_, _| Ok(Value::Null),
     });
     tokio::spawn(state.tail.clone().run());

@@ -39,6 +39,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         drain_timeout: args.drain_timeout,
         remember: true,
         upgrade_socket: args.upgrade_socket,
+        demo: None,
     };
     runtime()?.block_on(serve(options, |app| print(&app.listening())))
 }

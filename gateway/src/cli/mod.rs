@@ -180,6 +180,9 @@ struct DemoArgs {
     /// Serve DNS here, over UDP and TCP
     #[arg(long, default_value = "127.0.0.1:10053", value_name = "ADDR")]
     dns: SocketAddr,
+    /// Open the demo's page in the browser
+    #[arg(long)]
+    open: bool,
 }
 
 #[derive(Args, Debug)]

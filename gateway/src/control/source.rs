@@ -1,6 +1,6 @@
-//! Where the objects come from, and the threads that read and compile them.
+//! Where the objects come from, and the threads that take them in and compile them.
 
-use std::{io, path::PathBuf, sync::mpsc, thread};
+use std::{io, iter, path::PathBuf, sync::mpsc, thread};
 
 use tokio::sync::oneshot;
 
@@ -20,8 +20,8 @@ use crate::compile::{
 pub enum Source {
     /// Files and directories, watched.
     Files(Vec<PathBuf>),
-    /// These, for ever.
-    Given(Batch),
+    /// These, and what is sent later, for as long as somebody may send.
+    Given(Batch, mpsc::Receiver<Batch>),
 }
 
 impl Source {
@@ -46,12 +46,20 @@ impl Source {
         thread::Builder::new().name("names".to_owned()).spawn(move || watch_names(&names, &ranges, &resolver))?;
         let state = match &self {
             Self::Files(paths) if remember => StateFile::for_manifests(paths),
-            Self::Files(_) | Self::Given(_) => None,
+            Self::Files(_) | Self::Given(..) => None,
         };
         let control = Control::new(settings, state, names_tx);
         thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&inbox, &mut planes))?;
         match self {
-            Self::Given(batch) => drop(changes.send(Change::Files(batch))),
+            Self::Given(first, later) => {
+                let source = changes.clone();
+                let pass_on = move || {
+                    let all = iter::once(first).chain(later);
+                    // Until nobody sends, or nobody listens.
+                    let _ = all.map(Change::Files).try_for_each(|change| source.send(change));
+                };
+                thread::Builder::new().name("given".to_owned()).spawn(pass_on)?;
+            }
             Self::Files(paths) => {
                 let source = changes.clone();
                 let watch = move || {
@@ -68,5 +76,53 @@ impl Source {
             }
         }
         Ok(changes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{path::Path, sync::Arc, time::Duration};
+
+    use tidegate_crd::{Kind, ObjectRef};
+
+    use super::*;
+    use crate::snapshot::Snapshot;
+
+    /// Sends each configuration on.
+    struct Seen(mpsc::Sender<Arc<Snapshot>>);
+
+    impl Planes for Seen {
+        fn publish(&mut self, snapshot: &Arc<Snapshot>) {
+            drop(self.0.send(snapshot.clone()));
+        }
+
+        fn retry(&mut self) {}
+    }
+
+    #[test]
+    fn what_is_given_may_change() {
+        let service = |name: &str| {
+            let text =
+                format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec: {{ports: [{{port: 80}}]}}");
+            let apply = tidegate_crd::yaml::parse(Path::new("given.yaml"), &text).documents;
+            Batch { apply, ..Batch::default() }
+        };
+        let (publish, published) = mpsc::channel();
+        let next = || {
+            let snapshot: Arc<Snapshot> = published.recv_timeout(Duration::from_secs(20)).expect("a configuration");
+            snapshot.services.iter().map(|row| row.name.to_string()).collect::<Vec<_>>()
+        };
+        let (send, later) = mpsc::channel();
+        let source = Source::Given(service("a"), later);
+        let changes = source.start(Settings::default(), false, Seen(publish), None).unwrap();
+        assert_eq!(next(), ["a"]);
+        let delete = vec![ObjectRef::new(Kind::Service, "", "a")];
+        send.send(Batch { delete, ..service("b") }).unwrap();
+        assert_eq!(next(), ["b"]);
+        // Whoever has no more to say ends nothing.
+        drop(send);
+        changes.send(Change::Files(service("c"))).unwrap();
+        assert_eq!(next(), ["b", "c"]);
+        changes.send(Change::Stop).unwrap();
     }
 }

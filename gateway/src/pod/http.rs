@@ -16,6 +16,11 @@ use super::limits;
 use super::query::Instructions;
 use super::tcp::Connection;
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What a script may see of the head: only the bare minimum, if it is not named.
+const EXPOSED: &str = "X-Pod, X-Peer, X-Port, X-Connection-Reused, X-Connection-Requests, X-Request-Id";
+
 /// The client asked to have the connection closed without an answer.
 #[derive(Debug, thiserror::Error)]
 #[error("closed without an answer, as the request asked")]
@@ -26,12 +31,18 @@ pub(super) async fn answer(
     connection: Arc<Connection>,
     request: Request<Incoming>,
 ) -> Result<Response<PodBody>, Aborted> {
-    connection.pod.requests.fetch_add(1, Ordering::Relaxed);
     let count = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
     let (head, body) = request.into_parts();
+    let (pod, peer) = (&connection.pod, connection.peer);
+    if count == 1 {
+        pod.used_connections.fetch_add(1, Ordering::Relaxed);
+    }
+    pod.note_request(format_args!("{} {} from {peer}, request {count} of its connection", head.method, head.uri));
     let asked = Asked {
         target: HeaderValue::from_str(&head.uri.to_string()).ok(),
         host: head.headers.get(header::HOST).cloned(),
+        id: head.headers.get(&REQUEST_ID).cloned(),
+        origin: head.headers.get(header::ORIGIN).cloned(),
     };
     let (instructions, reply) = match Instructions::parse(head.uri.query().unwrap_or_default()) {
         Ok(instructions) if instructions.abort => {
@@ -39,7 +50,7 @@ pub(super) async fn answer(
             return Err(Aborted);
         }
         Ok(instructions) => {
-            let reply = reply(&connection, &head, body, count, instructions.allow_content()).await;
+            let reply = reply(&connection, &head, body, count, &instructions).await;
             (instructions, reply)
         }
         Err(problem) => (Instructions::default(), Err(Refusal { status: StatusCode::BAD_REQUEST, problem })),
@@ -115,7 +126,7 @@ async fn reply(
     head: &Parts,
     body: Incoming,
     count: u64,
-    allow_content: bool,
+    instructions: &Instructions,
 ) -> Result<Reply, Refusal> {
     // A success would turn the connection into a tunnel (RFC 9110, section 9.3.6), and there is nothing behind it.
     if head.method == Method::CONNECT {
@@ -125,7 +136,7 @@ async fn reply(
         });
     }
     let path = head.uri.path();
-    if path == "/echo" && allow_content {
+    if path == "/echo" && instructions.allow_content() && !instructions.report {
         return echo(head, body).await;
     }
     let received = read_to_end(body).await?;
@@ -133,6 +144,7 @@ async fn reply(
         Ok(Reply::new(Content::Bytes(Bytes::from(format!("{value}\n"))), "application/json"))
     };
     match path {
+        _ if instructions.report => json(report(connection, head, count)),
         "/headers" => json(report(connection, head, count)),
         "/upload" => json(json!({ "pod": connection.pod.name, "bytes": received })),
         _ => match path.strip_prefix("/bytes/") {
@@ -185,12 +197,20 @@ fn report(connection: &Connection, head: &Parts, count: u64) -> serde_json::Valu
 struct Asked {
     target: Option<HeaderValue>,
     host: Option<HeaderValue>,
+    /// What the gateway called the request.
+    id: Option<HeaderValue>,
+    /// The web page whose script asks.
+    origin: Option<HeaderValue>,
 }
 
 /// The headers that tell who answered, to what, and on what connection.
 fn describe(headers: &mut HeaderMap, connection: &Connection, asked: Asked, count: u64) {
     headers.extend(asked.target.map(|target| (HeaderName::from_static("x-target"), target)));
     headers.extend(asked.host.map(|host| (HeaderName::from_static("x-host"), host)));
+    headers.extend(asked.id.map(|id| (REQUEST_ID, id)));
+    if let Some(origin) = asked.origin.filter(|origin| connection.pod.page.get() == Some(origin)) {
+        admit(headers, origin);
+    }
     let peer = HeaderValue::from_str(&connection.peer.to_string()).expect("an address is plain ASCII");
     let reused = HeaderValue::from_static(if count > 1 { "true" } else { "false" });
     headers.insert(HeaderName::from_static("x-pod"), connection.pod.name_header.clone());
@@ -198,6 +218,14 @@ fn describe(headers: &mut HeaderMap, connection: &Connection, asked: Asked, coun
     headers.insert(HeaderName::from_static("x-peer"), peer);
     headers.insert(HeaderName::from_static("x-connection-reused"), reused);
     headers.insert(HeaderName::from_static("x-connection-requests"), HeaderValue::from(count));
+}
+
+/// Lets the script of a web page read the answer, though it comes from elsewhere (Fetch standard, section 3.3.3).
+fn admit(headers: &mut HeaderMap, origin: HeaderValue) {
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+    headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
+    headers.insert(header::VARY, HeaderValue::from_static("Origin"));
 }
 
 fn fill_length(text: &str) -> Result<u64, Refusal> {

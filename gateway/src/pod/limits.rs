@@ -46,3 +46,9 @@ pub(super) const SHUTDOWN_GRACE: Duration = Duration::from_secs(10);
 
 /// Largest payload a UDP length field can announce, so no datagram is ever cut.
 pub(super) const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// Lines of the log that are kept, if there is one: as many as anybody reads.
+pub(super) const LOG_LINES_MAX: usize = 1_000;
+
+/// Length of such a line; the rest of a longer one is left out. Together with the above it keeps a log below 512 KiB.
+pub(super) const LOG_LINE_BYTES_MAX: usize = 500;

@@ -15,12 +15,14 @@
 //! | `query` | what a client may ask for in the query |
 //! | `body` | the bodies of the answers |
 //! | `udp` | answering datagrams |
+//! | `log` | what it remembers of its requests |
 //! | `limits` | every limit and timeout of the above |
 
 mod body;
 mod http;
 mod limits;
 mod listen;
+mod log;
 mod proxy;
 mod query;
 mod tcp;
@@ -28,10 +30,11 @@ mod tcp;
 mod tests;
 mod udp;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use hyper::header::HeaderValue;
@@ -41,6 +44,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 pub use self::listen::{Listen, ListenError};
+use self::log::Log;
 
 /// What a pod is called and where it listens.
 #[derive(Clone, Debug, Default)]
@@ -53,6 +57,10 @@ pub struct PodOptions {
     pub udp: Vec<SocketAddr>,
     /// Each TCP connection begins with a PROXY protocol header, version 1 or 2.
     pub proxy_protocol: bool,
+    /// The origin whose web pages may read the answers, cookies and all (CORS), once it is known. Nobody's, if it is never set.
+    pub page: Arc<OnceLock<HeaderValue>>,
+    /// Whether it remembers its last requests.
+    pub log: bool,
 }
 
 impl PodOptions {
@@ -133,9 +141,19 @@ impl Pod {
         self.shared.connections.load(Ordering::Relaxed)
     }
 
+    /// How many of these have brought a request: those of health checks may not.
+    pub fn used_connections(&self) -> u64 {
+        self.shared.used_connections.load(Ordering::Relaxed)
+    }
+
     /// How many HTTP requests and datagrams have reached it so far.
     pub fn requests(&self) -> u64 {
         self.shared.requests.load(Ordering::Relaxed)
+    }
+
+    /// A line for each of the last requests and datagrams, oldest first; empty if it has no log.
+    pub fn log(&self) -> String {
+        self.shared.log.as_ref().map(Log::text).unwrap_or_default()
     }
 
     /// Stops as a good pod does on SIGTERM: refuses new connections, closes idle ones, and finishes the requests it has
@@ -150,6 +168,16 @@ impl Pod {
                 "some requests took longer than the shutdown may: their connections are cut"
             );
         }
+    }
+
+    /// Ends as a program does on SIGKILL: new connections are refused and those it has are closed, whatever is under way.
+    /// All of them are when this returns. Its counters and its log can still be read.
+    pub async fn kill(&mut self) {
+        self.refuse_connections();
+        self.tasks.shutdown().await;
+        // Connections are the tasks of tasks; the last of them leaves all slots free.
+        let all = self.shared.slots.acquire_many(limits::CONNECTIONS_MAX as u32);
+        drop(all.await.expect("the semaphore is never closed"));
     }
 
     /// Makes the kernel refuse connections from this moment on, without waiting for the accepting tasks to be scheduled.
@@ -176,9 +204,13 @@ struct Shared {
     /// `You've hit <pod-name>` and a newline.
     greeting: Bytes,
     proxy_protocol: bool,
+    page: Arc<OnceLock<HeaderValue>>,
+    log: Option<Log>,
     /// One permit for each connection it may have open.
     slots: Arc<Semaphore>,
     connections: AtomicU64,
+    /// Those of which a request came.
+    used_connections: AtomicU64,
     requests: AtomicU64,
 }
 
@@ -196,9 +228,19 @@ impl Shared {
             name,
             name_header,
             proxy_protocol: options.proxy_protocol,
+            page: Arc::clone(&options.page),
+            log: options.log.then(Log::default),
             slots: Arc::new(Semaphore::new(limits::CONNECTIONS_MAX)),
             connections: AtomicU64::new(0),
+            used_connections: AtomicU64::new(0),
             requests: AtomicU64::new(0),
         })
+    }
+    /// Notes a request or datagram. The log first: whoever has seen it counted finds it there.
+    fn note_request(&self, what: fmt::Arguments<'_>) {
+        if let Some(log) = &self.log {
+            log.write(what);
+        }
+        self.requests.fetch_add(1, Ordering::Relaxed);
     }
 }

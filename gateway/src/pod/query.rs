@@ -24,6 +24,8 @@ pub(super) struct Instructions {
     pub(super) close: bool,
     /// `abort=1`: close the connection instead of answering.
     pub(super) abort: bool,
+    /// `report=1`: answer what `/headers` does, whatever the path.
+    pub(super) report: bool,
     /// `header=Name:Value`: add this header, in place of one of the pod's own of that name; repeatable.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
 }
@@ -43,6 +45,7 @@ impl Instructions {
                 "chunked" => instructions.chunked = switch(name, &value)?,
                 "close" => instructions.close = switch(name, &value)?,
                 "abort" => instructions.abort = switch(name, &value)?,
+                "report" => instructions.report = switch(name, &value)?,
                 "header" => instructions.headers.push(added_header(&value)?),
                 _ => {}
             }
@@ -106,12 +109,12 @@ mod tests {
     #[test]
     fn options_combine() {
         let parsed = Instructions::parse(
-            "q=x&delay=250ms&body-delay=1s&status=503&chunked&close=1&abort=0&header=X-A:1&header=X-A%3A%20two%20words",
+            "q=x&delay=250ms&body-delay=1s&status=503&chunked&close=1&abort=0&report=1&header=X-A:1&header=X-A%3A%20two%20words",
         )
         .unwrap();
         assert_eq!((parsed.delay, parsed.body_delay), (Duration::from_millis(250), Duration::from_secs(1)));
         assert_eq!(parsed.status, Some(StatusCode::SERVICE_UNAVAILABLE));
-        assert!(parsed.chunked && parsed.close && !parsed.abort);
+        assert!(parsed.chunked && parsed.close && parsed.report && !parsed.abort);
         let headers: Vec<_> = parsed.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         assert_eq!(headers, [("x-a", &b"1"[..]), ("x-a", b"two words")]);
     }

@@ -416,3 +416,112 @@ async fn a_dual_stack_listener_shows_ipv4_clients_as_they_are() {
     let answer = read_until(&mut stream, "kubia-1\n").await;
     assert!(answer.contains("X-Peer: 127.0.0.1:"), "{answer}");
 }
+
+#[tokio::test]
+async fn a_killed_pod_cuts_what_is_under_way_and_its_addresses_are_free() {
+    let mut pod = pod().await;
+    let (http, udp) = (pod.http_addrs()[0], pod.udp_addrs()[0]);
+    let mut idle = connect(&pod).await;
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    read_until(&mut idle, "kubia-1\n").await;
+    let mut busy = connect(&pod).await;
+    busy.write_all(b"GET /?delay=60s HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    while pod.requests() < 2 {
+        tokio::task::yield_now().await;
+    }
+    let begin = Instant::now();
+    tokio::time::timeout(PATIENCE, pod.kill()).await.expect("it ends");
+    assert!(begin.elapsed() < limits::SHUTDOWN_GRACE);
+    assert_eq!((pod.connections(), pod.requests()), (2, 2));
+    assert_eq!(TcpStream::connect(http).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    for mut stream in [idle, busy] {
+        // No waiting: it was closed before `kill` returned.
+        stream.readable().await.unwrap();
+        assert!(matches!(stream.read(&mut [0; 16]).await, Ok(0) | Err(_)));
+    }
+    Pod::start(PodOptions::new("kubia-2", [Listen::Http(http), Listen::Udp(udp)])).await.unwrap();
+}
+
+#[tokio::test]
+async fn only_the_page_it_is_told_of_may_read_its_answers() {
+    let options = PodOptions { log: false, ..PodOptions::new("kubia-1", [Listen::Http(ANY)]) };
+    let page = Arc::clone(&options.page);
+    let pod = Pod::start(options).await.unwrap();
+    let from = async |origin: &str, target: &str| {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\nOrigin: {origin}\r\nConnection: close\r\n\r\n");
+        ask(&pod, request).await
+    };
+    let ours = "http://127.0.0.1:9901";
+    assert!(!from(ours, "/").await.contains("Access-Control"), "nobody was named yet");
+    page.set(HeaderValue::from_static(ours)).unwrap();
+    for (target, status) in [("/", "200 OK"), ("/?delay=never", "400 Bad Request")] {
+        let answer = from(ours, target).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{answer}");
+        for line in [
+            "Access-Control-Allow-Origin: http://127.0.0.1:9901",
+            "Access-Control-Allow-Credentials: true",
+            "Access-Control-Expose-Headers: X-Pod, X-Peer, X-Port, X-Connection-Reused, X-Connection-Requests, X-Request-Id",
+            "Vary: Origin",
+        ] {
+            assert!(answer.lines().any(|have| have == line), "{line} is missing in {answer}");
+        }
+    }
+    for other in ["http://127.0.0.1:9902", "http://localhost:9901", "https://127.0.0.1:9901", "null"] {
+        let answer = from(other, "/").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("Access-Control"), "{answer}");
+    }
+    assert!(!get(&pod, "/").await.contains("Access-Control"));
+}
+
+#[tokio::test]
+async fn the_id_of_a_request_comes_back() {
+    let pod = pod().await;
+    let answer = ask(&pod, "GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: abc-1\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.contains("X-Request-Id: abc-1\r\n"), "{answer}");
+    assert!(!get(&pod, "/").await.contains("X-Request-Id"));
+}
+
+#[tokio::test]
+async fn a_report_comes_whatever_the_path() {
+    let pod = pod().await;
+    let request =
+        "POST /echo?report=1 HTTP/1.1\r\nHost: a\r\nCookie: b=c\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+    let report = json(&ask(&pod, request).await);
+    assert_eq!((&report["pod"], &report["target"]), (&json!("kubia-1"), &json!("/echo?report=1")));
+    assert!(report["headers"].as_array().unwrap().contains(&json!(["cookie", "b=c"])), "{report}");
+    assert!(get(&pod, "/?report=0").await.ends_with("kubia-1\n"));
+}
+
+#[tokio::test]
+async fn its_log_has_a_line_for_each_request_if_it_has_one() {
+    let options = PodOptions { log: true, ..PodOptions::new("kubia-1", [Listen::Http(ANY), Listen::Udp(ANY)]) };
+    let pod = Pod::start(options).await.unwrap();
+    let _silent = connect(&pod).await;
+    let mut stream = connect(&pod).await;
+    let client = stream.local_addr().unwrap();
+    for target in ["/?n=1", "/two"] {
+        stream.write_all(format!("GET {target} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).await.unwrap();
+        read_until(&mut stream, "kubia-1\n").await;
+    }
+    let socket = UdpSocket::bind(ANY).await.unwrap();
+    socket.send_to(b"hello", pod.udp_addrs()[0]).await.unwrap();
+    let answered = tokio::time::timeout(PATIENCE, socket.recv(&mut [0; 64])).await;
+    answered.expect("an answer").unwrap();
+
+    let log = pod.log();
+    let said: Vec<&str> = log.lines().map(|line| line.split_once(' ').expect("the time is before it").1).collect();
+    let datagram = format!("datagram of 5 bytes from {}", socket.local_addr().unwrap());
+    assert_eq!(
+        said,
+        [
+            format!("GET /?n=1 from {client}, request 1 of its connection"),
+            format!("GET /two from {client}, request 2 of its connection"),
+            datagram,
+        ]
+    );
+    for line in log.lines() {
+        humantime::parse_rfc3339(line.split(' ').next().unwrap()).unwrap();
+    }
+    assert_eq!((pod.connections(), pod.used_connections(), pod.requests()), (2, 1, 3));
+    assert_eq!(self::pod().await.log(), "");
+}

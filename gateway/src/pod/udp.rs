@@ -1,7 +1,6 @@
 //! Answering datagrams.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::net::UdpSocket;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ pub(super) async fn answer(socket: UdpSocket, pod: Arc<Shared>, mut stopping: wa
             tokio::time::sleep(limits::RETRY_PAUSE).await;
             continue;
         };
-        pod.requests.fetch_add(1, Ordering::Relaxed);
+        pod.note_request(format_args!("datagram of {length} bytes from {client}"));
         let question = &datagram[..length];
         let reply = if question.starts_with(b"echo ") { question } else { &pod.greeting };
         // A client that is gone, or too small a network for the answer, is the client's loss: UDP promises nothing.

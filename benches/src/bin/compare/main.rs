@@ -28,6 +28,7 @@ mod speed;
 mod stats;
 mod tls;
 mod verify;
+mod watch;
 mod workload;
 mod world;
 
@@ -193,6 +194,10 @@ fn measure_suite(suite: Suite, fleet: &mut Fleet<'_>, args: &Args, results: &mut
             let changes = usize::from(args.rounds);
             fleet.have(&[]);
             results.change = world.programs.kinds().map(|kind| (kind, change::measure(world, kind, changes))).collect();
+        }
+        Suite::Watch => {
+            fleet.have(&[]);
+            results.watched = watch::measure(world, pace);
         }
         // It needs a compiler, and so was done outside.
         Suite::Cost => {}

@@ -43,6 +43,7 @@ pub(crate) fn markdown(results: &Results) -> String {
         latency(results),
         memory(results),
         changes(results),
+        watched(results),
         cost(results),
         missing(results),
     ];
@@ -241,6 +242,28 @@ fn cost(results: &Results) -> String {
     )
 }
 
+fn watched(results: &Results) -> String {
+    let lines: Vec<String> = results
+        .watched
+        .iter()
+        .map(|row| {
+            let ratios = row.ratios();
+            let low = ratios.iter().copied().fold(f64::INFINITY, f64::min);
+            let high = ratios.iter().copied().fold(0.0, f64::max);
+            let [ratio, low, high] = [median(&ratios), low, high].map(|value| cell(Some(value), 2));
+            format!("| {} | {ratio} | {low}–{high} |\n", row.label)
+        })
+        .collect();
+    if lines.is_empty() {
+        return String::new();
+    }
+    format!(
+        "## What it costs Tidegate to be looked at\n\nCPU with a dashboard open (state each second, up to 200 events of the tail) to that \
+         without, the same process in the same rounds.\n\n| | ratio | of the rounds |\n|---|---|---|\n{}",
+        lines.concat()
+    )
+}
+
 fn missing(results: &Results) -> String {
     let mut lines = Vec::new();
     let mut name = |what: &str, kind: Kind, why: &str| {
@@ -263,6 +286,11 @@ fn missing(results: &Results) -> String {
     }
     reasons(&results.memory).for_each(|(kind, why)| name("memory", kind, why));
     reasons(&results.memory_tcp).for_each(|(kind, why)| name("memory, TCP", kind, why));
+    for row in &results.watched {
+        if let Cell::Missing(why) = &row.samples {
+            name(&row.label, Kind::Tidegate, why);
+        }
+    }
     reasons(&results.change).for_each(|(kind, why)| name("one more path", kind, why));
     for (kind, memory) in results.memory.iter().filter_map(|(kind, cell)| Some((*kind, cell.measured()?))) {
         if let Cell::Missing(why) = &memory.wave {

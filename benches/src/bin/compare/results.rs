@@ -15,6 +15,8 @@ pub(crate) struct Results {
     pub(crate) memory: BTreeMap<Kind, Cell<Memory>>,
     pub(crate) memory_tcp: BTreeMap<Kind, Cell<MemoryTcp>>,
     pub(crate) change: BTreeMap<Kind, Cell<Changes>>,
+    #[serde(default)]
+    pub(crate) watched: Vec<Watched>,
     pub(crate) cost: Cost,
 }
 
@@ -169,6 +171,13 @@ pub(crate) struct Changes {
     pub(crate) requests: u64,
     pub(crate) failed: u64,
     pub(crate) first_failure: Option<String>,
+}
+
+/// One workload of Tidegate, with nobody at its dashboard and with somebody.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub(crate) struct Watched {
+    pub(crate) label: String,
+    pub(crate) samples: Cell<[Vec<Sample>; 2]>,
 }
 
 /// What Tidegate's own test says of its costs, if it was run.

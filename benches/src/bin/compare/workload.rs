@@ -67,6 +67,8 @@ pub(crate) enum Suite {
     Memory,
     /// A change of the configuration at 10,000 routes
     Change,
+    /// What it costs Tidegate that somebody looks at its dashboard
+    Watch,
     /// What Tidegate's own test says of its costs
     Cost,
 }
@@ -137,7 +139,7 @@ impl Suite {
             Self::TcpRoundTrips => &["tcp-round-trips"],
             Self::TcpConnections => &["tcp-connections"],
             Self::TcpBulk => &["tcp-bulk"],
-            Self::Latency | Self::Memory | Self::Change | Self::Cost => &[],
+            Self::Latency | Self::Memory | Self::Change | Self::Watch | Self::Cost => &[],
         };
         WORKLOADS.into_iter().filter(|workload| ids.contains(&workload.id)).collect()
     }

@@ -23,6 +23,7 @@ fn state(snapshot: Option<Arc<Snapshot>>) -> AdminState {
         access_log: Some(Arc::default()),
         nginx_metrics: true,
         explain: |_, _| Ok(Value::Null),
+        demo: None,
         explain_event: |_, _| Ok(Value::Null),
     }
 }

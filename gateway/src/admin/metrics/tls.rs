@@ -58,6 +58,7 @@ mod tests {
             access_log: None,
             nginx_metrics: false,
             explain: |_, _| Ok(Value::Null),
+            demo: None,
             explain_event: |_, _| Ok(Value::Null),
         };
         let text = metrics::encode(&state);

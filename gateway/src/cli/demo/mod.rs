@@ -1,22 +1,32 @@
 //! `tidegate demo`: pods, the example manifests and Tidegate itself in one process, and what to try with them.
+//!
+//! | file | what it holds |
+//! |---|---|
+//! | `pods` | starting the pods |
+//! | `play` | what its page sees and may do |
+
+mod play;
+mod pods;
 
 use std::{
-    io::ErrorKind,
+    io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
     process::ExitCode,
+    sync::{Arc, mpsc},
+    thread,
 };
 
-use anyhow::Context;
-use tidegate_crd::{Document, Object, core::Pod as WirePod};
+use tidegate_crd::Document;
 
+use self::play::Play;
 use super::{DemoArgs, commands};
 use crate::{
+    admin::demo::Demo,
     app::{App, Options, Source},
     compile::settings::Settings,
     control::files::Batch,
     http::HttpOptions,
-    pod::{Listen, Pod, PodOptions},
     snapshot::Snapshot,
 };
 
@@ -27,15 +37,16 @@ const NODE_NAME: &str = "laptop";
 const NODE_ADDRESSES: [IpAddr; 2] = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2))];
 
 macro_rules! examples {
-    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../../examples/", $name)))),*] };
+    ($($name:literal),* $(,)?) => { [$(($name, include_str!(concat!("../../../../examples/", $name)))),*] };
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 46] = examples![
+const MANIFESTS: [(&str, &str); 47] = examples![
     "app-root.yaml",
     "backend-tls.yaml",
     "balance.yaml",
     "body-limit.yaml",
+    "browser.yaml",
     "canary-cookie.yaml",
     "canary-header.yaml",
     "canary-weight.yaml",
@@ -83,9 +94,10 @@ const MANIFESTS: [(&str, &str); 46] = examples![
 pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
     let mut documents = documents();
     commands::runtime()?.block_on(async {
-        let pods = start_pods(&mut documents).await?;
+        let (changes, later) = mpsc::channel();
+        let play = Arc::new(Play::start(&mut documents, changes).await?);
         let options = Options {
-            source: Source::Given(Batch { apply: documents, ..Batch::default() }),
+            source: Source::Given(Batch { apply: documents, ..Batch::default() }, later),
             settings: Settings {
                 node_name: NODE_NAME.into(),
                 node_addresses: NODE_ADDRESSES.to_vec(),
@@ -103,10 +115,9 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             upgrade_socket: None,
             access_log: None,
             nginx_metrics: false,
+            demo: Some(play.clone()),
         };
-        let code = commands::serve(options, |app| introduce(app, &pods)).await;
-        drop(pods);
-        code
+        commands::serve(options, |app| introduce(app, &play, args.open)).await
     })
 }
 
@@ -117,72 +128,14 @@ fn documents() -> Vec<Document> {
         .collect()
 }
 
-/// Starts every Pod that the manifests describe, on the addresses they give it; where the system lacks these, on free ports of
-/// 127.0.0.1, and the manifest is changed to say so.
-async fn start_pods(documents: &mut [Document]) -> anyhow::Result<Vec<Pod>> {
-    let mut pods = Vec::new();
-    let mut moved = Vec::new();
-    for document in documents {
-        let Object::Pod(manifest) = &mut document.object else { continue };
-        let Some(options) = pod_options(manifest) else { continue };
-        match Pod::start(options).await {
-            Ok(pod) => pods.push(pod),
-            Err(error) if error.kind() == ErrorKind::AddrNotAvailable => {
-                let pod = start_elsewhere(manifest).await?;
-                moved.push(pod.name().to_owned());
-                pods.push(pod);
-            }
-            Err(error) if error.kind() == ErrorKind::AddrInUse => {
-                return Err(error).context("another demo seems to be running");
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-    if !moved.is_empty() {
-        eprintln!(
-            "this system lacks the addresses of {}, which run on ports of 127.0.0.1 instead. Linux answers on all of \
-             127.0.0.0/8; elsewhere the ClusterIPs and LoadBalancer IPs cannot be shown, but node ports, Ingresses and DNS can",
-            moved.join(", ")
-        );
-    }
-    Ok(pods)
-}
-
-/// Starts a Pod on free ports of 127.0.0.1, and writes into its manifest where it is.
-async fn start_elsewhere(manifest: &mut WirePod) -> anyhow::Result<Pod> {
-    let here = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    if let Some(status) = &mut manifest.status {
-        status.pod_ip = Some(here.to_string());
-    }
-    let mut options = pod_options(manifest).context("an example pod without an address")?;
-    options.http.iter_mut().chain(&mut options.udp).for_each(|addr| addr.set_port(0));
-    let pod = Pod::start(options).await?;
-    let (mut http, mut udp) = (pod.http_addrs().iter(), pod.udp_addrs().iter());
-    let containers = manifest.spec.iter_mut().flat_map(|spec| &mut spec.containers);
-    for port in containers.flat_map(|container| container.ports.iter_mut().flatten()) {
-        let addr = if port.protocol.as_deref() == Some("UDP") { udp.next() } else { http.next() };
-        if let Some(addr) = addr {
-            port.container_port = addr.port().into();
-        }
-    }
-    Ok(pod)
-}
-
-fn pod_options(pod: &WirePod) -> Option<PodOptions> {
-    let ip: IpAddr = pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()?;
-    let ports =
-        pod.spec.iter().flat_map(|spec| &spec.containers).flat_map(|container| container.ports.iter().flatten());
-    let listens = ports.filter_map(|port| {
-        let addr = SocketAddr::new(ip, u16::try_from(port.container_port).ok()?);
-        Some(if port.protocol.as_deref() == Some("UDP") { Listen::Udp(addr) } else { Listen::Http(addr) })
-    });
-    Some(PodOptions::new(pod.metadata.name.clone()?, listens))
-}
-
-fn introduce(app: &App, pods: &[Pod]) -> anyhow::Result<()> {
+fn introduce(app: &App, play: &Play, open: bool) -> anyhow::Result<()> {
     commands::print(&app.listening())?;
-    let Some(snapshot) = app.snapshot() else { return Ok(()) };
-    let names: Vec<&str> = pods.iter().map(Pod::name).collect();
+    let Some((snapshot, view)) = app.snapshot().zip(play.view()) else { return Ok(()) };
+    commands::print(&format!("\nLook at it in a browser: {}", view.page))?;
+    if open {
+        open_page(&view.page);
+    }
+    let names = play.living();
     let running = if names.is_empty() { "no".to_owned() } else { names.join(", ") };
     commands::print(&format!("\nRunning pods: {running}. In another terminal:\n"))?;
     for (command, what) in things_to_try(app, &snapshot) {
@@ -192,6 +145,16 @@ fn introduce(app: &App, pods: &[Pod]) -> anyhow::Result<()> {
         commands::print("\nNot all of this will work: see the lines above that begin with \"failed\".")?;
     }
     commands::print("\nCtrl-C ends the demo.")
+}
+
+/// Opens the page in the browser, which may take its time.
+fn open_page(page: &str) {
+    let say = |page: &str, error: io::Error| eprintln!("cannot open {page} in a browser: {error}");
+    let url = page.to_owned();
+    let begun = thread::Builder::new().name("open".to_owned()).spawn(move || {
+        open::that(&url).unwrap_or_else(|error| say(&url, error));
+    });
+    begun.map(drop).unwrap_or_else(|error| say(page, error));
 }
 
 /// Commands, and what is to be seen when they are run.

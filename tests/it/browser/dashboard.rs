@@ -1,0 +1,67 @@
+//! The dashboard in a real browser.
+
+use tidegate_tests::{Bed, Client, Net, client::hit, demo::Demo, http_pod, pod_manifest, service_manifest};
+
+use super::Browser;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_dashboard_shows_what_goes_on_and_why() {
+    let Some(browser) = Browser::start().await else { return };
+    let demo = tokio::task::spawn_blocking(Demo::start).await.expect("the demo starts");
+    browser.goto(&format!("http://{}/", demo.addr("admin"))).await;
+    browser.until("document.querySelector('#stream').textContent === 'Live'").await;
+    browser.until("document.querySelector('#services').textContent.includes('kubia-nodeport')").await;
+    browser.until("!document.querySelector('#demo').hidden").await;
+
+    let mut gateway = Client::connect(demo.addr("http")).await;
+    for _ in 0..10 {
+        assert_eq!(gateway.get("kubia.example.com", "/seen?secret=1").await.status, 200);
+    }
+    let pod = hit("127.0.0.1:30123".parse().unwrap()).await.unwrap();
+    let tail = "document.querySelector('#tail').textContent";
+    browser.until(&format!("{tail}.includes('GET http://kubia.example.com/seen HTTP/1.1')")).await;
+    browser.until(&format!("{tail}.includes('NodePort default/kubia-nodeport') && {tail}.includes('{pod}')")).await;
+    let all = browser.text("body").await;
+    assert!(!all.contains("secret"), "no query is shown");
+
+    // Why: as explain says it.
+    browser.eval("document.querySelector('#tail button').click()").await;
+    browser.until("document.querySelector('#trace').open && document.querySelector('#trace-body ol li')").await;
+    let trace = browser.text("#trace-body").await;
+    assert!(trace.contains("Endpoints") && trace.contains("Share"), "{trace}");
+    browser.click("#trace-close").await;
+    browser.until("!document.querySelector('#trace').open").await;
+
+    let routes = browser.text("#routes").await;
+    assert!(routes.contains("kubia.example.com/") && routes.contains("default/kubia:8000"), "{routes}");
+    let certificates = browser.text("#certificates").await;
+    assert!(certificates.contains("secure.example.com") && certificates.contains("days"), "{certificates}");
+
+    super::looks(&browser, "dashboard").await;
+
+    // Only what is looked for.
+    browser.run("const box = document.querySelector('#filter-text'); box.value = 'QUIZ'; box.dispatchEvent(new Event('input'))").await;
+    browser.until("![...document.querySelectorAll('#services tr')].some(tr => tr.textContent.includes('kubia-nodeport'))").await;
+    browser.until("document.querySelector('#services').textContent.includes('quiz')").await;
+    let buttons = browser.eval("document.querySelectorAll('button[id=add], [data-pod] button, input[type=radio]').length").await;
+    assert_eq!(buttons, 0, "nothing can be done here");
+    browser.assert_no_complaint().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn in_an_operators_hands_it_follows_changes_and_has_no_way_to_the_demo() {
+    let Some(browser) = Browser::start().await else { return };
+    let net = Net::next();
+    let _pod = http_pod("web-0", net.ip(2)).await;
+    let good = format!("{}{}", service_manifest("web", "web", ""), pod_manifest("web-0", "web", net.ip(2)));
+    let bed = Bed::start(net, &good).await;
+    browser.goto(&format!("http://{}/", bed.app.admin())).await;
+    browser.until("document.querySelector('#services').textContent.includes('web-0')").await;
+    assert_eq!(browser.eval("document.querySelector('#demo').hidden").await, true);
+    let broken = "---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {name: broken}\nspec:\n  ingressClassName: tidegate\n  rules:\n  \
+                  - http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: nobody, port: {number: 80}}}}]}\n";
+    bed.write("main.yaml", &format!("{good}{broken}"));
+    browser.until("document.querySelector('#findings').textContent.includes('MissingService')").await;
+    browser.until("document.querySelector('#findings').textContent.includes('Fix: ')").await;
+    browser.assert_no_complaint().await;
+}
