@@ -321,7 +321,8 @@ fn session(
             false => format!("the request has no cookie {name}, and Ingress {} does not ask for one.", rule.owner),
         };
     };
-    let key = String::from_utf8_lossy(session.key);
+    let is_secret = headers.get_all(header::COOKIE).iter().any(HeaderValue::is_sensitive);
+    let key = if is_secret { "(not shown)".into() } else { String::from_utf8_lossy(session.key) };
     let foreign = match session.backend {
         Some(_) if !session.belongs_to(&cookie.map) => " The cookie was written for another backend.",
         Some(_) | None => "",
