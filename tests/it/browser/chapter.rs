@@ -361,7 +361,7 @@ async fn the_page_fits_every_screen_and_reader() {
         page.send(lane, "Send 20").await;
         page.ports(lane).await;
     }
-    super::looks(&page.browser, "demo").await;
+    super::looks(&page.browser, "demo", 1520).await;
     page.browser.look(Look { screen: Screen::Desktop, scheme: Scheme::Light, reduced_motion: true }).await;
     page.send("d", "Send 1").await;
     let running = page.browser.eval("document.getAnimations().length").await;

@@ -37,7 +37,7 @@ async fn the_dashboard_shows_what_goes_on_and_why() {
     let certificates = browser.text("#certificates").await;
     assert!(certificates.contains("secure.example.com") && certificates.contains("days"), "{certificates}");
 
-    super::looks(&browser, "dashboard").await;
+    super::looks(&browser, "dashboard", 1000).await;
 
     // Only what is looked for.
     browser.run("const box = document.querySelector('#filter-text'); box.value = 'QUIZ'; box.dispatchEvent(new Event('input'))").await;
