@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, header};
 use tidegate_crd::Kind;
 use tidegate_l4::{
     affinity::UnixMillis,
