@@ -202,13 +202,7 @@ async fn serve(
 ) {
     let l4 = L4Worker::new(Limits::default(), snapshot.table.clone());
     let http = HttpWorker::with(HttpLimits::default(), clients, snapshot, stats, Some(l4.clone()));
-    let tail = Rc::new(TailWorker::new(tail));
-    l4.tell(tail.clone());
-    http.tell(tail);
-    if let Some(log) = &log {
-        http.log_to(log.clone());
-        tokio::task::spawn_local(log.keep_time());
-    }
+    report(&l4, &http, log.as_ref(), tail);
     let mut draining = false;
     let mut held = Held::default();
     while let Some(command) = commands.recv().await {
@@ -269,6 +263,17 @@ async fn serve(
         if let Err(error) = result {
             tracing::error!("a worker cannot use a socket it was given: {error}");
         }
+    }
+}
+
+/// What happens in both planes is told to the tail, and requests to the log.
+fn report(l4: &L4Worker, http: &HttpWorker, log: Option<&Rc<WorkerLog>>, tail: Arc<Tail>) {
+    let tail = Rc::new(TailWorker::new(tail));
+    l4.tell(tail.clone());
+    http.tell(tail);
+    if let Some(log) = log {
+        http.log_to(log.clone());
+        tokio::task::spawn_local(log.keep_time());
     }
 }
 

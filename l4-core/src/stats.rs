@@ -15,6 +15,8 @@ use std::sync::{
 
 pub use sharded::Sharded;
 
+use crate::endpoints::{EndpointIndex, EndpointSet};
+
 /// A number that only grows, written by one thread at a time and read by any.
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
@@ -62,6 +64,14 @@ impl PortStats {
     /// The calling thread's part, to count in.
     pub fn mine(&self) -> &PortCounters {
         self.0.mine()
+    }
+
+    /// Counts whether ClientIP affinity, if there is any, chose what was chosen.
+    pub(crate) fn count_affinity(&self, set: &EndpointSet, remembered: Option<EndpointIndex>, chosen: EndpointIndex) {
+        if set.affinity_timeout().is_some() {
+            let (mine, hit) = (self.mine(), remembered == Some(chosen));
+            if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
+        }
     }
 
     /// One counter, over all threads.

@@ -185,17 +185,13 @@ impl Arrival {
         let open = Open::new(target.port.stats.clone());
         let caller = Client { ip, now: now() };
         let remembered = set.remembered(caller);
-        let Some((index, upstream, tried)) = self.first_to_answer(target, set, caller, addresses).await else {
+        let Some((index, upstream, is_first)) = self.first_to_answer(target, set, caller, addresses).await else {
             open.stats.mine().connect_failed.add(1);
             self.refuse(target, addresses, WhyRefused::NotReached);
             return None;
         };
         permit.connected();
-        if set.affinity_timeout().is_some() {
-            let hit = remembered == Some(index);
-            let mine = open.stats.mine();
-            if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
-        }
+        open.stats.count_affinity(set, remembered, index);
         set.chosen(caller, index);
         let idle = config.idle_timeout.map(Idle::new);
         let in_flight = set.state(index).carry();
@@ -206,7 +202,7 @@ impl Arrival {
             client: addresses.client,
             upstream: upstream.local_addr().ok(),
             endpoint: set.endpoint(index),
-            reason: Reason::of(set, remembered, index, tried == 0),
+            reason: Reason::of(set, remembered, index, is_first),
         });
         let duplex = Duplex::new(client.into_stream()?, upstream, head);
         Some(Box::new(Link {
@@ -224,14 +220,14 @@ impl Arrival {
         self.shared.tell_refused(&target.port.config.name, self.frontend, addresses.client, why);
     }
 
-    /// Tries the candidates in turn, within the limits; says how many were tried in vain.
+    /// Tries the candidates in turn, within the limits; says whether the first one answered.
     async fn first_to_answer(
         &self,
         target: &Target,
         set: &EndpointSet,
         caller: Client,
         addresses: Addresses,
-    ) -> Option<(EndpointIndex, TcpStream, usize)> {
+    ) -> Option<(EndpointIndex, TcpStream, bool)> {
         let limits = &self.shared.limits;
         let header = target.port.config.connection.send_proxy_protocol.map(|v| proxy_protocol::write(v, addresses));
         let header = header.transpose().ok()?.unwrap_or_default();
@@ -256,7 +252,7 @@ impl Arrival {
                     if set.balance() == Balance::Ewma {
                         set.state(index).observe(begun.elapsed(), now());
                     }
-                    return Some((index, upstream, tried));
+                    return Some((index, upstream, tried == 0));
                 }
                 Ok(Err(e)) => e,
                 Err(_) => io::ErrorKind::TimedOut.into(),

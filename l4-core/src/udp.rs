@@ -135,11 +135,7 @@ fn open_flow(
         }
     };
     let remembered = set.remembered(caller);
-    if set.affinity_timeout().is_some() {
-        let hit = remembered == Some(index);
-        let mine = stats.mine();
-        if hit { &mine.affinity_hits } else { &mine.affinity_misses }.add(1);
-    }
+    stats.count_affinity(set, remembered, index);
     set.chosen(caller, index);
     let mut flow = Flow::new(client, frontend, endpoint, socket, stats, set.state(index));
     flow.watched = Watched::tell(shared.watch(), || Began {

@@ -87,6 +87,7 @@ impl LiveView {
             uptime_seconds: now.duration_since(state.runtime.started()).map_or(0, |since| since.as_secs()),
             generation: snapshot.generation,
             draining: state.runtime.is_draining(),
+            demo: state.demo.is_some(),
             totals: totals(state, snapshot, rules.answers.clone()),
             services,
             services_total,

@@ -33,7 +33,7 @@ fn of_request(request: &Request) -> Result<Question, String> {
     let Request { method, host, path, .. } = request;
     let scheme = if request.is_tls { "https" } else { "http" };
     let cookie: Vec<String> = request.session.iter().map(|session| format!("Cookie: {session}")).collect();
-    let from = request.on_behalf_of.unwrap_or(request.client.ip());
+    let from = request.on_behalf_of.unwrap_or_else(|| request.client.ip());
     Ok(Question::parse(&format!("{method} {scheme}://{host}{path}"), &cookie, Some(from))?.concealed())
 }
 

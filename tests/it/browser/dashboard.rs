@@ -37,13 +37,16 @@ async fn the_dashboard_shows_what_goes_on_and_why() {
     let certificates = browser.text("#certificates").await;
     assert!(certificates.contains("secure.example.com") && certificates.contains("days"), "{certificates}");
 
-    super::looks(&browser, "dashboard").await;
+    super::looks(&browser, "dashboard", 1000).await;
 
     // Only what is looked for.
     browser.run("const box = document.querySelector('#filter-text'); box.value = 'QUIZ'; box.dispatchEvent(new Event('input'))").await;
-    browser.until("![...document.querySelectorAll('#services tr')].some(tr => tr.textContent.includes('kubia-nodeport'))").await;
+    browser
+        .until("![...document.querySelectorAll('#services tr')].some(tr => tr.textContent.includes('kubia-nodeport'))")
+        .await;
     browser.until("document.querySelector('#services').textContent.includes('quiz')").await;
-    let buttons = browser.eval("document.querySelectorAll('button[id=add], [data-pod] button, input[type=radio]').length").await;
+    let buttons =
+        browser.eval("document.querySelectorAll('button[id=add], [data-pod] button, input[type=radio]').length").await;
     assert_eq!(buttons, 0, "nothing can be done here");
     browser.assert_no_complaint().await;
 }

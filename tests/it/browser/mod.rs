@@ -206,8 +206,14 @@ impl Browser {
 
     /// Writes a picture of the whole page to `target/screenshots/NAME.png`.
     pub(crate) async fn screenshot(&self, name: &str) -> PathBuf {
+        self.screenshot_down_to(name, None).await
+    }
+
+    /// The same, of so many points of it from the top, if not of all.
+    pub(crate) async fn screenshot_down_to(&self, name: &str, height: Option<u32>) -> PathBuf {
         let size = &self.cdp("Page.getLayoutMetrics", json!({})).await["cssContentSize"];
-        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1 });
+        let height = height.map_or_else(|| size["height"].clone(), Value::from);
+        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1 });
         let how = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let picture = self.cdp("Page.captureScreenshot", how).await;
         let picture = BASE64.decode(picture["data"].as_str().expect("a picture").as_bytes()).expect("in Base64");
@@ -246,9 +252,9 @@ impl Browser {
     }
 }
 
-/// Pictures of the page that is open, in each colour scheme and on each screen (`target/screenshots/NAME-….png`), and what can be checked
-/// of it without eyes: nothing is wider than the screen, and whatever can be used has a name that can be read out.
-pub(crate) async fn looks(browser: &Browser, name: &str) {
+/// Pictures of the page that is open, in each colour scheme and on each screen (`target/screenshots/NAME-….png`; `NAME-top.png` is of so many
+/// points from its top, for the README), and what can be checked of it without eyes: nothing is wider than the screen, and whatever can be used has a name that can be read out.
+pub(crate) async fn looks(browser: &Browser, name: &str, top: u32) {
     for (screen, scheme, suffix) in [
         (Screen::Desktop, Scheme::Light, "light"),
         (Screen::Desktop, Scheme::Dark, "dark"),
@@ -256,7 +262,8 @@ pub(crate) async fn looks(browser: &Browser, name: &str) {
         (Screen::Phone, Scheme::Dark, "phone-dark"),
     ] {
         browser.look(Look { screen, scheme, reduced_motion: false }).await;
-        let (inner, page) = (browser.eval("innerWidth").await, browser.eval("document.documentElement.scrollWidth").await);
+        let (inner, page) =
+            (browser.eval("innerWidth").await, browser.eval("document.documentElement.scrollWidth").await);
         assert!(page.as_u64() <= inner.as_u64(), "{name}, {suffix}: {page} points wide on {inner}");
         browser.screenshot(&format!("{name}-{suffix}")).await;
     }
@@ -266,6 +273,7 @@ pub(crate) async fn looks(browser: &Browser, name: &str) {
     let ids = "[...document.querySelectorAll('[id]')].map(e => e.id).filter((id, i, all) => all.indexOf(id) !== i)";
     assert_eq!(browser.eval(ids).await, json!([]), "each id is there once");
     browser.look(Look { screen: Screen::Desktop, scheme: Scheme::Light, reduced_motion: false }).await;
+    browser.screenshot_down_to(&format!("{name}-top"), Some(top)).await;
 }
 
 /// A command of ChromeDriver's that WebDriver does not have.

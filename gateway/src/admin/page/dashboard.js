@@ -56,6 +56,7 @@ function render() {
   if (!view) return;
   const { draining, version, generation, uptimeSeconds } = view;
   byId("draining").hidden = !draining;
+  byId("demo").hidden = !view.demo;
   setText(byId("process"), `· version ${version} · up ${duration(uptimeSeconds)} · configuration ${generation}`);
   renderTotals();
   renderFindings();
@@ -219,7 +220,7 @@ function renderRoutes() {
       tr,
       `${rule.host}${path}${rule.pathType === "Exact" ? " (exact)" : ""}`,
       ingress || "command line",
-      `${rule.backend}${rule.cookie ? ` · cookie ${rule.cookie.name}` : ""}${rule.problem ? ` · 503: ${rule.problem}` : ""}`,
+      `${rule.backend}${rule.cookie?.issued ? ` · cookie ${rule.cookie.name}` : ""}${rule.problem ? ` · 503: ${rule.problem}` : ""}`,
       shown(rates.known ? rates.of(count(0)) : null, rate),
       requests ? percent(errors / requests) : "–",
       took ? took.p50 : "–",
@@ -402,4 +403,3 @@ document.addEventListener("visibilitychange", () => (document.hidden ? disconnec
 
 renderTail();
 connect();
-fetch("/demo", { method: "HEAD" }).then((answer) => (byId("demo").hidden = !answer.ok), () => {});

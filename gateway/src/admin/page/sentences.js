@@ -170,10 +170,12 @@ function failures(facts, what) {
   const reasons = [...facts.reasons.keys()].map((why) => `${why[0].toUpperCase()}${why.slice(1)}${why.endsWith(".") ? "" : "."}`);
   const compare =
     what === "Ingress" && refusals ? "An Ingress can still answer without a pod. A Service can only end the connection." : "";
+  const nobody = what === "Service" && failed && !facts.choiceMax ? "There was no pod to choose, and then a Service refuses connections." : "";
   return join(
     failed && `${plural(failed, "request")} failed: ${what === "Ingress" ? "no answer came that this page may read" : "no answer came"}.`,
     answers.length && `${list(answers)}.`,
     ...reasons,
+    nobody,
     compare,
   );
 }

@@ -5,8 +5,13 @@
 //! the types of the core need not: those may change with every release, while scripts rely on these. `tidegate get` reads them
 //! back, so a newer instance must be readable too: unknown fields are ignored, absent ones have their empty value.
 
+mod demo;
+mod live;
+
 use std::collections::BTreeMap;
 
+pub use demo::{DemoPodView, DemoView, LanesView};
+pub use live::{CertificateView, LiveView, TotalsView};
 use serde::{Deserialize, Serialize};
 
 /// The whole configuration: the answer of `/config`.
@@ -302,149 +307,6 @@ pub struct ObjectView {
     pub namespace: String,
     /// Its name.
     pub name: String,
-}
-
-/// The demo: the answer of `/demo/state`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DemoView {
-    /// The URL of the demo's page.
-    pub page: String,
-    /// The URL of the admin interface.
-    pub admin: String,
-    /// IP and port of HTTP.
-    pub http: String,
-    /// IP and port of HTTPS.
-    pub https: String,
-    /// The pods that live.
-    pub pods: Vec<DemoPodView>,
-    /// Those that were killed last.
-    pub gone: Vec<DemoPodView>,
-    /// Whether there may be one more.
-    pub can_add: bool,
-    /// `sessionAffinity` of Service kubia-nodeport: `None` or `ClientIP`.
-    pub affinity: String,
-    /// What the page asks.
-    pub lanes: LanesView,
-}
-
-/// A pod of the demo, with what it counts itself.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct DemoPodView {
-    /// Its name.
-    pub name: String,
-    /// Its label `app`.
-    pub app: String,
-    /// Its IP address.
-    pub address: String,
-    /// Requests and datagrams that reached it.
-    pub requests: u64,
-    /// Connections that brought it a request.
-    pub connections: u64,
-}
-
-/// What the demo's page asks: URLs, each of which shows one thing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LanesView {
-    /// A NodePort.
-    pub node_port: String,
-    /// A NodePort with affinity by client IP.
-    pub client_ip: String,
-    /// A path of an Ingress.
-    pub ingress: String,
-    /// One with affinity by cookie.
-    pub cookie: String,
-    /// The name of that cookie.
-    pub cookie_name: String,
-    /// The path it is for.
-    pub cookie_path: String,
-    /// Hosts and paths of one Ingress.
-    pub hosts: Vec<String>,
-    /// The path of the Ingress, over HTTP/2; empty without HTTPS.
-    pub http2: String,
-}
-
-/// What happens at this moment, as `/live` tells it: of everything only so many, and how many there are.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct LiveView {
-    /// The version of this Tidegate.
-    pub version: String,
-    /// When it was looked at, in milliseconds since the Unix epoch.
-    pub time: u64,
-    /// For how long the process has been there.
-    pub uptime_seconds: u64,
-    /// Counts the configurations of the process, from 1.
-    pub generation: u64,
-    /// Whether the process is on its way out.
-    pub draining: bool,
-    /// The process as a whole, whatever the filter.
-    pub totals: TotalsView,
-    /// By namespace and name.
-    pub services: Vec<ServiceView>,
-    /// Services that the filter takes, shown or not.
-    pub services_total: usize,
-    /// By namespace and name.
-    pub ingresses: Vec<IngressView>,
-    /// Ingresses that the filter takes, shown or not.
-    pub ingresses_total: usize,
-    /// Rules that no Ingress wrote: the default backend of the command line.
-    pub other_rules: Vec<RuleView>,
-    /// What is wrong, the worst first.
-    pub findings: Vec<FindingView>,
-    /// Findings that the filter takes, shown or not.
-    pub findings_total: usize,
-    /// Certificates that are shown to some client; the first to end comes first.
-    pub certificates: Vec<CertificateView>,
-    /// Certificates that the filter takes, shown or not.
-    pub certificates_total: usize,
-    /// Listeners that could not be opened.
-    pub listeners_failed: Vec<ListenerView>,
-}
-
-/// Counters of the process as a whole.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct TotalsView {
-    /// Connections and flows of Services, accepted.
-    pub l4_accepted: u64,
-    /// Connections and flows of Services, open now.
-    pub l4_open: u64,
-    /// Requests begun.
-    pub requests: u64,
-    /// Requests begun and not ended.
-    pub requests_under_way: u64,
-    /// Connections of HTTP clients, open now.
-    pub http_connections: u64,
-    /// Requests ended, by status code. It falls when a rule goes and takes its counters along.
-    pub answers: BTreeMap<u16, u64>,
-    /// Bytes from clients, of Services and HTTP.
-    pub bytes_in: u64,
-    /// Bytes to clients, of Services and HTTP.
-    pub bytes_out: u64,
-    /// Events that the live tail left out, as there were too many.
-    pub tail_skipped: u64,
-}
-
-/// A certificate: what everybody sees who connects.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct CertificateView {
-    /// `namespace/name` of its Secret.
-    pub secret: String,
-    /// Hosts it is shown for, `*` for all that have none.
-    pub hosts: Vec<String>,
-    /// Hosts that are not shown.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub hosts_left_out: usize,
-    /// From when it is good, in seconds since the Unix epoch.
-    pub not_before: i64,
-    /// Until when it is good, in seconds since the Unix epoch.
-    pub not_after: i64,
-    /// Subject, as RFC 4514 writes it.
-    pub subject: String,
 }
 
 fn is_zero(count: &usize) -> bool {
