@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{answer::Answer, live::Filter, server::AdminState, view::LiveView};
 
-/// Streams at a time: a browser tab each, for a few operators. Each makes a [`LiveView`] a second, so that all of them together take
-/// some per cent of a core in a large cluster; and connections are left for probes and Prometheus.
+/// Streams at a time: a browser tab each, for a few operators. Each makes a [`LiveView`] a second, which takes some 20 ms of a core in
+/// a cluster of 10,000 Services; and connections are left for probes and Prometheus.
 const MAX_STREAMS: usize = 16;
 
 /// Least time from one `state` to the next: as often as people can follow numbers.
