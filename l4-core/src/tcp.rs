@@ -185,11 +185,13 @@ impl Arrival {
         let open = Open::new(target.port.stats.clone());
         let caller = Client { ip, now: now() };
         let remembered = set.remembered(caller);
-        let Some((index, upstream, is_first)) = self.first_to_answer(target, set, caller, addresses).await else {
-            open.stats.mine().connect_failed.add(1);
-            self.refuse(target, addresses, WhyRefused::NotReached);
-            return None;
-        };
+        let answered = self.first_to_answer(target, set, caller, addresses).await;
+        let (index, upstream, is_first) = answered
+            .inspect_err(|why| {
+                open.stats.mine().connect_failed.add(1);
+                self.refuse(target, addresses, *why);
+            })
+            .ok()?;
         permit.connected();
         open.stats.count_affinity(set, remembered, index);
         set.chosen(caller, index);
@@ -227,10 +229,10 @@ impl Arrival {
         set: &EndpointSet,
         caller: Client,
         addresses: Addresses,
-    ) -> Option<(EndpointIndex, TcpStream, bool)> {
+    ) -> Result<(EndpointIndex, TcpStream, bool), WhyRefused> {
         let limits = &self.shared.limits;
         let header = target.port.config.connection.send_proxy_protocol.map(|v| proxy_protocol::write(v, addresses));
-        let header = header.transpose().ok()?.unwrap_or_default();
+        let header = header.transpose().map_err(|_| WhyRefused::OurTrouble)?.unwrap_or_default();
         let deadline = Instant::now() + limits.connect_timeout;
         let tries = set.len().min(limits.connect_tries);
         for (tried, index) in set.candidates(caller).take(tries).enumerate() {
@@ -243,7 +245,7 @@ impl Arrival {
                 Err(e) => {
                     // Our trouble, not the endpoint's; another one would fare no better.
                     self.shared.log_trouble("cannot open a socket for a connection to an endpoint", self.frontend, &e);
-                    return None;
+                    return Err(WhyRefused::OurTrouble);
                 }
             };
             let error = match timeout(time, greet(socket, addr, &header)).await {
@@ -252,7 +254,7 @@ impl Arrival {
                     if set.balance() == Balance::Ewma {
                         set.state(index).observe(begun.elapsed(), now());
                     }
-                    return Some((index, upstream, tried == 0));
+                    return Ok((index, upstream, tried == 0));
                 }
                 Ok(Err(e)) => e,
                 Err(_) => io::ErrorKind::TimedOut.into(),
@@ -261,7 +263,7 @@ impl Arrival {
             let ejected = set.failed(index, now());
             tracing::debug!(service = %target.port.config.name, endpoint = %addr, %error, ejected, "endpoint not reached");
         }
-        None
+        Err(WhyRefused::NotReached)
     }
 }
 

@@ -121,16 +121,21 @@ fn open_flow(
         return Ok(None);
     };
     permit.connected();
-    let Some(index) = choose(set, set.candidates(caller), avoid) else { return Ok(None) };
+    let tell = |why| shared.tell_refused(&target.port.config.name, frontend.frontend, client, why);
+    let Some(index) = choose(set, set.candidates(caller), avoid) else {
+        tell(WhyRefused::NobodyToServe);
+        return Ok(None);
+    };
     let endpoint = set.endpoint(index).addr;
     shared.flows.make_room();
-    let socket = match connected_socket(endpoint)? {
+    let socket = match connected_socket(endpoint).inspect_err(|_| tell(WhyRefused::OurTrouble))? {
         Ok(socket) => socket,
         Err(error) => {
             tracing::debug!(service = %target.port.config.name, %endpoint, %error, "endpoint not reached");
             set.state(index).count_connect_failure();
             set.failed(index, caller.now);
             stats.mine().connect_failed.add(1);
+            tell(WhyRefused::NotReached);
             return Ok(None);
         }
     };

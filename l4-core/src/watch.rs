@@ -64,6 +64,8 @@ pub enum WhyRefused {
     Full,
     /// No candidate could be connected.
     NotReached,
+    /// This machine has no socket left for it, or the like.
+    OurTrouble,
 }
 
 /// Why an endpoint was chosen.
@@ -73,7 +75,7 @@ pub enum Reason {
     Only,
     /// ClientIP affinity: this client was there before.
     Affinity,
-    /// ClientIP affinity, and the client is new: by a hash of its address.
+    /// ClientIP affinity, and no endpoint that may be used is remembered: by a hash of the client's address.
     NewClient,
     /// By a hash of the client's address.
     Hash,

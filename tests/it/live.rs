@@ -233,10 +233,8 @@ async fn no_more_viewers_than_there_is_room_for_and_none_after_the_end() {
         }
         assert!(begun.elapsed() < PATIENCE);
     };
-    let begun = Instant::now();
     drop(bed);
     drop(timeout(PATIENCE, other.read_to_end(&mut Vec::new())).await.expect("it has ended"));
-    assert!(begun.elapsed() < Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -7,6 +7,16 @@ use std::net::IpAddr;
 
 use http::{HeaderMap, Uri, header};
 
+/// Whether another site's page has a browser ask this. It could not read the answer; but answers cost something, and a stream lasts. A
+/// link that somebody follows is not meant.
+pub(crate) fn is_of_another_site(headers: &HeaderMap) -> bool {
+    let says = |name: &str, values: &[&str]| {
+        headers.get_all(name).iter().all(|value| value.to_str().is_ok_and(|value| values.contains(&value)))
+    };
+    let follows_link = headers.contains_key("sec-fetch-mode") && says("sec-fetch-mode", &["navigate"]);
+    !says("sec-fetch-site", &["same-origin", "none"]) && !follows_link
+}
+
 /// Whether a request is addressed to an IP address or to `localhost`. A request that names no host at all comes from no
 /// browser, and is let in.
 pub(crate) fn is_allowed(uri: &Uri, headers: &HeaderMap) -> bool {
@@ -37,6 +47,26 @@ mod tests {
         for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:9901", "", "[::1", "[::1]x", "1"]
         {
             assert!(!is_name_allowed(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn other_pages_may_link_here_and_nothing_else() {
+        for (site, mode, expected) in [
+            (None, None, false),
+            (Some("same-origin"), Some("cors"), false),
+            (Some("none"), Some("navigate"), false),
+            (Some("cross-site"), Some("navigate"), false),
+            (Some("cross-site"), Some("no-cors"), true),
+            (Some("same-site"), Some("cors"), true),
+            (Some("cross-site"), None, true),
+        ] {
+            let mut headers = HeaderMap::new();
+            let fields = [("sec-fetch-site", site), ("sec-fetch-mode", mode)];
+            for (name, value) in fields.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+                headers.insert(name, value.parse().unwrap());
+            }
+            assert_eq!(is_of_another_site(&headers), expected, "{site:?} {mode:?}");
         }
     }
 

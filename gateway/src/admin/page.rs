@@ -3,9 +3,9 @@
 //! They are static files. What they show they ask for themselves: from the stream of the admin interface, and the demo's
 //! page from the addresses that it is about.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header, uri::Authority};
 
 use super::{
     answer::Answer,
@@ -67,6 +67,9 @@ fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Content> {
     let uri = view.page.parse::<Uri>().ok();
     let own = uri.as_ref().and_then(Uri::authority).map(|authority| authority.as_str().as_bytes());
     let elsewhere = headers.get(header::HOST).is_some_and(|host| own.is_some_and(|own| own != host.as_bytes()));
+    if elsewhere && !headers.get(header::HOST).is_some_and(is_this_machine) {
+        return plain(StatusCode::NOT_FOUND, "the demo's page works in a browser on the machine where the demo runs\n");
+    }
     if elsewhere && let Ok(location) = HeaderValue::from_str(&view.page) {
         let mut response = plain(StatusCode::FOUND, "");
         response.headers_mut().insert(header::LOCATION, location);
@@ -76,6 +79,13 @@ fn demo_page(view: &DemoView, headers: &HeaderMap) -> Response<Content> {
     let asks = [node_port, client_ip, ingress, cookie, http2].into_iter().chain(hosts);
     let origins: BTreeSet<String> = asks.filter_map(|url| origin(url)).collect();
     file(HTML, DEMO, &origins)
+}
+
+/// Whether a host and port mean the machine of whoever writes them.
+fn is_this_machine(host: &HeaderValue) -> bool {
+    let Some(authority) = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()) else { return false };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
 }
 
 /// `http://127.0.0.1:30123` of `http://127.0.0.1:30123/`.

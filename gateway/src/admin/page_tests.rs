@@ -186,3 +186,13 @@ async fn the_demo_page_is_at_one_address_and_may_ask_its_lanes() {
     let early = respond(&uri, &HeaderMap::new(), Some(|| None)).unwrap();
     assert_eq!(early.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[test]
+fn the_demos_page_is_for_the_machine_where_the_demo_runs() {
+    for host in ["127.0.0.1:9901", "localhost", "LOCALHOST:1", "[::1]:9901", "127.1.2.3"] {
+        assert!(is_this_machine(&HeaderValue::from_static(host)), "{host}");
+    }
+    for host in ["192.0.2.1:9901", "evil.example", "localhost.evil.example", "", "[2001:db8::1]"] {
+        assert!(!is_this_machine(&HeaderValue::from_static(host)), "{host}");
+    }
+}

@@ -126,6 +126,9 @@ impl Server {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
             return Answer::text(StatusCode::FORBIDDEN, text).response();
         }
+        if host::is_of_another_site(request.headers()) {
+            return Answer::text(StatusCode::FORBIDDEN, "another site's page has no business here\n").response();
+        }
         if let Some(demo) = &self.state.demo
             && request.uri().path().starts_with("/demo/")
         {
@@ -179,9 +182,15 @@ impl Server {
     /// Makes an answer on another thread, so that the control loop and the probes never wait for it.
     async fn large(&self, make: impl FnOnce(&AdminState) -> Answer + Send + 'static) -> Answer {
         let failed = || Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the answer could not be made; see the log\n");
-        let Ok(_permit) = self.large_answers.acquire().await else { return failed() };
+        let Ok(permit) = self.large_answers.clone().acquire_owned().await else { return failed() };
         let state = self.state.clone();
-        tokio::task::spawn_blocking(move || make(&state)).await.unwrap_or_else(|_| failed())
+        let make = move || {
+            let answer = make(&state);
+            // Here, as this goes on when nobody waits for it any more.
+            drop(permit);
+            answer
+        };
+        tokio::task::spawn_blocking(make).await.unwrap_or_else(|_| failed())
     }
 }
 

@@ -4,7 +4,10 @@
 //! A reader who is slow is not waited for by anybody but its own stream: what it does not take in time it never sees.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -67,7 +70,7 @@ impl Streams {
         };
         let (pieces, receiver) = mpsc::channel(WAITING);
         let (state, large_answers) = (self.state.clone(), self.large_answers.clone());
-        tokio::spawn(Viewer { state, large_answers, filter, pieces }.run(place));
+        tokio::spawn(Viewer { state, large_answers, filter, pieces, lost: AtomicU64::new(0) }.run(place));
         Answer::stream("text/event-stream", receiver)
     }
 }
@@ -97,6 +100,8 @@ struct Viewer {
     large_answers: Arc<Semaphore>,
     filter: Filter,
     pieces: mpsc::Sender<Bytes>,
+    /// Events that came faster than the reader took them.
+    lost: AtomicU64,
 }
 
 /// The reader has gone.
@@ -133,6 +138,7 @@ impl Viewer {
             let mut events = vec![watching.next().await.to_json()];
             time::sleep(TAIL_DELAY).await;
             events.extend(std::iter::from_fn(|| watching.try_next()).map(|event| event.to_json()));
+            self.lost.store(watching.lost(), Ordering::Relaxed);
             self.send(event("tail", &events)).await?;
         }
     }
@@ -152,12 +158,16 @@ impl Viewer {
     /// What there is to see, and an event if it is not what was to be seen before. Made on another thread.
     async fn look(&self, last: Option<LiveView>) -> Result<(Option<LiveView>, Option<Bytes>), Gone> {
         let Some(snapshot) = self.state.snapshot.borrow().clone() else { return Ok((last, None)) };
-        let _permit = self.large_answers.acquire().await.map_err(|_| Gone)?;
+        let permit = self.large_answers.clone().acquire_owned().await.map_err(|_| Gone)?;
         let (state, filter) = (self.state.clone(), self.filter.clone());
+        let lost = self.lost.load(Ordering::Relaxed);
         let look = move || {
-            let view = LiveView::new(&state, &snapshot, &filter, SystemTime::now());
+            let mut view = LiveView::new(&state, &snapshot, &filter, SystemTime::now());
+            view.totals.tail_skipped += lost;
             let is_news = last.is_none_or(|mut last| view.differs_from(&mut last));
             let event = is_news.then(|| event("state", &view));
+            // Here, as this goes on when nobody waits for it any more.
+            drop(permit);
             (Some(view), event)
         };
         tokio::task::spawn_blocking(look).await.map_err(|_| Gone)

@@ -1,6 +1,5 @@
 use std::{net::Ipv4Addr, time::SystemTime};
 
-use http::Method;
 use tidegate_l4::{
     model::{Protocol, ServicePortName},
     watch::WhyRefused,
@@ -15,7 +14,7 @@ fn event(what: What) -> Event {
 
 fn request() -> Request {
     Request {
-        method: Method::POST,
+        method: "POST".to_owned(),
         is_tls: true,
         host: "kubia.example.com:8443".to_owned(),
         path: "/a/b".to_owned(),

@@ -18,6 +18,8 @@ impl Log {
         if line.len() > limits::LOG_LINE_BYTES_MAX {
             line.truncate(line.floor_char_boundary(limits::LOG_LINE_BYTES_MAX));
             line.push('…');
+            // What was cut off would be kept as room for more.
+            line.shrink_to_fit();
         }
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if lines.len() == limits::LOG_LINES_MAX {
@@ -54,5 +56,7 @@ mod tests {
         let text = log.text();
         let last = text.lines().last().unwrap();
         assert!(last.ends_with("é…") && last.len() <= limits::LOG_LINE_BYTES_MAX + "…".len(), "{last}");
+        let capacity = log.0.lock().unwrap().back().unwrap().capacity();
+        assert!(capacity <= limits::LOG_LINE_BYTES_MAX + "…".len(), "{capacity} bytes are kept of it");
     }
 }

@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits {
     connections: 4,
     head_bytes: 8 << 10,
     head_timeout: Duration::from_secs(5),
-    connection_timeout: Duration::from_millis(100),
+    connection_timeout: Duration::from_secs(1),
     client_stall: Duration::from_millis(300),
 };
 

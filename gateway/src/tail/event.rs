@@ -6,7 +6,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::Method;
 use tidegate_l4::{
     model::ServicePortName,
     table::{Frontend, FrontendKind},
@@ -97,7 +96,7 @@ pub struct Refused {
 #[derive(Clone, Debug)]
 pub struct Request {
     /// Its method.
-    pub method: Method,
+    pub method: String,
     /// Whether it came with TLS.
     pub is_tls: bool,
     /// As the client wrote it.

@@ -53,6 +53,7 @@ fn turned_away(refused: &Refused) -> Value {
         WhyRefused::NobodyToServe => "No endpoint may serve this client: none is ready, or its address is not allowed.",
         WhyRefused::Full => "As many connections are open or waiting as the Service allows.",
         WhyRefused::NotReached => "No endpoint could be connected.",
+        WhyRefused::OurTrouble => "This machine could not open a connection to an endpoint: see the log.",
     };
     json!({
         "kind": "refused",
@@ -67,7 +68,7 @@ fn turned_away(refused: &Refused) -> Value {
 fn answered(request: &Request) -> Value {
     json!({
         "kind": "request",
-        "method": request.method.as_str(),
+        "method": request.method,
         "scheme": if request.is_tls { "https" } else { "http" },
         "host": request.host,
         "path": request.path,

@@ -26,15 +26,23 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 pub use event::{Connection, ConnectionEnd, Event, Refused, Request, What};
 pub use reason::Reason;
-use tokio::sync::{broadcast, mpsc};
+use tidegate_l4::stats::{Counter, Sharded};
+use tokio::{
+    sync::{broadcast, mpsc},
+    time::Instant,
+};
 pub use worker::{TailWorker, Told};
 
 /// Events that one worker makes in a second: more than anybody can read, and too few to be felt by the traffic.
 pub const EVENTS_PER_SECOND: u32 = 200;
+
+/// Events that all workers together hand out in a second: however many they are, each of those who watch is sent all of it.
+const HANDED_OUT_PER_SECOND: u32 = 1000;
 
 /// Events that wait for the task that hands them out: a second of many workers.
 const QUEUE: usize = 4096;
@@ -48,22 +56,29 @@ const REMEMBERED: usize = 2048;
 /// The tail of the process.
 #[derive(Debug)]
 pub struct Tail {
-    watching: AtomicUsize,
+    watching: Watchers,
+    /// The number of the next event. It begins with the time: pages that were open while the process was replaced shall not take a new
+    /// event for an old one.
     next: AtomicU64,
-    skipped: AtomicU64,
+    skipped: Sharded<Counter>,
     queue: mpsc::Sender<Event>,
     inbox: Mutex<Option<mpsc::Receiver<Event>>>,
     events: broadcast::Sender<Arc<Event>>,
     recent: Mutex<VecDeque<Arc<Event>>>,
 }
 
+/// How many watch: read for every request, and so away from whatever else is written.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Watchers(AtomicUsize);
+
 impl Default for Tail {
     fn default() -> Self {
         let (queue, inbox) = mpsc::channel(QUEUE);
         Self {
-            watching: AtomicUsize::new(0),
-            next: AtomicU64::new(1),
-            skipped: AtomicU64::new(0),
+            watching: Watchers::default(),
+            next: AtomicU64::new(SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_micros() as u64)),
+            skipped: Sharded::default(),
             queue,
             inbox: Mutex::new(Some(inbox)),
             events: broadcast::Sender::new(PER_WATCHER),
@@ -76,7 +91,16 @@ impl Tail {
     /// Hands out events for as long as it is polled; whoever runs the process spawns it once.
     pub async fn run(self: Arc<Self>) {
         let Some(mut inbox) = self.inbox.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let (mut began, mut count) = (Instant::now(), 0);
         while let Some(event) = inbox.recv().await {
+            if began.elapsed() >= Duration::from_secs(1) {
+                (began, count) = (Instant::now(), 0);
+            }
+            count += 1;
+            if count > HANDED_OUT_PER_SECOND {
+                self.skip(1);
+                continue;
+            }
             let event = Arc::new(event);
             if !matches!(event.what, What::ConnectionEnd(_)) {
                 let mut recent = self.recent();
@@ -93,13 +117,13 @@ impl Tail {
     /// Every event from now on, for as long as the receipt lives.
     pub fn watch(self: &Arc<Self>) -> Watching {
         let events = self.events.subscribe();
-        self.watching.fetch_add(1, Ordering::Relaxed);
-        Watching { tail: self.clone(), events }
+        self.watching.0.fetch_add(1, Ordering::Relaxed);
+        Watching { tail: self.clone(), events, lost: 0 }
     }
 
     /// Whether anybody watches.
     pub fn is_watched(&self) -> bool {
-        self.watching.load(Ordering::Relaxed) > 0
+        self.watching.0.load(Ordering::Relaxed) > 0
     }
 
     /// An event that somebody has seen, if it is remembered still.
@@ -110,7 +134,11 @@ impl Tail {
 
     /// Events that were not made or not handed out, because there were too many.
     pub fn skipped(&self) -> u64 {
-        self.skipped.load(Ordering::Relaxed)
+        self.skipped.each().map(Counter::value).sum()
+    }
+
+    fn skip(&self, count: u64) {
+        self.skipped.mine().add(count);
     }
 
     fn recent(&self) -> std::sync::MutexGuard<'_, VecDeque<Arc<Event>>> {
@@ -124,17 +152,21 @@ impl Tail {
 pub struct Watching {
     tail: Arc<Tail>,
     events: broadcast::Receiver<Arc<Event>>,
+    lost: u64,
 }
 
 impl Watching {
-    /// The next event. If this was too slow for some, they are lost and counted as skipped.
+    /// Events that this one was too slow for.
+    pub fn lost(&self) -> u64 {
+        self.lost
+    }
+
+    /// The next event. If this was too slow for some, they are lost to it, and counted.
     pub async fn next(&mut self) -> Arc<Event> {
         loop {
             match self.events.recv().await {
                 Ok(event) => return event,
-                Err(broadcast::error::RecvError::Lagged(lost)) => {
-                    self.tail.skipped.fetch_add(lost, Ordering::Relaxed);
-                }
+                Err(broadcast::error::RecvError::Lagged(lost)) => self.lost += lost,
                 // The tail, which this keeps, holds the sender.
                 Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
             }
@@ -146,9 +178,7 @@ impl Watching {
         loop {
             match self.events.try_recv() {
                 Ok(event) => return Some(event),
-                Err(broadcast::error::TryRecvError::Lagged(lost)) => {
-                    self.tail.skipped.fetch_add(lost, Ordering::Relaxed);
-                }
+                Err(broadcast::error::TryRecvError::Lagged(lost)) => self.lost += lost,
                 Err(broadcast::error::TryRecvError::Empty | broadcast::error::TryRecvError::Closed) => return None,
             }
         }
@@ -157,7 +187,7 @@ impl Watching {
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.tail.watching.fetch_sub(1, Ordering::Relaxed);
+        self.tail.watching.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

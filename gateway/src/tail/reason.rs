@@ -49,7 +49,7 @@ impl Reason {
             Self::Connection(watch::Reason::Only) | Self::Only => "It is the only endpoint that may be used.",
             Self::Connection(watch::Reason::Affinity) => "ClientIP affinity: this client address was there before.",
             Self::Connection(watch::Reason::NewClient) => {
-                "ClientIP affinity: this client address is new here, and a hash of it decided."
+                "ClientIP affinity: no pod that may be used is remembered for this client address; a hash of it decided."
             }
             Self::Connection(watch::Reason::Hash) => "A hash of the client's address decided.",
             Self::Connection(watch::Reason::NotReached) => "The endpoint chosen first could not be reached.",
@@ -58,13 +58,13 @@ impl Reason {
             Self::Hash => "A hash of its key decided.",
             Self::AnotherFailed => "The endpoint tried before gave no good answer.",
             Self::Connection(watch::Reason::Rule(rule)) => match rule {
-                Balance::Random => "Drawn by lot for this connection; each endpoint is equally likely.",
+                Balance::Random => "Drawn by lot for this connection, from the endpoints in use.",
                 Balance::RoundRobin => "The next in turn for this connection.",
                 Balance::Weighted => "Drawn by lot for this connection, in proportion to the weights.",
                 other => Self::Rule(other).why(),
             },
             Self::Rule(rule) => match rule {
-                Balance::Random | Balance::Hash => "Drawn by lot for this request; each endpoint is equally likely.",
+                Balance::Random | Balance::Hash => "Drawn by lot for this request, from the endpoints in use.",
                 Balance::RoundRobin => "The next in turn for this request.",
                 Balance::LeastInFlight => "Of two drawn by lot, the one that carries less now.",
                 Balance::Ewma => "Of two drawn by lot, the one that promises the shorter wait.",

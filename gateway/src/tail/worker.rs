@@ -17,6 +17,12 @@ use super::{
 };
 use crate::{access_log::End, route::Rule};
 
+/// Longest method that is kept, in bytes: RFC 9110 and WebDAV have none of more than 17.
+const METHOD_BYTES: usize = 32;
+
+/// Longest session cookie that is kept, in bytes: ours have 70 and a name, and what is much longer names no pod of ours.
+const SESSION_BYTES: usize = 256;
+
 /// Connections whose end is waited for; of others it is not told.
 const OPEN: usize = 4096;
 
@@ -24,8 +30,10 @@ const OPEN: usize = 4096;
 #[derive(Debug)]
 pub struct TailWorker {
     tail: Arc<Tail>,
-    /// When the second began that is counted, and the events in it.
-    second: Cell<(Option<Instant>, u32)>,
+    /// What began and may be told of.
+    begun: Budget,
+    /// Ends of connections that may be told of; they have a budget of their own, so that none is missing because something else began.
+    ended: Budget,
     /// When connections began whose end is of interest.
     open: RefCell<ahash::AHashMap<u64, Instant>>,
 }
@@ -33,36 +41,57 @@ pub struct TailWorker {
 impl TailWorker {
     /// To be made on the worker's thread.
     pub fn new(tail: Arc<Tail>) -> Self {
-        Self { tail, second: Cell::default(), open: RefCell::default() }
+        Self { tail, begun: Budget::default(), ended: Budget::default(), open: RefCell::default() }
     }
 
-    /// A request begins: if somebody watches, what happens to it is to be told to this.
+    /// A request begins: if somebody watches, what happens to it is to be told to this. It is of this second's budget, whenever it ends.
     pub(crate) fn open(self: &Rc<Self>, now: Instant) -> Option<Box<Told>> {
-        if !self.tail.is_watched() || !self.may_tell(now) {
+        if !self.tail.is_watched() || !self.may(&self.begun, now) {
             return None;
         }
         Some(Box::new(Told { worker: self.clone(), request: RefCell::default() }))
     }
 
     /// Whether there is room for one more event in this second.
-    fn may_tell(&self, now: Instant) -> bool {
-        let (began, count) = self.second.get();
-        let is_new = began.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1));
-        let (began, count) = if is_new { (Some(now), 0) } else { (began, count) };
-        let may = count < EVENTS_PER_SECOND;
-        self.second.set((began, if may { count + 1 } else { count }));
+    fn may(&self, budget: &Budget, now: Instant) -> bool {
+        let may = budget.take(now);
         if !may {
-            self.tail.skipped.fetch_add(1, Ordering::Relaxed);
+            self.tail.skip(1);
         }
         may
+    }
+
+    /// Whether the end of this connection can be waited for.
+    pub(super) fn has_begun(&self, number: u64, now: Instant) -> bool {
+        let mut open = self.open.borrow_mut();
+        let has_room = open.len() < OPEN;
+        if has_room {
+            open.insert(number, now);
+        }
+        has_room
     }
 
     fn tell(&self, what: What) -> u64 {
         let id = self.tail.next.fetch_add(1, Ordering::Relaxed);
         if self.tail.queue.try_send(Event { id, time: SystemTime::now(), what }).is_err() {
-            self.tail.skipped.fetch_add(1, Ordering::Relaxed);
+            self.tail.skip(1);
         }
         id
+    }
+}
+
+/// [`EVENTS_PER_SECOND`]: when the second began that is counted, and the events in it.
+#[derive(Debug, Default)]
+struct Budget(Cell<(Option<Instant>, u32)>);
+
+impl Budget {
+    fn take(&self, now: Instant) -> bool {
+        let (began, count) = self.0.get();
+        let is_new = began.is_none_or(|began| now.saturating_duration_since(began) >= Duration::from_secs(1));
+        let (began, count) = if is_new { (Some(now), 0) } else { (began, count) };
+        let may = count < EVENTS_PER_SECOND;
+        self.0.set((began, if may { count + 1 } else { count }));
+        may
     }
 }
 
@@ -73,7 +102,7 @@ impl Watch for TailWorker {
 
     fn began(&self, began: &Began<'_>) -> Option<u64> {
         let now = Instant::now();
-        if !self.may_tell(now) {
+        if !self.may(&self.begun, now) {
             return None;
         }
         let number = self.tell(What::Connection(Box::new(Connection {
@@ -86,21 +115,21 @@ impl Watch for TailWorker {
             pod: began.endpoint.pod.clone(),
             reason: Reason::Connection(began.reason),
         })));
-        let mut open = self.open.borrow_mut();
-        (open.len() < OPEN).then(|| {
-            open.insert(number, now);
-            number
-        })
+        self.has_begun(number, now).then_some(number)
     }
 
     fn ended(&self, number: u64, bytes_in: u64, bytes_out: u64) {
         let began = self.open.borrow_mut().remove(&number);
         let Some(began) = began.filter(|_| self.is_on()) else { return };
-        self.tell(What::ConnectionEnd(ConnectionEnd { of: number, took: began.elapsed(), bytes_in, bytes_out }));
+        let now = Instant::now();
+        if self.may(&self.ended, now) {
+            let took = now.saturating_duration_since(began);
+            self.tell(What::ConnectionEnd(ConnectionEnd { of: number, took, bytes_in, bytes_out }));
+        }
     }
 
     fn refused(&self, refused: &L4Refused<'_>) {
-        if self.may_tell(Instant::now()) {
+        if self.may(&self.begun, Instant::now()) {
             let L4Refused { service, frontend, client, why } = *refused;
             self.tell(What::Refused(Box::new(Refused { service: service.clone(), frontend, client, why })));
         }
@@ -117,7 +146,7 @@ pub struct Told {
 /// What is known of a request so far.
 #[derive(Debug, Default)]
 struct Known {
-    asked: Option<(Method, bool, Version, SocketAddr)>,
+    asked: Option<(String, bool, Version, SocketAddr)>,
     host: String,
     path: String,
     client: Option<IpAddr>,
@@ -137,10 +166,12 @@ impl Told {
         (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap),
     ) {
         let mut known = self.request.borrow_mut();
-        known.asked = Some((method.clone(), is_tls, version, client));
+        known.asked = Some((text(method.as_str().as_bytes(), METHOD_BYTES), is_tls, version, client));
         let host = uri.authority().map(|authority| authority.as_str().as_bytes());
         let host = host.or_else(|| headers.get(header::HOST).map(|host| host.as_bytes()));
-        known.host = text(host.unwrap_or_default(), HOST_BYTES);
+        // Who writes a user and a password before it (RFC 3986 3.2.1) is refused, but must not be shown either.
+        let host = host.unwrap_or_default().rsplit(|byte| *byte == b'@').next().unwrap_or_default();
+        known.host = text(host, HOST_BYTES);
         known.path = text(uri.path().as_bytes(), PATH_BYTES);
     }
 
@@ -164,7 +195,7 @@ impl Told {
         known.endpoint = Some(endpoint);
         known.reason = Some(reason);
         known.tries += 1;
-        known.session = session;
+        known.session = session.filter(|session| session.len() <= SESSION_BYTES);
     }
 
     /// It is over.

@@ -139,8 +139,11 @@ fn at_the_limit_an_unanswered_flow_gives_way() {
         assert_eq!(ask(&regular, "1").await, "a1");
         proxy.publish(|service| service.endpoints.push(endpoint(silent.local_addr().unwrap())));
         proxy.publish(|service| service.endpoints[0].conditions.ready = false);
+        // They stay: who got the port of an earlier one would be taken for it.
+        let mut flood = Vec::new();
         for n in 0..50u64 {
-            client(&proxy).await.send(b"flood").await.unwrap();
+            flood.push(client(&proxy).await);
+            flood[n as usize].send(b"flood").await.unwrap();
             until(|| proxy.stats().sum(|s| &s.accepted) == n + 2).await;
             assert!(proxy.worker.flows() <= 8);
         }

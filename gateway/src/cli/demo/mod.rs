@@ -12,7 +12,7 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::Path,
-    process::ExitCode,
+    process::{ExitCode, Stdio},
     sync::{Arc, mpsc},
     thread,
 };
@@ -152,7 +152,19 @@ fn open_page(page: &str) {
     let say = |page: &str, error: io::Error| eprintln!("cannot open {page} in a browser: {error}");
     let url = page.to_owned();
     let begun = thread::Builder::new().name("open".to_owned()).spawn(move || {
-        open::that(&url).unwrap_or_else(|error| say(&url, error));
+        let mut failed = io::Error::from(io::ErrorKind::NotFound);
+        for mut command in open::commands(&url) {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+            // Ctrl-C is meant for the demo, and not for a browser that it has started.
+            #[cfg(unix)]
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+            match command.status() {
+                Ok(status) if status.success() => return,
+                Ok(status) => failed = io::Error::other(status.to_string()),
+                Err(error) => failed = error,
+            }
+        }
+        say(&url, failed);
     });
     begun.map(drop).unwrap_or_else(|error| say(page, error));
 }
