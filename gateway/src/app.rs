@@ -361,9 +361,11 @@ fn answer(snapshot: &Snapshot, query: &str) -> Result<serde_json::Value, String>
     Ok(if as_text { explanation.to_text().into() } else { explanation.to_json() })
 }
 
-/// Answers `/explain` for something that happened: why it would go where under the configuration of now.
+/// Answers `/explain` for something that happened: what it was, and where it would go under the configuration of now.
 fn explain_event(snapshot: &Snapshot, event: &Event) -> Result<serde_json::Value, String> {
-    Ok(explain(snapshot, &Question::of_event(event)?, now()).to_json())
+    let mut explained = explain(snapshot, &Question::of_event(event)?, now()).to_json();
+    explained["event"] = event.to_json();
+    Ok(explained)
 }
 
 /// What the servers besides the workers need.

@@ -124,7 +124,7 @@ async fn a_request_is_in_the_tail_and_can_be_explained_without_its_cookie() {
         client.ask(&format!("GET /a HTTP/1.1\r\nHost: web.com\r\nCookie: x=y; {cookie}\r\n\r\n")).await.unwrap();
     assert_eq!(again.pod(), answer.pod());
     let told = viewer.told(|event| event["path"] == "/a").await;
-    assert_eq!((&told["reason"], &told["pod"]), (&"Cookie".into(), &first["pod"]));
+    assert_eq!((&told["reason"], &told["pod"], &told["nth"]), (&"Cookie".into(), &first["pod"], &1.into()));
     assert_eq!(told["client"].as_str().unwrap().parse::<SocketAddr>().unwrap().port(), port);
     let (status, text) = explain(&bed, &told["id"]).await;
     let explanation: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{status} {text}: {error}"));
@@ -133,6 +133,7 @@ async fn a_request_is_in_the_tail_and_can_be_explained_without_its_cookie() {
         question.starts_with("GET http://web.com/a from ") && question.ends_with("cookie: (not shown)"),
         "{question}"
     );
+    assert_eq!(explanation["event"], told, "what happened, beside where it would go now");
     let candidates = explanation["outcome"]["candidates"].as_array().unwrap();
     let chosen = candidates.iter().find(|candidate| candidate["first"] == true).unwrap();
     assert!(chosen["pod"] == told["pod"] && explanation["outcome"]["sticky"] == true, "{explanation}");

@@ -169,8 +169,7 @@ async fn a_reader_who_does_not_read_loses_events_and_holds_nobody_up() {
     }
     assert!(states <= 3, "{states}");
     admin.state.http[0].requests.add(1);
-    let mut skipped =
-        async |reader: &mut Reader| reader.event("state").await.0["totals"]["tailSkipped"].as_u64().unwrap();
+    let skipped = async |reader: &mut Reader| reader.event("state").await.0["totals"]["tailSkipped"].as_u64().unwrap();
     let lost = skipped(&mut sleeper).await as usize;
     assert!(seen < 1_500 && seen + lost == 20 * 200, "{seen} seen, {lost} lost");
     assert_eq!(skipped(&mut reader).await, 0, "whoever reads has lost nothing");

@@ -249,5 +249,5 @@ impl Signals {
     }
 }
 
-/// How long `demo` waits for connections after the first Ctrl-C: nobody wants to wait for a demo.
-pub(super) const DEMO_DRAIN: Duration = Duration::from_secs(2);
+/// How long `demo` waits for connections after the first Ctrl-C: nobody wants to wait for a demo, whose page keeps some open.
+pub(super) const DEMO_DRAIN: Duration = Duration::from_millis(500);

@@ -15,6 +15,7 @@ fn event(what: What) -> Event {
 fn request() -> Request {
     Request {
         method: "POST".to_owned(),
+        nth: 1,
         is_tls: true,
         host: "kubia.example.com:8443".to_owned(),
         path: "/a/b".to_owned(),

@@ -20,7 +20,7 @@ use super::{client::Client, failure::Kind, worker::Shared};
 use crate::{
     access_log::{End, Entry},
     route::{Rule, stats::Ended},
-    tail::Told,
+    tail::{From, Told},
 };
 
 /// One request in the books. It goes with the answer's body, and dropping it closes the entry: after the last byte, or
@@ -82,7 +82,8 @@ impl Account {
             self.log(|entry| entry.asked(connection, head));
         }
         if let Some(told) = &self.told {
-            told.asked((SocketAddr::new(client.addr, client.port), client.tls.is_some()), head);
+            let addr = SocketAddr::new(client.addr, client.port);
+            told.asked(From { addr, is_tls: client.tls.is_some(), nth: client.begun() }, head);
         }
     }
 

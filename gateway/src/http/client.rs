@@ -72,6 +72,8 @@ pub(crate) struct Client {
     pub(crate) tunnel: RefCell<Option<Tunnel>>,
     /// Requests under way: begun, and not answered to the last byte.
     under_way: Cell<u32>,
+    /// Requests begun.
+    begun: Cell<u32>,
     /// A request has ended since the connection looked last.
     ended: Cell<bool>,
     /// hyper has nothing left to write: it has flushed since it wrote last.
@@ -115,6 +117,7 @@ impl Client {
             reset: Cell::new(false),
             tunnel: RefCell::default(),
             under_way: Cell::new(0),
+            begun: Cell::new(0),
             ended: Cell::new(false),
             flushed: Cell::new(true),
             unsent: Cell::default(),
@@ -163,6 +166,11 @@ impl Client {
         }
     }
 
+    /// Requests begun.
+    pub(crate) fn begun(&self) -> u32 {
+        self.begun.get()
+    }
+
     /// Requests under way.
     pub(crate) fn under_way(&self) -> u32 {
         self.under_way.get()
@@ -176,6 +184,7 @@ impl Client {
     /// A request begins; it is under way for as long as the receipt lives.
     pub(crate) fn begin(self: &Rc<Self>) -> UnderWay {
         self.under_way.set(self.under_way.get() + 1);
+        self.begun.set(self.begun.get().saturating_add(1));
         UnderWay(self.clone())
     }
 }

@@ -99,6 +99,8 @@ pub struct Request {
     pub method: String,
     /// Whether it came with TLS.
     pub is_tls: bool,
+    /// Which request of its client's connection it is, from 1.
+    pub nth: u32,
     /// As the client wrote it.
     pub host: String,
     /// Without the query, which may hold secrets.

@@ -74,6 +74,7 @@ fn answered(request: &Request) -> Value {
         "path": request.path,
         "protocol": request.protocol,
         "client": request.client.to_string(),
+        "nth": request.nth,
         "onBehalfOf": request.on_behalf_of.map(|ip| ip.to_string()),
         "requestId": request.id,
         "ingress": request.ingress.as_ref().map(ToString::to_string),

@@ -143,10 +143,20 @@ pub struct Told {
     request: RefCell<Known>,
 }
 
+/// The connection that a request came from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct From {
+    /// Its client.
+    pub(crate) addr: SocketAddr,
+    pub(crate) is_tls: bool,
+    /// Which of its requests this is, from 1.
+    pub(crate) nth: u32,
+}
+
 /// What is known of a request so far.
 #[derive(Debug, Default)]
 struct Known {
-    asked: Option<(String, bool, Version, SocketAddr)>,
+    asked: Option<(String, Version, From)>,
     host: String,
     path: String,
     client: Option<IpAddr>,
@@ -160,13 +170,9 @@ struct Known {
 
 impl Told {
     /// It came from this connection, with this head.
-    pub(crate) fn asked(
-        &self,
-        (client, is_tls): (SocketAddr, bool),
-        (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap),
-    ) {
+    pub(crate) fn asked(&self, client: From, (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap)) {
         let mut known = self.request.borrow_mut();
-        known.asked = Some((text(method.as_str().as_bytes(), METHOD_BYTES), is_tls, version, client));
+        known.asked = Some((text(method.as_str().as_bytes(), METHOD_BYTES), version, client));
         let host = uri.authority().map(|authority| authority.as_str().as_bytes());
         let host = host.or_else(|| headers.get(header::HOST).map(|host| host.as_bytes()));
         // Who writes a user and a password before it (RFC 3986 3.2.1) is refused, but must not be shown either.
@@ -202,12 +208,13 @@ impl Told {
     pub(crate) fn ended(self, rule: Option<&Rule>, end: End) {
         let known = self.request.into_inner();
         // A head that could not be read.
-        let Some((method, is_tls, version, client)) = known.asked else { return };
+        let Some((method, version, From { addr: client, is_tls, nth })) = known.asked else { return };
         let ip = client.ip().to_canonical();
         let (endpoint, pod) = known.endpoint.map_or((None, None), |(endpoint, pod)| (Some(endpoint), pod));
         self.worker.tell(What::Request(Box::new(Request {
             method,
             is_tls,
+            nth,
             host: known.host,
             path: known.path,
             protocol: match version {

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct DemoView {
+    /// When the process began, in milliseconds since the Unix epoch: another one, and everything begins anew.
+    pub started: u64,
     /// The URL of the demo's page.
     pub page: String,
     /// The URL of the admin interface.

@@ -131,7 +131,6 @@ fn documents() -> Vec<Document> {
 fn introduce(app: &App, play: &Play, open: bool) -> anyhow::Result<()> {
     commands::print(&app.listening())?;
     let Some((snapshot, view)) = app.snapshot().zip(play.view()) else { return Ok(()) };
-    commands::print(&format!("\nLook at it in a browser: {}", view.page))?;
     if open {
         open_page(&view.page);
     }
@@ -144,7 +143,10 @@ fn introduce(app: &App, play: &Play, open: bool) -> anyhow::Result<()> {
     if !app.status().failed().is_empty() {
         commands::print("\nNot all of this will work: see the lines above that begin with \"failed\".")?;
     }
-    commands::print("\nCtrl-C ends the demo.")
+    commands::print(
+        "\nWhat is warned of kubia-checked is meant: examples/health-check.yaml has a pod that fails its health check.",
+    )?;
+    commands::print(&format!("\nLook at it in a browser: {}\n\nCtrl-C ends the demo.", view.page))
 }
 
 /// Opens the page in the browser, which may take its time.
@@ -178,7 +180,7 @@ fn things_to_try(app: &App, snapshot: &Snapshot) -> Vec<(String, &'static str)> 
     let (kubia, sticky) = (first(&kubia), first(&sticky));
     let ours = if admin.port() == 9901 { String::new() } else { format!(" --admin {admin}") };
     let mut rows = vec![
-        (format!("curl {kubia}"), "another pod each time: a Service chooses for each connection"),
+        (format!("curl {kubia}"), "drawn anew each time: a Service chooses for each connection"),
         (format!("curl {kubia} {kubia} {kubia}"), "one pod: curl keeps its connection, as a browser does"),
         (format!("curl {sticky}"), "always the same pod: sessionAffinity: ClientIP"),
         (format!("curl {}", ports.join(" ")), "a Service with two named ports"),

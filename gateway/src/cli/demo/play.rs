@@ -46,6 +46,8 @@ pub(super) struct Play {
     /// Whoever acts holds it: one thing is done after the other.
     acting: tokio::sync::Mutex<()>,
     cast: Mutex<Cast>,
+    /// In milliseconds since the Unix epoch.
+    started: u64,
     /// The Pod that new ones are made after.
     template: Document,
     /// The Service whose affinity can be changed.
@@ -80,7 +82,16 @@ impl Play {
         let living = pods::start_all(documents, &page).await?;
         let next = living.iter().filter(|pod| pod.app == APP).count() as u32;
         let cast = Mutex::new(Cast { living, gone: VecDeque::new(), next, first });
-        Ok(Self { changes, page, serving: OnceLock::new(), acting: Default::default(), cast, template, service })
+        Ok(Self {
+            changes,
+            page,
+            serving: OnceLock::new(),
+            acting: Default::default(),
+            cast,
+            started: tidegate_l4::worker::now().0,
+            template,
+            service,
+        })
     }
 
     /// The names of the pods that live.
@@ -163,6 +174,7 @@ impl Demo for Play {
         let https = serving.https.map(reachable);
         let cast = self.cast();
         Some(DemoView {
+            started: self.started,
             page: at("http", admin, "/demo"),
             admin: at("http", admin, "/"),
             http: http.to_string(),

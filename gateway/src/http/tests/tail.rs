@@ -48,6 +48,7 @@ fn each_request_says_which_pod_it_went_to_and_why() {
             let (answer, event) = ask(path, "").await;
             assert_eq!((event["kind"].as_str(), event["status"].as_u64()), (Some("request"), Some(status)), "{event}");
             assert_eq!(event["path"].as_str(), path.split('?').next(), "{event}");
+            assert_eq!(event["nth"].as_u64(), Some(reasons.len() as u64 + 1), "all on one connection");
             assert_eq!((event["requestId"].as_str(), event["ingress"].as_str()), (Some("id-7"), Some("default/test")));
             let text = answer.rsplit("\r\n\r\n").next().unwrap();
             assert!(reason.is_empty() || event["reason"] == reason, "{event}");
