@@ -45,7 +45,7 @@ use serde::{Deserialize, Serialize};
 
 use self::{
     programs::{Kind, Programs},
-    results::{About, Cost, Results},
+    results::{About, Cost, Later, Results},
     speed::{Fleet, Pace},
     tls::KeyKind,
     workload::Suite,
@@ -149,7 +149,7 @@ fn measure(args: &Args, prepared: Prepared, has_own_network: bool) -> anyhow::Re
     if suites(args).contains(&Suite::Cost) {
         results.cost = cost;
     }
-    results.about = About {
+    let about = About {
         time: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         processor: process::processor(),
@@ -161,9 +161,20 @@ fn measure(args: &Args, prepared: Prepared, has_own_network: bool) -> anyhow::Re
         load_before,
         load_after: process::load_average(),
     };
+    note(&mut results, suites(args).into_iter().map(suite_name).collect(), about);
     drop(world);
     println!("{}", report::markdown(&results));
     if args.dry { Ok(()) } else { report::write(&results) }
+}
+
+/// Notes where and when it was measured: all of it, or what was merged into an earlier run.
+fn note(results: &mut Results, suites: Vec<String>, about: About) {
+    if results.about.time.is_empty() {
+        results.about = about;
+    } else {
+        results.later.retain(|later| later.suites != suites);
+        results.later.push(Later { suites, about });
+    }
 }
 
 /// What was asked for, in the order it is measured in.

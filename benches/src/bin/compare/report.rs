@@ -7,7 +7,7 @@ use anyhow::Context;
 use crate::{
     goals, plot,
     programs::{Kind, compare_directory},
-    results::{Cell, Memory, Results, Row, Sample},
+    results::{Cell, Later, Memory, Results, Row, Sample},
     stats::median,
 };
 
@@ -36,6 +36,7 @@ pub(crate) fn earlier() -> Results {
 pub(crate) fn markdown(results: &Results) -> String {
     let sections = [
         head(results),
+        later(results),
         goals_table(results),
         ratios(results),
         cpu(results),
@@ -75,6 +76,24 @@ fn head(results: &Results) -> String {
         before = about.load_before,
         after = about.load_after,
     )
+}
+
+fn later(results: &Results) -> String {
+    let line = |later: &Later| {
+        let Later { suites, about } = later;
+        let tidegate = about.versions.get(&Kind::Tidegate).map_or(NOTHING, String::as_str);
+        format!(
+            "- {}: at {}, Tidegate {tidegate}, Linux {} on {}; load average {} before and {} after\n",
+            suites.join(", "),
+            about.time,
+            about.kernel,
+            about.processor,
+            about.load_before,
+            about.load_after
+        )
+    };
+    let lines: String = results.later.iter().map(line).collect();
+    if lines.is_empty() { lines } else { format!("Measured in other runs since:\n\n{lines}") }
 }
 
 fn goals_table(results: &Results) -> String {

@@ -10,6 +10,9 @@ use crate::{programs::Kind, stats::median};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub(crate) struct Results {
     pub(crate) about: About,
+    /// What was measured in other runs since.
+    #[serde(default)]
+    pub(crate) later: Vec<Later>,
     /// By id.
     pub(crate) speed: BTreeMap<String, Row>,
     pub(crate) memory: BTreeMap<Kind, Cell<Memory>>,
@@ -33,6 +36,13 @@ pub(crate) struct About {
     pub(crate) has_own_network: bool,
     pub(crate) load_before: String,
     pub(crate) load_after: String,
+}
+
+/// Suites that were measured again, or for the first time, in a run of their own.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub(crate) struct Later {
+    pub(crate) suites: Vec<String>,
+    pub(crate) about: About,
 }
 
 /// Something measured, or why it is not.
