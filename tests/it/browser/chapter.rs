@@ -107,7 +107,7 @@ impl Page {
         let plural =
             |count: usize, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
         let begin = format!(
-            "{} over {} hit {}: {}.",
+            "{}, {}, {}: {}.",
             plural(logged.len(), "request"),
             plural(connections as usize, "connection"),
             plural(pods.len(), "pod"),
@@ -194,7 +194,9 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert!(logged.iter().zip(1..).all(|(one, nth)| one.nth == nth), "all on that connection: {logged:?}");
     let sentence = page.agrees("a", &logged, 1).await;
     assert!(
-        sentence.contains("kept its connection open") && sentence.contains("sessionAffinity is None"),
+        sentence.contains(
+            "kept its connection, and a Service chooses once per connection; sessionAffinity (None) had no part."
+        ),
         "{sentence}"
     );
     assert_eq!(page.ports("a").await.len(), 1, "all rows have the port of that connection");
@@ -207,7 +209,7 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert_eq!((logged.len() as u64, connections(&logged)), (TWENTY, TWENTY), "{logged:?}");
     assert!(pods(&logged).len() >= 2, "{logged:?}");
     let sentence = page.agrees("a", &logged, TWENTY).await;
-    assert!(sentence.contains("had a connection of its own, because the pod closed each"), "{sentence}");
+    assert!(sentence.contains("Each answer ended its connection, and each connection was a new choice."), "{sentence}");
     assert_eq!(page.ports("a").await.len() as u64, TWENTY);
     page.browser.click("#close").await;
 
@@ -219,7 +221,10 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert_eq!(connections(&logged), TWENTY);
     only(&pods(&logged));
     let sentence = page.agrees("c", &logged, TWENTY).await;
-    assert!(sentence.contains("same pod each time because sessionAffinity is ClientIP"), "{sentence}");
+    assert!(
+        sentence.contains("sessionAffinity was ClientIP: connections from one IP address get the same pod."),
+        "{sentence}"
+    );
 
     // Affinity can be had for the first Service, too.
     page.browser.click("input[name=affinity][value=ClientIP]").await;
@@ -263,7 +268,7 @@ async fn an_ingress_chooses_for_each_request_and_can_go_by_a_cookie() {
     assert_eq!(page.accepted().await - before, 1, "one connection of the browser");
     assert!(logged.len() as u64 == TWENTY && pods(&logged).len() >= 2, "{logged:?}");
     let sentence = page.agrees("d", &logged, 1).await;
-    assert!(sentence.contains("even requests on the same connection hit different pods"), "{sentence}");
+    assert!(sentence.contains("The Ingress chose for each request."), "{sentence}");
     assert_eq!(page.ports("d").await.len(), 1);
 
     // Whatever pods say about their connections is between them and the gateway.
@@ -279,7 +284,7 @@ async fn an_ingress_chooses_for_each_request_and_can_go_by_a_cookie() {
     let logged = page.send("e", "Send 20").await;
     let pinned = only(&pods(&logged)).to_owned();
     let sentence = page.agrees("e", &logged, 1).await;
-    assert!(sentence.contains("19 of 20 brought the cookie kubia-session, always the same one"), "{sentence}");
+    assert!(sentence.contains(&format!("19 of 20 brought the cookie, and all of these hit {pinned}.")), "{sentence}");
     let shown = page.browser.text("#lane-e .session").await;
     assert!(shown.contains("kubia-session="), "{shown}");
     let mut sessions = 0;
@@ -338,13 +343,16 @@ async fn without_pods_the_page_tells_who_can_still_answer() {
     }
     page.send("a", "Send 1").await;
     let sentence = page.sentence("a").await;
-    let expected = "No pod has answered. 1 request failed: no answer came. There was no pod to choose, and then a Service refuses \
-                    connections.";
+    let expected = "1 request was refused: no pod was left, and then a Service refuses connections.";
     assert_eq!(sentence, expected);
     page.send("d", "Send 1").await;
     page.browser.until("document.querySelector('#lane-d .sentence').textContent.includes('503')").await;
     let sentence = page.sentence("d").await;
-    assert!(sentence.contains("An Ingress can still answer without a pod."), "{sentence}");
+    assert!(
+        sentence
+            .starts_with("1 request for kubia got 503: Service kubia had no pod. With no pod, an Ingress answers 503;"),
+        "{sentence}"
+    );
     page.browser.click("#add").await;
     page.browser.until("document.querySelector('#pods [data-pod=kubia-d]')").await;
     page.clear().await;
