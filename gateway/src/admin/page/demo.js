@@ -232,8 +232,8 @@ class Demo {
   listen() {
     const wanted = !document.hidden || this.lanes.some((lane) => lane.busy);
     if (wanted) this.#stop ??= this.#follow();
-    else if (this.#stop) {
-      this.#stop();
+    else {
+      this.#stop?.();
       this.#stop = null;
       this.tail.connected = false;
       setText(byId("stream"), "Not listening while this page is hidden.");
@@ -331,7 +331,7 @@ class Demo {
     });
     byId("clear").addEventListener("click", () => {
       for (const lane of this.lanes) if (!lane.busy) lane.clear();
-      setText(byId("done"), "The lanes are empty. The pods' totals are not, as the pods' logs are not either.");
+      setText(byId("done"), "The lanes are empty. The pods' totals and logs are not.");
     });
     byId("compare").addEventListener("click", () => this.compare());
     byId("log-pod").addEventListener("change", () => this.compare());

@@ -135,8 +135,8 @@ export class Lane {
 
   /** The stream is at most some 100 ms behind; what it has not told by then, it may still tell later. */
   async #hearTail() {
-    const { facts, demo } = this;
-    for (let i = 0; i < 10 && demo.tail.connected && (facts.unknown || facts.unexplained); i++) await pause(PAUSE);
+    const waits = ({ facts, rows }) => facts.unknown || facts.unexplained || rows.some((row) => row.isNew && !row.client);
+    for (let i = 0; i < 10 && this.demo.tail.connected && waits(this); i++) await pause(PAUSE);
   }
 
   #setBusy(busy) {

@@ -109,7 +109,7 @@ const idle = (facts) => facts.idle && "A connection that is not used for a while
 function sixAtMost(facts) {
   const { size } = facts.atOnce;
   if (size < 2 || facts.protocols.has("HTTP/2.0") || (facts.layer === "service" && facts.closes.has(true))) return "";
-  return `For requests at once the browser used ${number(size)} connections: with HTTP/1.1, up to six to a host.`;
+  return `At once, the browser used ${number(size)} connections: with HTTP/1.1, up to six to a host.`;
 }
 
 function ingressCause(facts) {
@@ -150,7 +150,7 @@ function goneFromService(facts) {
   // Without a last pod the next request was sent already, and failed.
   const used = facts.lastPod && "The browser had to use another one.";
   const next = facts.gone.includes(facts.lastPod) ? "The next request needs another one." : used;
-  return join(`${areGone(facts)}. A connection cannot move to another pod: it ended.`, next);
+  return join(`${areGone(facts)}, and the connections to ${facts.gone.length > 1 ? "them" : "it"}, too.`, next);
 }
 
 function failures(facts) {
