@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 use serde_json::Value;
-use tidegate_tests::{Client, demo::Demo};
+use tidegate_tests::{Client, PATIENCE, demo::Demo};
+use tokio::time::timeout;
 
 use super::{Browser, Look, Scheme, Screen};
 
@@ -161,13 +162,12 @@ impl Page {
             .await;
     }
 
+    /// Chooses an affinity, and waits until it is what the demo has.
     async fn set_affinity(&self, affinity: &str) {
         self.browser.click(&format!("input[name=affinity][value={affinity}]")).await;
-        self.browser
-            .until(&format!("document.querySelector('input[name=affinity]:checked').value === '{affinity}' && document.querySelector('#done').textContent !== ''"))
-            .await;
         let state = async || -> Value { serde_json::from_str(&self.ask("/demo/state").await).unwrap() };
-        while state().await["affinity"] != affinity {}
+        let is_set = async { while state().await["affinity"] != affinity {} };
+        timeout(PATIENCE, is_set).await.expect("the affinity is set");
     }
 
     /// Where on the page things are that somebody looks at while others change.
@@ -592,4 +592,23 @@ async fn no_advice_about_names_or_certificates_once_tidegate_is_gone() {
         assert_eq!(said, "1 request failed: no answer came that this page may read.");
     }
     assert_eq!(browser.text("#problem").await, "Tidegate does not answer. Is the demo still running?");
+}
+
+/// The Ingress of lane D lets pods take turns: that all of its requests hit one is never chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_that_others_took_are_not_called_chance() {
+    let Some(page) = Page::open().await else { return };
+    let mut others = Client::connect(page.demo.addr("http")).await;
+    let mut hit = BTreeSet::new();
+    for _ in 0..3 {
+        hit.extend(pods(&page.send("d", "Send 1").await));
+        for _ in 0..2 {
+            assert_eq!(others.get("127.0.0.1", "/kubia").await.status, 200);
+        }
+    }
+    only(&hit);
+    let expected =
+        "The Ingress chose for each request. Pods take turns, and other requests took the turns in between. Send more.";
+    let sentence = page.sentence("d").await;
+    assert!(sentence.ends_with(expected), "{sentence}");
 }

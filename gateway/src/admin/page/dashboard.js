@@ -365,7 +365,8 @@ function happened({ time, pod }, seen) {
   const at = `at ${clockSeconds(time)}. By the configuration of now:`;
   const where = pod ?? seen?.endpoint;
   if (where) return `It went to ${where} ${at}`;
-  return seen?.kind === "request" ? `It was answered ${seen.status} ${at}` : `It was turned away ${at}`;
+  if (seen?.kind === "request") return `It was answered ${seen.status} ${at}`;
+  return `It ${seen ? "was turned away" : "went to no pod"} ${at}`;
 }
 
 function explained({ question, steps, outcome, event }, seen) {
