@@ -5,9 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use regex::Regex;
 use serde_json::Value;
-use tidegate_tests::{Client, demo::Demo};
+use tidegate_tests::{Client, PATIENCE, demo::Demo};
+use tokio::time::timeout;
 
 use super::{Browser, Look, Scheme, Screen};
+
+impl Browser {
+    /// Tells the page that its tab is hidden, or is not any more.
+    pub(super) async fn hide(&self, hidden: bool) {
+        let property = format!("Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }})");
+        self.run(&format!("{property}; document.dispatchEvent(new Event('visibilitychange'))")).await;
+    }
+}
 
 /// Requests of the button "Send 20".
 const TWENTY: u64 = 20;
@@ -107,7 +116,7 @@ impl Page {
         let plural =
             |count: usize, what: &str| if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") };
         let begin = format!(
-            "{} over {} hit {}: {}.",
+            "{}, {}, {}: {}.",
             plural(logged.len(), "request"),
             plural(connections as usize, "connection"),
             plural(pods.len(), "pod"),
@@ -153,6 +162,29 @@ impl Page {
             .await;
     }
 
+    /// Chooses an affinity, and waits until it is what the demo has.
+    async fn set_affinity(&self, affinity: &str) {
+        self.browser.click(&format!("input[name=affinity][value={affinity}]")).await;
+        let state = async || -> Value { serde_json::from_str(&self.ask("/demo/state").await).unwrap() };
+        let is_set = async { while state().await["affinity"] != affinity {} };
+        timeout(PATIENCE, is_set).await.expect("the affinity is set");
+    }
+
+    /// Where on the page things are that somebody looks at while others change.
+    async fn places(&self) -> Vec<f64> {
+        let tops = "[...document.querySelectorAll('#lanes-title, .lane, .lane .rows, #logs-title')]\
+                    .map(e => e.getBoundingClientRect().top + scrollY)";
+        serde_json::from_value(self.browser.eval(tops).await).unwrap()
+    }
+
+    /// Checks that all are where they were, but for what the browser rounds.
+    async fn nothing_moved(&self, before: &[f64], what: &str) {
+        let after = self.places().await;
+        assert_eq!(after.len(), before.len());
+        let most = after.iter().zip(before).map(|(after, before)| (after - before).abs()).fold(0.0, f64::max);
+        assert!(most < 2.0, "{what}: moved by {most} points");
+    }
+
     async fn kill(&self, pod: &str) {
         self.browser.click(&format!("#pods [data-pod={pod}] button")).await;
         self.browser.until(&format!("document.querySelector('#done').textContent === '{pod} was killed.'")).await;
@@ -194,7 +226,9 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert!(logged.iter().zip(1..).all(|(one, nth)| one.nth == nth), "all on that connection: {logged:?}");
     let sentence = page.agrees("a", &logged, 1).await;
     assert!(
-        sentence.contains("kept its connection open") && sentence.contains("sessionAffinity is None"),
+        sentence.contains(
+            "kept its connection, and a Service chooses once per connection; sessionAffinity (None) had no part."
+        ),
         "{sentence}"
     );
     assert_eq!(page.ports("a").await.len(), 1, "all rows have the port of that connection");
@@ -207,7 +241,7 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert_eq!((logged.len() as u64, connections(&logged)), (TWENTY, TWENTY), "{logged:?}");
     assert!(pods(&logged).len() >= 2, "{logged:?}");
     let sentence = page.agrees("a", &logged, TWENTY).await;
-    assert!(sentence.contains("had a connection of its own, because the pod closed each"), "{sentence}");
+    assert!(sentence.contains("Each answer ended its connection, and each connection was a new choice."), "{sentence}");
     assert_eq!(page.ports("a").await.len() as u64, TWENTY);
     page.browser.click("#close").await;
 
@@ -219,7 +253,10 @@ async fn a_service_chooses_for_each_connection_and_the_page_says_so() {
     assert_eq!(connections(&logged), TWENTY);
     only(&pods(&logged));
     let sentence = page.agrees("c", &logged, TWENTY).await;
-    assert!(sentence.contains("same pod each time because sessionAffinity is ClientIP"), "{sentence}");
+    assert!(
+        sentence.contains("sessionAffinity was ClientIP: connections from one IP address get the same pod."),
+        "{sentence}"
+    );
 
     // Affinity can be had for the first Service, too.
     page.browser.click("input[name=affinity][value=ClientIP]").await;
@@ -263,7 +300,7 @@ async fn an_ingress_chooses_for_each_request_and_can_go_by_a_cookie() {
     assert_eq!(page.accepted().await - before, 1, "one connection of the browser");
     assert!(logged.len() as u64 == TWENTY && pods(&logged).len() >= 2, "{logged:?}");
     let sentence = page.agrees("d", &logged, 1).await;
-    assert!(sentence.contains("even requests on the same connection hit different pods"), "{sentence}");
+    assert!(sentence.contains("The Ingress chose for each request."), "{sentence}");
     assert_eq!(page.ports("d").await.len(), 1);
 
     // Whatever pods say about their connections is between them and the gateway.
@@ -279,7 +316,7 @@ async fn an_ingress_chooses_for_each_request_and_can_go_by_a_cookie() {
     let logged = page.send("e", "Send 20").await;
     let pinned = only(&pods(&logged)).to_owned();
     let sentence = page.agrees("e", &logged, 1).await;
-    assert!(sentence.contains("19 of 20 brought the cookie kubia-session, always the same one"), "{sentence}");
+    assert!(sentence.contains(&format!("19 of 20 brought the cookie, and all of these hit {pinned}.")), "{sentence}");
     let shown = page.browser.text("#lane-e .session").await;
     assert!(shown.contains("kubia-session="), "{shown}");
     let mut sessions = 0;
@@ -338,13 +375,27 @@ async fn without_pods_the_page_tells_who_can_still_answer() {
     }
     page.send("a", "Send 1").await;
     let sentence = page.sentence("a").await;
-    let expected = "No pod has answered. 1 request failed: no answer came. There was no pod to choose, and then a Service refuses \
-                    connections.";
+    let expected = "1 request was refused: no pod was left, and then a Service refuses connections.";
     assert_eq!(sentence, expected);
     page.send("d", "Send 1").await;
     page.browser.until("document.querySelector('#lane-d .sentence').textContent.includes('503')").await;
     let sentence = page.sentence("d").await;
-    assert!(sentence.contains("An Ingress can still answer without a pod."), "{sentence}");
+    assert!(
+        sentence
+            .starts_with("1 request for kubia got 503: Service kubia had no pod. With no pod, an Ingress answers 503;"),
+        "{sentence}"
+    );
+    page.kill("quiz-0").await;
+    page.send("f", "Send 20").await;
+    page.browser.until("document.querySelector('#lane-f .sentence').textContent.includes('quiz got')").await;
+    let sentence = page.sentence("f").await;
+    assert!(sentence.contains("requests for quiz got 503: Service quiz had no pod."), "{sentence}");
+    assert!(sentence.contains("requests for kubia got 503: Service kubia had no pod."), "{sentence}");
+    assert!(
+        page.browser.eval("document.querySelector('#lane-f .problem').hidden").await == true,
+        "the names are known"
+    );
+    assert_eq!(page.ports("f").await.len(), 2, "one connection for each host name");
     page.browser.click("#add").await;
     page.browser.until("document.querySelector('#pods [data-pod=kubia-d]')").await;
     page.clear().await;
@@ -352,6 +403,13 @@ async fn without_pods_the_page_tells_who_can_still_answer() {
     assert_eq!(only(&pods(&logged)), "kubia-d");
     page.agrees("a", &logged, 1).await;
     page.all_counters_agree().await;
+
+    // What was answered before is told apart from what was refused after.
+    page.kill("kubia-d").await;
+    page.send("a", "Send 20").await;
+    let sentence = page.sentence("a").await;
+    assert!(sentence.contains("20 requests were refused: no pod was left"), "{sentence}");
+    assert!(!sentence.contains("needs another one"), "{sentence}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,4 +425,190 @@ async fn the_page_fits_every_screen_and_reader() {
     let running = page.browser.eval("document.getAnimations().length").await;
     assert_eq!(running, 0, "who asked for no motion sees none");
     page.browser.assert_no_complaint().await;
+}
+
+/// Connections of before may have been opened under another setting: what the setting of now did is not seen on them.
+#[tokio::test(flavor = "multi_thread")]
+async fn affinity_is_not_blamed_for_connections_that_were_opened_before() {
+    let Some(page) = Page::open().await else { return };
+    let before = "opened before this lane began to count; a change of sessionAffinity concerns new connections only.";
+    for (first, then) in [("ClientIP", "None"), ("None", "ClientIP")] {
+        page.set_affinity(first).await;
+        page.send("a", "20 at once").await;
+        page.set_affinity(then).await;
+        page.send("a", "20 at once").await;
+        let sentence = page.sentence("a").await;
+        assert!(!sentence.contains("in between"), "all connections are older than the change: {sentence}");
+        page.clear().await;
+        page.send("a", "20 at once").await;
+        let sentence = page.sentence("a").await;
+        assert!(sentence.contains(before), "{sentence}");
+        for blamed in ["chance", "remembers", "same pod", "sessionAffinity was"] {
+            assert!(!sentence.contains(blamed), "{first}, then {then}: {sentence}");
+        }
+        // Ends what is open, for the next round.
+        page.browser.click("#close").await;
+        page.send("a", "20 at once").await;
+        page.browser.click("#close").await;
+        page.clear().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hidden_page_holds_no_connection_unless_it_sends() {
+    let Some(page) = Page::open().await else { return };
+    let stream = |text: &str| format!("document.querySelector('#stream').textContent === '{text}'");
+    page.browser.hide(true).await;
+    page.browser.until(&stream("Not listening while this page is hidden.")).await;
+    let logged = page.send("a", "Send 1").await;
+    page.agrees("a", &logged, 1).await;
+    assert_eq!(page.ports("a").await.len(), 1, "it listened while it sent");
+    page.browser.until(&stream("Not listening while this page is hidden.")).await;
+    page.browser.hide(false).await;
+    page.browser.until(&stream("Live")).await;
+    page.browser.assert_no_complaint().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_demo_that_was_started_anew_begins_to_count_anew() {
+    let Some(page) = Page::open().await else { return };
+    page.send("a", "Send 20").await;
+    page.browser
+        .eval(
+            "(window.real = fetch, window.fetch = async (url, options) => { const answer = await real(url, options); \
+             if (url !== '/demo/state') return answer; const view = await answer.json(); view.started += 1; \
+             return Response.json(view) }, 0)",
+        )
+        .await;
+    page.browser.hide(true).await;
+    page.browser.hide(false).await;
+    page.browser
+        .until("document.querySelector('#done').textContent === 'The demo was started anew: the counts begin again.'")
+        .await;
+    assert_eq!(page.counted("a").await, (0, 0, BTreeSet::new()));
+    assert_ne!(page.browser.text("#mark").await, format!("n={}-…", page.mark), "old requests are not its own");
+    page.browser.until("[...document.querySelectorAll('#pods li')].every(pod => pod.dataset.hits === '0')").await;
+    page.browser
+        .until("[...document.querySelectorAll('#agree tbody tr')].every(tr => tr.cells[3].textContent === 'Yes.')")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_cookie_is_set_by_forgetting_none() {
+    let Some(page) = Page::open().await else { return };
+    // It cannot know yet, so it asks; what the Ingress sets then is forgotten, too.
+    assert_eq!(page.send("e", "Forget cookie").await.len(), 2);
+    assert_eq!(page.send("e", "Forget cookie").await.len(), 0);
+    assert_eq!(page.browser.text("#lane-e .session").await, "There is no cookie to forget.");
+    page.clear().await;
+    page.send("e", "Send 1").await;
+    let sentence = page.sentence("e").await;
+    assert!(sentence.contains("No cookie kubia-session came with it"), "{sentence}");
+    assert_eq!(page.send("e", "Forget cookie").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_tab_knows_which_connections_are_kept() {
+    let Some(page) = Page::open().await else { return };
+    page.send("d", "Send 1").await;
+    page.send("a", "Send 1").await;
+    let tab = page.browser.client.new_window(true).await.unwrap();
+    page.browser.client.switch_to_window(tab.handle).await.unwrap();
+    page.browser.goto(&format!("http://{}/demo", page.demo.addr("admin"))).await;
+    page.browser.until("document.querySelector('#stream').textContent === 'Live'").await;
+    let click = |lane: &str| format!("document.querySelector('#lane-{lane} button').click()");
+    for lane in ["d", "a"] {
+        page.browser.eval(&click(lane)).await;
+        page.browser
+            .until(&format!("document.querySelector('#lane-{lane} tbody td:nth-child(4)').textContent === 'kept'"))
+            .await;
+    }
+    page.browser
+        .until(
+            "document.querySelector('#lane-a caption').textContent.includes('? = opened before this page listened.')",
+        )
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_moves_while_lanes_send_pods_die_and_lanes_are_cleared() {
+    let Some(page) = Page::open().await else { return };
+    for screen in [Screen::Desktop, Screen::Phone] {
+        page.browser.look(Look { screen, scheme: Scheme::Light, reduced_motion: true }).await;
+        page.clear().await;
+        let before = page.places().await;
+        let find = "[...document.querySelectorAll('#lane-a button')].find(b => b.textContent === 'Send 20')";
+        let sending = page
+            .browser
+            .eval(&format!("({find}.click(), document.querySelector('#lane-a .sentence').textContent)"))
+            .await;
+        assert_eq!(sending, "Sending…");
+        page.browser.until("document.querySelector('#lane-a').ariaBusy === 'false'").await;
+        for (lane, button) in [
+            ("a", "20 at once"),
+            ("b", "Send 20"),
+            ("c", "Send 20"),
+            ("d", "Send 20"),
+            ("e", "Send 20"),
+            ("f", "Send 20"),
+            ("g", "Send 1"),
+        ] {
+            page.send(lane, button).await;
+            page.nothing_moved(&before, &format!("{screen:?}, {}", page.sentence(lane).await)).await;
+        }
+        page.kill(if screen == Screen::Desktop { "kubia-a" } else { "kubia-b" }).await;
+        page.nothing_moved(&before, &format!("{screen:?}, a pod died")).await;
+        page.clear().await;
+        page.nothing_moved(&before, &format!("{screen:?}, cleared")).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn eight_pods_are_the_most_and_each_looks_its_own_way() {
+    let Some(page) = Page::open().await else { return };
+    for pod in ["d", "e", "f", "g", "h"] {
+        page.browser.click("#add").await;
+        page.browser.until(&format!("document.querySelector('#agree').textContent.includes('kubia-{pod}')")).await;
+    }
+    page.browser.until("document.querySelector('#add').ariaDisabled === 'true'").await;
+    page.browser.click("#add").await;
+    let done = page.browser.text("#done").await;
+    assert_eq!(done, "Eight kubia pods are the most here. Kill one first.");
+    let looks =
+        "new Set([...document.querySelectorAll('#pods .shape')].map(e => getComputedStyle(e).backgroundImage)).size";
+    assert_eq!(page.browser.eval(looks).await, 9, "eight, and quiz-0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_advice_about_names_or_certificates_once_tidegate_is_gone() {
+    let Some(page) = Page::open().await else { return };
+    let Page { demo, browser, .. } = page;
+    demo.end();
+    browser.until("document.querySelector('#stream').classList.contains('bad')").await;
+    for lane in ["f", "g"] {
+        browser.eval(&format!("document.querySelector('#lane-{lane} button').click()")).await;
+        browser.until(&format!("document.querySelector('#lane-{lane}').ariaBusy === 'false'")).await;
+        let said = browser.text(&format!("#lane-{lane} .said")).await;
+        assert_eq!(said, "1 request failed: no answer came that this page may read.");
+    }
+    assert_eq!(browser.text("#problem").await, "Tidegate does not answer. Is the demo still running?");
+}
+
+/// The Ingress of lane D lets pods take turns: that all of its requests hit one is never chance.
+#[tokio::test(flavor = "multi_thread")]
+async fn turns_that_others_took_are_not_called_chance() {
+    let Some(page) = Page::open().await else { return };
+    let mut others = Client::connect(page.demo.addr("http")).await;
+    let mut hit = BTreeSet::new();
+    for _ in 0..3 {
+        hit.extend(pods(&page.send("d", "Send 1").await));
+        for _ in 0..2 {
+            assert_eq!(others.get("127.0.0.1", "/kubia").await.status, 200);
+        }
+    }
+    only(&hit);
+    let expected =
+        "The Ingress chose for each request. Pods take turns, and other requests took the turns in between. Send more.";
+    let sentence = page.sentence("d").await;
+    assert!(sentence.ends_with(expected), "{sentence}");
 }

@@ -82,7 +82,7 @@ export function follow(filter, on) {
   open();
   return () => {
     clearTimeout(again);
-    source.close();
+    source?.close();
     source = null;
   };
 }
@@ -123,10 +123,13 @@ export function duration(seconds) {
   return `${Math.floor(seconds / 86400)} days`;
 }
 
+/** The wall clock, to the second. */
+export const clockSeconds = (unixMs) => new Date(unixMs).toLocaleTimeString("en-GB");
+
 /** The wall clock, to the millisecond. */
 export function clock(unixMs) {
   const date = new Date(unixMs);
-  return `${date.toLocaleTimeString("en-GB")}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+  return `${clockSeconds(unixMs)}.${String(date.getMilliseconds()).padStart(3, "0")}`;
 }
 
 /** The port of "127.0.0.1:54321" or "[::1]:54321". */

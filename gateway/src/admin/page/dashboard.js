@@ -1,6 +1,6 @@
 // The dashboard: what /live says, as tables. It asks nothing but /explain, and changes nothing.
 
-import { Recent, byId, bytes, clock, duration, el, follow, milliseconds, number, plural, rate, setText, sync } from "./common.js";
+import { Recent, byId, bytes, clock, clockSeconds, duration, el, follow, milliseconds, number, plural, rate, setText, sync } from "./common.js";
 import { Rates, ingressName, portKey, ruleKey, rules } from "./rates.js";
 
 /** Rows of the tail; endpoints shown of one port. More is only counted. */
@@ -21,6 +21,9 @@ let view = null;
 /** Tail events by id, newest last. */
 const events = new Recent(TAIL);
 let missed = 0;
+/** Since when events are told without a gap, and whether one has come since. */
+let since = "this page was opened";
+let came = false;
 
 const shown = (value, format = number) => (value === null || value === undefined ? "–" : format(value));
 const td = (isNumber) => el("td", { class: isNumber && "num" });
@@ -48,7 +51,10 @@ function connect() {
 
 function disconnect() {
   stop();
+  stop = () => {};
   live = false;
+  // Their ends may come while nobody listens.
+  for (const event of events.values()) event.lost = true;
   rates.clear();
 }
 
@@ -100,7 +106,8 @@ function title(section, count, total, noun = "") {
 /** One line across the table if there is nothing else. */
 function orNothing(body, items, text) {
   const columns = body.parentElement.querySelectorAll("thead th").length;
-  body.nothing ??= el("tr", {}, el("td", { colspan: columns, class: "quiet" }, text));
+  body.nothing ??= el("tr", {}, el("td", { colspan: columns, class: "quiet" }));
+  setText(body.nothing.firstElementChild, text);
   if (items.length) body.nothing.remove();
   else body.append(body.nothing);
 }
@@ -167,10 +174,7 @@ function renderEndpoints(list, id, service, port) {
   const endpoints = port?.endpoints ?? [];
   const items = endpoints.slice(0, ENDPOINTS);
   const more = endpoints.length - items.length + (port?.endpointsLeftOut ?? 0);
-  const note =
-    more > 0
-      ? `and ${number(more)} more`
-      : endpoints.length === 0 && (service.type === "ExternalName" ? "an alias in DNS" : "no endpoints");
+  const note = more > 0 ? `and ${number(more)} more` : noneUsable(service, port, endpoints);
   if (note) items.push({ address: "", note });
   const create = () => el("li", { class: "endpoint" }, el("span"), el("span"), el("span", { class: "num" }), el("span", { class: "num" }));
   sync(list, items, (endpoint) => endpoint.address, create, (li, endpoint) => {
@@ -186,6 +190,15 @@ function renderEndpoints(list, id, service, port) {
     setText(inFlight, shown(endpoint.inFlight));
     setText(picks, shown(endpoint.picks === undefined ? null : rates.of((state) => state.picks.get(`${id}|${endpoint.address}`)), rate));
   });
+}
+
+/** Why nobody is served, if so. */
+function noneUsable(service, port, endpoints) {
+  if (service.type === "ExternalName") return "an alias in DNS";
+  // Endpoints that end but still serve are used when there are no others.
+  if (endpoints.some(({ ready, serving, terminating }) => (ready && !terminating) || (serving && terminating))) return "";
+  const none = endpoints.length ? "no usable endpoint" : "no endpoints";
+  return port?.stats ? `${none}: connections are refused` : none;
 }
 
 /** What keeps an endpoint from its share, the gravest first. */
@@ -267,6 +280,7 @@ function take(news) {
       if (begun) begun.ended = event;
     } else if (JSON.stringify(Object.values(event)).toLowerCase().includes(wanted())) {
       events.set(event.id, event);
+      came = true;
       if (paused) missed += 1;
     }
   }
@@ -286,13 +300,22 @@ function scheduleTail() {
   });
 }
 
+const BACK = "you came back to this page";
+
+/** What is missing between the rows, if the page was hidden. */
+function gap(nothing) {
+  return since === BACK ? `${nothing} What went on while this page was hidden is missing.`.trimStart() : "";
+}
+
 function renderTail() {
   const body = byId("tail");
   const rows = [...events.values()].reverse();
-  orNothing(body, rows, "Nothing has come since this page was opened or the filter changed.");
+  const nothing = `Nothing has come since ${since}.`;
+  orNothing(body, rows, nothing);
+  setText(byId("gap"), gap(rows.length && !came ? nothing : ""));
   const create = (event) => {
     const tr = row(false, false, false, false, false, true, false, false)();
-    tr.lastElementChild.append(el("button", { type: "button", class: "small", "data-event": event.id, "aria-label": "Why? Show the trace" }, "Why"));
+    tr.lastElementChild.append(el("button", { type: "button", class: "small", "data-event": event.id, "aria-label": `Why? ${asked(event)[0]}, ${clock(event.time)}` }, "Why"));
     cells(tr, clock(event.time), event.client, ...asked(event), null, null, event.why ?? event.reason ?? "");
     return tr;
   };
@@ -321,7 +344,8 @@ function outcomeOf(event) {
     return [event.failure ? `${event.status} ${event.failure.replaceAll("_", " ")}` : String(event.status), tone];
   }
   const { ended } = event;
-  return ended ? [`closed, ${bytes(ended.bytesIn)} in, ${bytes(ended.bytesOut)} out`, ""] : ["open", "good"];
+  if (ended) return [`closed, ${bytes(ended.bytesIn)} in, ${bytes(ended.bytesOut)} out`, ""];
+  return event.lost ? ["was open when last seen", ""] : ["open", "good"];
 }
 
 async function trace(id) {
@@ -330,13 +354,22 @@ async function trace(id) {
   byId("trace").showModal();
   try {
     const answer = await fetch(`/explain?event=${encodeURIComponent(id)}`);
-    body.replaceChildren(...(answer.ok ? explained(await answer.json()) : [el("p", {}, await answer.text())]));
+    body.replaceChildren(...(answer.ok ? explained(await answer.json(), events.get(id)) : [el("p", {}, await answer.text())]));
   } catch {
     body.replaceChildren(el("p", {}, "Tidegate does not answer."));
   }
 }
 
-function explained({ question, steps, outcome }) {
+/** What happened: the steps below it are what would happen now. */
+function happened({ time, pod }, seen) {
+  const at = `at ${clockSeconds(time)}. By the configuration of now:`;
+  const where = pod ?? seen?.endpoint;
+  if (where) return `It went to ${where} ${at}`;
+  if (seen?.kind === "request") return `It was answered ${seen.status} ${at}`;
+  return `It ${seen ? "was turned away" : "went to no pod"} ${at}`;
+}
+
+function explained({ question, steps, outcome, event }, seen) {
   const items = steps.map(({ title, detail }) => el("li", {}, el("strong", {}, `${title}: `), detail));
   const words = {
     endpoints: () => `One of these endpoints: ${outcome.rule}`,
@@ -352,6 +385,7 @@ function explained({ question, steps, outcome }) {
   const table = el("table", {}, el("caption", {}, "Endpoints that could be chosen"), el("thead", {}, el("tr", {}, ...head)), el("tbody", {}, ...lines));
   return [
     el("p", {}, el("code", {}, question)),
+    event ? el("p", { class: "happened" }, happened(event, seen)) : "",
     el("ol", {}, ...items),
     el("p", {}, el("strong", {}, words[outcome.kind]?.() ?? outcome.kind)),
     candidates.length ? el("div", { class: "scroll" }, table) : "",
@@ -385,6 +419,7 @@ byId("filter-text").addEventListener("input", () => {
   clearTimeout(typing);
   typing = setTimeout(() => {
     events.clear();
+    since = "the filter changed";
     renderTail();
     connect();
   }, TYPING);
@@ -399,7 +434,16 @@ setInterval(() => {
 }, 1000);
 
 // Nobody looks: the gateway need not tell.
-document.addEventListener("visibilitychange", () => (document.hidden ? disconnect() : connect()));
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) {
+    disconnect();
+    return;
+  }
+  since = BACK;
+  came = false;
+  connect();
+  if (!paused) renderTail();
+});
 
 renderTail();
 connect();

@@ -8,11 +8,18 @@ import { Tail } from "./tail.js";
 /** The state is asked for at most so often, in ms. */
 const REFRESH = 1000;
 
-/** Colours there are for pods; see style.css. */
+/** Without an answer for so long, in ms, there is nobody. */
+const PATIENCE = 5000;
+
+/** Colours there are for pods, and as many again with stripes; see style.css. */
 const COLOURS = 6;
 
+/** How long a lane waits for the stream before it sends, in steps of so many ms. */
+const STREAM_STEPS = 20;
+const STREAM_STEP = 25;
+
 /** Numbers are for people, and the mark tells this page's requests from those of other pages and curl. */
-const mark = Math.random().toString(36).slice(2, 6).padEnd(4, "0");
+const newMark = () => Math.random().toString(36).slice(2, 6).padEnd(4, "0");
 
 const cors = { credentials: "omit" };
 
@@ -109,9 +116,14 @@ const KINDS = [
   },
 ];
 
+/** Whether all of a lane's requests failed although Tidegate and its pods are there. */
+const onlyFails = ({ facts, kind, demo }) =>
+  facts.failed > 0 && !facts.answered && !facts.refusals && demo.tail.connected && demo.living(...kind.apps).length > 0;
+
 /** *.localhost means this machine, but not to every browser. */
-function namesMissing({ facts, kind, demo }) {
-  if (!facts.failed || facts.answered || !demo.living(...kind.apps).length) return null;
+function namesMissing(lane) {
+  const { kind, demo } = lane;
+  if (!onlyFails(lane)) return null;
   const hosts = [...new Set(kind.urls(demo.view.lanes).map((url) => new URL(url).hostname))];
   return [
     "If the other lanes of the Ingress work, this browser does not know these names. Add this line to /etc/hosts: ",
@@ -119,8 +131,9 @@ function namesMissing({ facts, kind, demo }) {
   ];
 }
 
-function certificateUnknown({ facts, kind, demo }) {
-  if (!facts.failed || facts.answered || !demo.living(...kind.apps).length) return null;
+function certificateUnknown(lane) {
+  const { kind, demo } = lane;
+  if (!onlyFails(lane)) return null;
   const [url] = kind.urls(demo.view.lanes);
   return [
     "The demo's certificate is signed by itself. If this browser has not been told to accept it, ",
@@ -130,8 +143,7 @@ function certificateUnknown({ facts, kind, demo }) {
 }
 
 class Demo {
-  mark = mark;
-  tail = new Tail();
+  mark = newMark();
   closes = false;
   lanes = [];
   #number = 0;
@@ -139,19 +151,24 @@ class Demo {
   #hits = new Map();
   #colours = new Map();
   #generation = null;
+  /** Ends the stream, if it is followed. */
+  #stop = null;
   #refreshing = 0;
   #waiting = new Set();
 
   constructor(view) {
     this.view = view;
+    this.tail = new Tail(view.started);
     // Without HTTPS there is no address for lane G.
     const shown = KINDS.filter((kind) => kind.urls(view.lanes).every(Boolean));
     this.lanes = shown.map((kind) => new Lane(this, kind));
     byId("lanes").append(...this.lanes.map((lane) => lane.section));
-    setText(byId("mark"), `n=${mark}-…`);
+    setText(byId("mark"), `n=${this.mark}-…`);
+    setText(byId("gateway"), view.http);
     this.#controls();
     this.render();
-    this.#follow();
+    this.listen();
+    document.addEventListener("visibilitychange", () => this.listen());
   }
 
   nextNumber() {
@@ -175,7 +192,10 @@ class Demo {
 
   /** The class of a pod's colour: the same everywhere, as long as the page is open. */
   colour(name) {
-    if (!this.#colours.has(name)) this.#colours.set(name, `pod-${this.#colours.size % COLOURS}`);
+    if (!this.#colours.has(name)) {
+      const { size } = this.#colours;
+      this.#colours.set(name, `pod-${size % COLOURS}${size % (2 * COLOURS) < COLOURS ? "" : " striped"}`);
+    }
     return this.#colours.get(name);
   }
 
@@ -205,13 +225,37 @@ class Demo {
     this.#waiting.add(lane);
   }
 
+  /**
+   * Follows the stream while somebody looks, or a lane sends. A browser has six connections for one address, all tabs
+   * together, and each stream holds one.
+   */
+  listen() {
+    const wanted = !document.hidden || this.lanes.some((lane) => lane.busy);
+    if (wanted) this.#stop ??= this.#follow();
+    else {
+      this.#stop?.();
+      this.#stop = null;
+      this.tail.connected = false;
+      setText(byId("stream"), "Not listening while this page is hidden.");
+    }
+  }
+
+  /** Before a lane sends: the state of now, as other pages change it too, and the stream if it comes soon. */
+  async ready() {
+    if (await this.#ask("/demo/state", {})) return;
+    for (let i = 0; i < STREAM_STEPS && !this.tail.connected; i++) await new Promise((done) => setTimeout(done, STREAM_STEP));
+  }
+
   #follow() {
-    follow("", {
+    return follow("", {
       status: (connected) => {
         this.tail.connected = connected;
         const lost = "Live stream lost: connecting again. Client ports are “?” until then.";
         setText(byId("stream"), connected ? "Live" : lost);
         byId("stream").classList.toggle("bad", !connected);
+        // It may be another process that answers now.
+        if (connected) this.#ask("/demo/state", {});
+        else this.render();
       },
       tail: (events) => this.tail.take(events),
       state: (view) => {
@@ -234,9 +278,11 @@ class Demo {
   async #ask(path, options) {
     let why = "Tidegate does not answer. Is the demo still running?";
     try {
-      const answer = await fetch(path, options);
+      const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
       if (answer.ok) {
+        const { started } = this.view;
         this.view = await answer.json();
+        if (this.view.started !== started) this.#beginAnew();
         why = null;
       } else why = await answer.text();
     } catch {
@@ -247,16 +293,29 @@ class Demo {
     return why;
   }
 
+  /** The process is another one, with other pods of the same names. */
+  #beginAnew() {
+    this.mark = newMark();
+    setText(byId("mark"), `n=${this.mark}-…`);
+    this.#hits.clear();
+    this.tail.clear(this.view.started);
+    for (const lane of this.lanes) lane.clear();
+    setText(byId("done"), "The demo was started anew: the counts begin again.");
+    this.compare();
+  }
+
   async #act(path, done) {
     const why = await this.#ask(path, { method: "POST" });
     setText(byId("done"), why ? "" : done());
+    this.compare();
   }
 
   #controls() {
     byId("add").addEventListener("click", () => {
       const before = new Set(this.view.pods.map((pod) => pod.name));
       const added = () => this.view.pods.filter((pod) => !before.has(pod.name)).map((pod) => pod.name);
-      if (this.view.canAdd) this.#act("/demo/add", () => `Added: ${added().join(", ")}. New choices may fall on it.`);
+      if (!this.view.canAdd) setText(byId("done"), "Eight kubia pods are the most here. Kill one first.");
+      else this.#act("/demo/add", () => `Added: ${added().join(", ")}. New choices may fall on it.`);
     });
     for (const radio of document.querySelectorAll("input[name=affinity]")) {
       radio.addEventListener("change", () =>
@@ -272,7 +331,7 @@ class Demo {
     });
     byId("clear").addEventListener("click", () => {
       for (const lane of this.lanes) if (!lane.busy) lane.clear();
-      setText(byId("done"), "The lanes are empty. The pods' totals are not, as the pods' logs are not either.");
+      setText(byId("done"), "The lanes are empty. The pods' totals and logs are not.");
     });
     byId("compare").addEventListener("click", () => this.compare());
     byId("log-pod").addEventListener("change", () => this.compare());
@@ -296,16 +355,16 @@ class Demo {
       element.classList.toggle("gone", pod.gone === true);
       setText(element.querySelector(".count"), plural(hits, "hit"));
       setText(element.querySelector(".where"), pod.gone ? "killed" : `${pod.app} · ${pod.address}`);
-      kill.hidden = pod.gone === true;
+      // It keeps its place: nothing moves.
+      kill.classList.toggle("unseen", pod.gone === true);
     });
   }
 
   #pod({ name }) {
-    const kill = async (event) => {
-      const button = event.currentTarget;
+    const kill = async () => {
       await this.#act(`/demo/kill?pod=${encodeURIComponent(name)}`, () => `${name} was killed.`);
       // Who uses the keyboard would start over from the top otherwise.
-      if (button.hidden) byId("add").focus({ preventScroll: true });
+      if (!this.isLiving(name)) byId("add").focus({ preventScroll: true });
     };
     return el(
       "li",
@@ -326,7 +385,7 @@ class Demo {
     const create = ({ name }) =>
       el("tr", {}, el("th", { scope: "row" }, name), el("td", { class: "num" }), el("td", { class: "num" }), el("td"));
     sync(document.querySelector("#agree tbody"), rows, (row) => row.name, create, (tr, row) => {
-      const logged = row.log?.filter((line) => line.includes(`n=${mark}-`)).length;
+      const logged = row.log?.filter((line) => line.includes(`n=${this.mark}-`)).length;
       setText(tr.children[1], number(row.hits));
       setText(tr.children[2], logged === undefined ? "–" : number(logged));
       setText(tr.children[3], verdict(row, logged));

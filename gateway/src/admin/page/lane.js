@@ -10,6 +10,9 @@ const SESSIONS = 50;
 /** Between two requests of "Send 20", in ms: slow enough to watch. */
 const PAUSE = 40;
 
+/** A connection that was not used for so long, in ms, may have been closed for that. */
+const IDLE = 5000;
+
 /** After this, in ms, there will be no answer. */
 const TIMEOUT = 10_000;
 
@@ -25,16 +28,25 @@ function noFacts(lane) {
     failed: 0,
     /** Failures that the stream has said nothing about (yet). */
     unexplained: 0,
-    /** Answers of the gateway itself. */
+    /** Failures while no pod was left. */
+    noPod: 0,
+    /** Answers of the gateway itself, and those for want of a pod by the Service's name. */
     refusals: 0,
+    withoutPod: new Map(),
     pods: new Map(),
     connections: 0,
     /** Answers whose connection is not known (yet). */
     unknown: 0,
     /** Connections that had carried requests before. */
     older: 0,
+    /** An idle connection was not used again. */
+    idle: false,
+    hosts: new Set(),
+    /** Why the Ingress chose what it chose. */
+    choices: new Set(),
     /** Connections whose requests hit several pods. */
     mixedConnections: 0,
+    /** Of the requests that opened a connection: with these the Service chose. */
     affinities: new Set(),
     closes: new Set(),
     protocols: new Set(),
@@ -60,6 +72,9 @@ export class Lane {
     this.kind = kind;
     this.next = 0;
     this.busy = false;
+    this.cookie = null;
+    this.noCookie = false;
+    this.high = 0;
     this.#build();
     this.clear();
   }
@@ -68,7 +83,7 @@ export class Lane {
     this.facts = noFacts(this);
     this.connections = new Recent(CONNECTIONS);
     this.rows = [];
-    this.cookie = null;
+    this.lastAt = Infinity;
     this.render();
   }
 
@@ -80,17 +95,18 @@ export class Lane {
       one: () => button("Send 1", () => this.#sequence(1)),
       twenty: () => button("Send 20", () => this.#sequence(20)),
       atOnce: () => button("20 at once", () => this.#atOnce(20)),
-      forget: () => button("Forget cookie", () => this.#ask({ forget: true })),
+      forget: () => button("Forget cookie", () => this.#forget()),
     };
     this.buttons = buttons.map((name) => actions[name]());
     this.histogram = el("ul", { class: "histogram" });
     this.body = el("tbody");
     this.sentence = el("p", { class: "sentence", "aria-live": "polite" });
-    this.session = el("p", { class: "session" });
+    this.session = el("p", { class: "session", "aria-live": "polite" });
     this.problem = el("p", { class: "problem", hidden: true });
     this.address = el("ul", { class: "addresses" });
     const column = (text, isNumber) => el("th", { scope: "col", class: isNumber && "num" }, text);
-    const caption = el("caption", { class: "quiet" }, `Last requests of lane ${id.toUpperCase()}`);
+    this.unknown = el("span");
+    const caption = el("caption", { class: "quiet" }, `Last requests of lane ${id.toUpperCase()}`, this.unknown);
     const heads = [column("No.", true), column("Pod"), column("Client port", true), column("New or kept")];
     const table = el("table", {}, caption, el("thead", {}, el("tr", {}, ...heads)), this.body);
     this.section = el(
@@ -101,8 +117,7 @@ export class Lane {
       this.address,
       el("div", { class: "buttons" }, ...this.buttons),
       this.histogram,
-      this.sentence,
-      el("div", {}, this.kind.report ? this.session : "", this.problem),
+      el("div", { class: "said" }, this.sentence, this.kind.report ? this.session : "", this.problem),
       el("div", { class: "rows", tabindex: "0", role: "region", "aria-label": `Last requests of lane ${id.toUpperCase()}` }, table),
     );
   }
@@ -110,6 +125,7 @@ export class Lane {
   async #run(send) {
     if (this.busy) return;
     this.#setBusy(true);
+    await this.demo.ready();
     await send();
     await this.#hearTail();
     this.#setBusy(false);
@@ -119,12 +135,15 @@ export class Lane {
 
   /** The stream is at most some 100 ms behind; what it has not told by then, it may still tell later. */
   async #hearTail() {
-    const { facts, demo } = this;
-    for (let i = 0; i < 10 && demo.tail.connected && (facts.unknown || facts.unexplained); i++) await pause(PAUSE);
+    const waits = ({ facts, rows }) => facts.unknown || facts.unexplained || rows.some((row) => row.isNew && !row.client);
+    for (let i = 0; i < 10 && this.demo.tail.connected && waits(this); i++) await pause(PAUSE);
   }
 
   #setBusy(busy) {
     this.busy = busy;
+    if (busy) this.noCookie = false;
+    this.demo.listen();
+    if (busy) this.render();
     setAttribute(this.section, "aria-busy", busy);
     for (const button of this.buttons) setAttribute(button, "aria-disabled", busy);
   }
@@ -134,6 +153,16 @@ export class Lane {
       if (i) await pause(PAUSE);
       await this.#ask({});
     }
+  }
+
+  /** Without a cookie the request would only make the Ingress set one; that one is forgotten, too. */
+  async #forget() {
+    this.noCookie = this.cookie?.forgotten === true;
+    if (this.noCookie) return;
+    await this.#ask({ forget: true });
+    if (!this.cookie || this.cookie.value) return;
+    await this.#ask({ forget: true });
+    this.noCookie = !this.cookie.value;
   }
 
   async #atOnce(count) {
@@ -163,10 +192,11 @@ export class Lane {
     const no = demo.nextNumber();
     const url = this.#url(no, forget);
     const row = { no, url, forget, atOnce, begun: Date.now(), target: url.hostname + url.pathname };
+    row.affinity = this.kind.affinity ?? demo.view.affinity;
+    row.choice = demo.living("kubia").length;
+    row.idle = row.begun - this.lastAt > IDLE;
     facts.sent += 1;
     facts.closes.add(this.closes);
-    facts.affinities.add(this.kind.affinity ?? demo.view.affinity);
-    facts.choiceMax = Math.max(facts.choiceMax, demo.living("kubia").length);
     try {
       const answer = await fetch(url, {
         cache: "no-store",
@@ -178,6 +208,9 @@ export class Lane {
     } catch {
       this.#failed(facts, row);
     }
+    // The demo may have been started anew since: that is another lane's life.
+    if (facts !== this.facts) return;
+    this.lastAt = Date.now();
     this.rows = [row, ...this.rows].slice(0, ROWS);
     this.render();
   }
@@ -191,18 +224,28 @@ export class Lane {
     facts.answered += 1;
     facts.pods.set(row.pod, (facts.pods.get(row.pod) ?? 0) + 1);
     facts.lastPod = row.pod;
+    facts.hosts.add(row.url.hostname);
     facts.targets.set(row.target, (facts.targets.get(row.target) ?? new Set()).add(row.pod));
     facts.unknown += 1;
     if (this.kind.report) this.#readCookie(facts, row, text);
     if (this.kind.layer === "service") this.#overService(facts, row, answer.headers);
     else this.#overIngress(facts, row, answer.headers.get("X-Request-Id"));
-    this.demo.hit(row.pod);
+    if (facts === this.facts) this.demo.hit(row.pod);
+  }
+
+  /** Notes with what the pod was chosen, and what it means that this connection was opened, if anything is known of it. */
+  #chosen(facts, row) {
+    facts.affinities.add(row.affinity);
+    facts.choiceMax = Math.max(facts.choiceMax, row.choice);
+    const alone = !row.atOnce && !this.kind.showTarget && !facts.closes.has(true) && !facts.gone.length;
+    if (row.isNew && row.idle && facts.connections && alone) facts.idle = true;
   }
 
   /** A connection of the client's is one to the pod, so the pod tells whether it is new; only the port is the stream's. */
   #overService(facts, row, headers) {
     const key = `${headers.get("X-Peer")}|${row.pod}`;
     row.isNew = headers.get("X-Connection-Reused") !== "true";
+    if (row.isNew) this.#chosen(facts, row);
     if (row.isNew || !this.connections.has(key)) {
       facts.connections += 1;
       if (!row.isNew) facts.older += 1;
@@ -221,15 +264,14 @@ export class Lane {
     this.demo.tail.expect(requestId, true, (event) => {
       facts.unknown -= 1;
       row.client = event.client;
-      row.isNew = this.demo.tail.isNew(event.client);
+      row.isNew = event.nth === 1;
       facts.protocols.add(event.protocol);
+      facts.choices.add(event.reason);
       // The lane may have been cleared since: then these connections are another lane's life.
       if (facts !== this.facts) return;
+      this.#chosen(facts, row);
       const pods = this.connections.get(event.client) ?? new Set();
-      if (pods.size === 0) {
-        facts.connections += 1;
-        if (!row.isNew) facts.older += 1;
-      }
+      if (pods.size === 0) facts.connections += 1;
       if (pods.size === 1 && !pods.has(row.pod)) facts.mixedConnections += 1;
       this.connections.set(event.client, pods.add(row.pod));
       if (row.atOnce) facts.atOnce.add(event.client);
@@ -242,7 +284,7 @@ export class Lane {
     const before = this.cookie;
     const header = JSON.parse(text).headers.find(([name]) => name === "cookie")?.[1] ?? "";
     const pair = header.split("; ").find((text) => text.startsWith(`${facts.name}=`));
-    this.cookie = { value: pair?.slice(facts.name.length + 1) ?? null, forgotten: row.forget };
+    this.cookie = { value: pair?.slice(facts.name.length + 1) ?? null, forgotten: Boolean(row.forget && pair) };
     if (!pair) {
       facts.cookieLost ||= before !== null && !before.forgotten && !row.forget;
       return;
@@ -255,23 +297,32 @@ export class Lane {
 
   #refused(facts, row, status) {
     facts.refusals += 1;
+    facts.lastPod = null;
     row.status = status;
     facts.statuses.set(status, (facts.statuses.get(status) ?? 0) + 1);
   }
 
   /** The browser tells no more than that there was no answer it may show. The stream may know better. */
   #failed(facts, row) {
+    const noPod = this.kind.layer === "service" && !this.demo.living(...this.kind.apps).length;
     facts.failed += 1;
     facts.unexplained += 1;
+    if (noPod) facts.noPod += 1;
+    facts.lastPod = null;
     row.failed = true;
     this.demo.tail.explain(row.url, row.begun, (event) => {
       facts.unexplained -= 1;
       row.client = event.client;
-      if (event.why) facts.reasons.set(event.why, true);
+      row.isNew = event.kind === "refused" || event.nth === 1;
+      if (event.why && !noPod) facts.reasons.set(event.why, true);
       if (event.kind === "request" && event.status) {
         facts.failed -= 1;
         row.failed = false;
         this.#refused(facts, row, event.status);
+        const service = event.service?.split("/").at(-1).split(":")[0];
+        if (event.status === 503 && service && !this.demo.living(service).length) {
+          facts.withoutPod.set(service, (facts.withoutPod.get(service) ?? 0) + 1);
+        }
       }
       this.#late(facts);
     });
@@ -292,8 +343,9 @@ export class Lane {
     this.#renderAddress();
     this.#renderHistogram(pods);
     this.#renderRows();
+    // Screen readers are told once that it sends, and once what came of it.
+    setText(this.sentence, this.busy ? "Sending…" : this.kind.sentence(facts));
     if (this.busy) return;
-    setText(this.sentence, this.kind.sentence(facts));
     const problem = this.kind.trouble?.(this) ?? null;
     this.problem.hidden = !problem;
     if (problem) this.problem.replaceChildren(...problem);
@@ -308,10 +360,13 @@ export class Lane {
   #renderHistogram(pods) {
     const { facts } = this;
     const none = facts.failed + facts.refusals;
+    // What was there once keeps its place: nothing below moves when pods go.
+    this.high = Math.max(this.high, pods.length + 1);
+    this.histogram.style.setProperty("--high", this.high);
     const most = Math.max(1, none, ...facts.pods.values());
     const create = (pod) => {
       const row = el("li", { "data-pod": pod }, el("span", {}, pod ?? "no pod"), el("span", { class: "bar" }), el("span", { class: "num" }));
-      row.classList.add(pod ? this.demo.colour(pod) : "none");
+      row.className = pod ? this.demo.colour(pod) : "none";
       return row;
     };
     sync(this.histogram, [...pods, null], (pod) => pod ?? "", create, (row, pod) => {
@@ -325,6 +380,8 @@ export class Lane {
 
   #renderRows() {
     const create = () => el("tr", {}, el("td", { class: "num" }), el("td"), el("td", { class: "num" }), el("td"));
+    const early = this.kind.layer === "service" && !this.busy && this.rows.some((row) => row.isNew === false && !row.client);
+    setText(this.unknown, early ? ". ? = opened before this page listened." : "");
     sync(this.body, this.rows, (row) => row.no, create, (tr, row) => {
       const answer = row.pod ?? (row.status ? `${row.status}, no pod` : "failed");
       const path = this.kind.showTarget ? `${row.target} → ` : "";
@@ -340,7 +397,8 @@ export class Lane {
     const { cookie, facts } = this;
     let text = "Cookie that a pod saw last: no pod was asked yet.";
     if (cookie) text = `Cookie that a pod saw last: ${cookie.value ? `${facts.name}=${cookie.value}` : "none"}.`;
-    if (cookie?.forgotten) text += " Its answer told the browser to forget it.";
+    if (this.noCookie) text = "There is no cookie to forget.";
+    else if (cookie?.forgotten) text += " Its answer told the browser to forget it.";
     setText(this.session, text);
   }
 }

@@ -23,13 +23,15 @@ export class Tail {
   #waiting = new Recent(KEPT);
   #loose = new Recent(KEPT);
   #failed = [];
-  #clients = new Recent(STORED_MAX);
+  #started;
 
-  constructor() {
+  /** `started` tells the process whose connections they are. */
+  constructor(started) {
+    this.#started = started;
     try {
       const stored = JSON.parse(sessionStorage.getItem(STORED) ?? "{}");
-      for (const [key, client] of stored.connections ?? []) this.#events.set(key, { client, claimed: true });
-      for (const client of stored.clients ?? []) this.#clients.set(client, true);
+      const ours = stored.started === started ? stored.connections : [];
+      for (const [key, client] of ours ?? []) this.#events.set(key, { client, claimed: true });
     } catch {
       // Storage may be forbidden. Then a reload costs the ports of the connections that are open.
     }
@@ -41,11 +43,18 @@ export class Tail {
     try {
       sessionStorage.setItem(
         STORED,
-        JSON.stringify({ connections: connections.slice(-STORED_MAX), clients: [...this.#clients.keys()] }),
+        JSON.stringify({ started: this.#started, connections: connections.slice(-STORED_MAX) }),
       );
     } catch {
       // As above.
     }
+  }
+
+  /** Another process: what was known of the connections to the last one means nothing. */
+  clear(started) {
+    this.#started = started;
+    for (const known of [this.#events, this.#waiting, this.#loose]) known.clear();
+    this.#failed = [];
   }
 
   /** Calls back with the event of `key`, now or later. Who begins a connection wants an event that nobody had before. */
@@ -64,13 +73,6 @@ export class Tail {
   explain(url, begun, callback) {
     const failed = { url, begun: begun - SLACK, ended: Date.now() + SLACK, callback };
     if (!this.#settle(failed)) this.#failed.push(failed);
-  }
-
-  /** Whether a client's port is seen for the first time. */
-  isNew(client) {
-    const isNew = !this.#clients.has(client);
-    this.#clients.set(client, true);
-    return isNew;
   }
 
   take(events) {
