@@ -6,6 +6,9 @@ use tokio::sync::mpsc;
 
 use crate::small_server::Content;
 
+/// Before the first configuration.
+pub(super) const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
+
 /// One answer.
 #[derive(Debug)]
 pub(super) struct Answer {

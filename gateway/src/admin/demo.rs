@@ -8,7 +8,10 @@ use std::{fmt::Debug, future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
 use tokio::sync::watch;
 
-use super::{answer::Answer, server::NO_CONFIGURATION, view::DemoView};
+use super::{
+    answer::{Answer, NO_CONFIGURATION},
+    view::DemoView,
+};
 use crate::{small_server::Content, snapshot::Snapshot};
 
 /// The demo, as its page sees it.

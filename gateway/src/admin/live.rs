@@ -13,7 +13,7 @@ use ahash::AHashMap;
 
 use super::{
     config::{failed_view, http_addresses, ingress_view, rule_view, served, service_view, sort_rules},
-    server::AdminState,
+    state::AdminState,
     status::BindFailed,
     view::{CertificateView, FindingView, IngressView, LiveView, RuleView, ServiceView, TotalsView},
 };

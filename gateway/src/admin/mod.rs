@@ -11,6 +11,7 @@
 //! | the JSON of `/config` and `/findings` | [`view`], filled in by `config` |
 //! | the dashboard and the demo's page | `page` |
 //! | what `/live` shows, and how it reaches a browser | `live`; `stream` |
+//! | what all of it reads | [`AdminState`] |
 //! | who may ask | `host` |
 //! | what the process itself reports: listeners, drain | [`status`] |
 //! | asking a running instance | [`client`] |
@@ -25,6 +26,7 @@ mod live;
 pub mod metrics;
 mod page;
 pub mod server;
+mod state;
 pub mod status;
 mod stream;
 pub mod tables;
@@ -33,5 +35,6 @@ pub mod view;
 #[cfg(test)]
 mod fixture;
 
-pub use server::{AdminState, serve};
+pub use server::serve;
+pub use state::AdminState;
 pub use status::{BindFailed, Listening, RuntimeStatus};

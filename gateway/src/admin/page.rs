@@ -8,8 +8,7 @@ use std::{collections::BTreeSet, net::IpAddr};
 use http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header, uri::Authority};
 
 use super::{
-    answer::Answer,
-    server::NO_CONFIGURATION,
+    answer::{Answer, NO_CONFIGURATION},
     view::{DemoView, LanesView},
 };
 use crate::small_server::Content;

@@ -11,26 +11,19 @@ use std::{
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use serde_json::Value;
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-};
+use tokio::{net::TcpListener, sync::Semaphore};
 
 use super::{
-    answer::Answer,
+    answer::{Answer, NO_CONFIGURATION},
     config::findings,
-    demo::{self, Demo},
-    host, metrics, page,
-    status::RuntimeStatus,
+    demo, host, metrics, page,
+    state::AdminState,
     stream::Streams,
     view::ConfigView,
 };
 use crate::{
-    access_log::LogStats,
-    http::HttpStats,
     small_server::{self, Content, Limits},
     snapshot::Snapshot,
-    tail::{Event, Tail},
 };
 
 /// Connections: many times what a Prometheus, probes and a person need. Heads: only `/explain` asks for more than a line, and a
@@ -61,29 +54,6 @@ const PATHS: [(&str, &str); 8] = [
     ),
     ("/live", "what happens at this moment, as server-sent events: [?filter=TEXT]"),
 ];
-
-/// What the admin interface reads.
-#[derive(Debug)]
-pub struct AdminState {
-    /// The configuration in use; `None` before the first.
-    pub snapshot: watch::Receiver<Option<Arc<Snapshot>>>,
-    /// What the process reports of itself.
-    pub runtime: Arc<RuntimeStatus>,
-    /// Counters of the HTTP data plane, by worker; none if there is none.
-    pub http: Arc<[Arc<HttpStats>]>,
-    /// What is being connected and asked at this moment.
-    pub tail: Arc<Tail>,
-    /// How the access log is doing, if there is one.
-    pub access_log: Option<Arc<LogStats>>,
-    /// Whether `/metrics` also has the names of ingress-nginx.
-    pub nginx_metrics: bool,
-    /// Answers `/explain` from its query; the error is for whoever asked.
-    pub explain: fn(&Snapshot, &str) -> Result<Value, String>,
-    /// The demo, if this is one.
-    pub demo: Option<Arc<dyn Demo>>,
-    /// Answers `/explain` for something that happened.
-    pub explain_event: fn(&Snapshot, &Event) -> Result<Value, String>,
-}
 
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
@@ -191,29 +161,6 @@ impl Server {
             answer
         };
         tokio::task::spawn_blocking(make).await.unwrap_or_else(|_| failed())
-    }
-}
-
-pub(super) const NO_CONFIGURATION: &str = "no configuration yet: the manifests are still being read\n";
-
-impl AdminState {
-    /// Nothing would follow changes any more if the control thread were gone, and only a restart brings it back.
-    fn liveness(&self) -> Answer {
-        if self.snapshot.has_changed().is_err() && !self.runtime.is_draining() {
-            Answer::text(StatusCode::INTERNAL_SERVER_ERROR, "the control thread has ended: restart the process\n")
-        } else {
-            Answer::text(StatusCode::OK, "ok\n")
-        }
-    }
-
-    fn readiness(&self) -> Answer {
-        if self.runtime.is_draining() {
-            Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
-        } else if self.snapshot.borrow().is_none() {
-            Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION)
-        } else {
-            Answer::text(StatusCode::OK, "ok\n")
-        }
     }
 }
 

@@ -1,12 +1,19 @@
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::oneshot,
+    sync::{oneshot, watch},
     task::JoinHandle,
 };
 
 use super::*;
-use crate::admin::{client, fixture, status::Listening, view::ListenerView};
+use crate::{
+    admin::{
+        client, fixture,
+        status::{Listening, RuntimeStatus},
+        view::ListenerView,
+    },
+    http::HttpStats,
+};
 
 struct Admin {
     addr: String,

@@ -20,7 +20,7 @@ use tokio::{
     time,
 };
 
-use super::{answer::Answer, live::Filter, server::AdminState, view::LiveView};
+use super::{answer::Answer, live::Filter, state::AdminState, view::LiveView};
 
 /// Streams at a time: a browser tab each, for a few operators. Each makes a [`LiveView`] a second, which takes some 20 ms of a core in
 /// a cluster of 10,000 Services; and connections are left for probes and Prometheus.

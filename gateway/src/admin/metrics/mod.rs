@@ -23,7 +23,7 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use super::{server::AdminState, status::RuntimeStatus};
+use super::{state::AdminState, status::RuntimeStatus};
 use crate::{access_log::LogStats, compile::finding::Severity, http::HttpStats, snapshot::Snapshot};
 
 /// OpenMetrics 1.0: what Prometheus asks for first. Its older format has other rules for the names of counters.
