@@ -51,7 +51,10 @@ const LARGE_ANSWERS: usize = 2;
 const PATHS: [(&str, &str); 8] = [
     ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
-    ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
+    (
+        "/readyz",
+        "200 once the first configuration is live (with all that matters of a cluster), until the process drains; else 503 and why",
+    ),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
     ("/config", "the configuration in use, as JSON"),
     ("/findings", "what is wrong with the manifests, as JSON"),
@@ -209,6 +212,14 @@ impl AdminState {
     fn readiness(&self) -> Answer {
         if self.runtime.is_draining() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
+        } else if let Some(kubernetes) = self.runtime.kubernetes() {
+            let report = kubernetes.report();
+            if self.snapshot.borrow().is_none() || !kubernetes.is_ready() {
+                let text = format!("not all of the cluster is known yet:\n{report}");
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, text)
+            } else {
+                Answer::text(StatusCode::OK, format!("ok\n{report}"))
+            }
         } else if self.snapshot.borrow().is_none() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION)
         } else {

@@ -52,8 +52,10 @@ enum Command {
 #[derive(Args, Debug)]
 struct RunArgs {
     /// Files and directories of Kubernetes YAML or JSON; they are watched
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "kubernetes", num_args = 1.., value_name = "PATH")]
     manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Serve HTTP here
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
     http: SocketAddr,
@@ -88,6 +90,23 @@ struct RunArgs {
     upgrade_socket: Option<PathBuf>,
     #[command(flatten)]
     see: SeeArgs,
+}
+
+/// The cluster whose objects are served.
+#[derive(Args, Debug)]
+struct ClusterArgs {
+    /// Serve the Ingresses of a Kubernetes cluster: the one whose pod this is, else the kubeconfig's
+    #[arg(long, conflicts_with = "manifests")]
+    kubernetes: bool,
+    /// The kubeconfig that says where the API server is [default: $KUBECONFIG, or ~/.kube/config]
+    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, requires = "kubernetes", value_name = "NAME")]
+    context: Option<String>,
+    /// Look at these namespaces only [default: all]
+    #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
+    watch_namespace: Vec<String>,
 }
 
 /// What is written down about requests.
