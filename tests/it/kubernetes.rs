@@ -15,7 +15,13 @@ use tidegate::{
     control::kubernetes::{Cluster, api_server::ApiServer as Connection},
 };
 use tidegate_crd::Kind;
-use tidegate_tests::{Bed, Client, Net, PATIENCE, api_server::ApiServer, http_pod, process::Process};
+use tidegate_tests::{
+    Bed, Client, Net, PATIENCE,
+    api_server::ApiServer,
+    certificates::{Ca, Pair, TlsClient, secret_manifest},
+    http_pod,
+    process::Process,
+};
 
 /// A Service with a ClusterIP that this machine does not have, and its EndpointSlice.
 fn service(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
@@ -143,6 +149,30 @@ async fn what_changes_in_the_cluster_changes_here() {
     for sample in ["objects{resource=\"services\"} 4", "lists_total{resource=\"services\"} 1", "away_seconds 0.0"] {
         assert!(metrics.contains(&format!("tidegate_kubernetes_{sample}\n")), "{sample} in {metrics}");
     }
+}
+
+#[tokio::test]
+async fn a_secret_of_the_cluster_is_shown_and_changes() {
+    let net = Net::next();
+    let _a = http_pod("a", net.ip(2)).await;
+    let server = ApiServer::start(net.ip(32)).await;
+    let (old, new) = (Ca::new("old"), Ca::new("new"));
+    let secret = |ca: &Ca| {
+        let Pair { chain, key } = ca.leaf(&["web.example.com"]);
+        secret_manifest("web", &[("tls.crt", &chain), ("tls.key", &key), ("password", "of no use here")])
+    };
+    let tls = "spec: {tls: [{hosts: [web.example.com], secretName: web}], ";
+    server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web").replace("spec: {", tls)));
+    server.apply(&secret(&old));
+    let bed = start(net, cluster(&server, &[]).await).await;
+    let https = bed.app.https().unwrap();
+    let mut client = TlsClient::new(&old).connect(https, "web.example.com").await.unwrap();
+    assert_eq!(client.get("web.example.com", "/").await.pod().as_deref(), Some("a"));
+    assert!(TlsClient::new(&new).connect(https, "web.example.com").await.is_err());
+    let generation = bed.snapshot().generation;
+    server.apply(&secret(&new));
+    bed.until(|snapshot| snapshot.generation > generation).await;
+    TlsClient::new(&new).connect(https, "web.example.com").await.unwrap();
 }
 
 #[tokio::test]

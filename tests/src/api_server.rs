@@ -23,7 +23,11 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tidegate_crd::{Kind, Object, yaml};
+use tidegate_crd::{
+    Kind, Object,
+    core::{ByteString, Secret},
+    yaml,
+};
 use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{mpsc, watch},
@@ -418,6 +422,15 @@ fn resource(kind: Kind) -> &'static str {
     }
 }
 
+/// `stringData` is for those who write; nobody reads it back.
+fn with_data_alone(secret: &Secret) -> Secret {
+    let mut secret = secret.clone();
+    for (key, text) in secret.string_data.take().unwrap_or_default() {
+        secret.data.get_or_insert_default().insert(key, ByteString(text.into_bytes()));
+    }
+    secret
+}
+
 /// An object as it goes over the wire.
 fn wire(object: &Object) -> Value {
     let value = match object {
@@ -429,7 +442,7 @@ fn wire(object: &Object) -> Value {
         Object::Namespace(object) => serde_json::to_value(object),
         Object::Node(object) => serde_json::to_value(object),
         Object::Pod(object) => serde_json::to_value(object),
-        Object::Secret(object) => serde_json::to_value(object),
+        Object::Secret(object) => serde_json::to_value(with_data_alone(object)),
         Object::Service(object) => serde_json::to_value(object),
     };
     value.expect("it has a wire form")
