@@ -125,8 +125,12 @@ impl App {
             workers.tell_all(|| Command::HoldDatagrams);
         }
         let (health_checks, health_commands) = channel::unbounded_channel();
-        let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty);
+        let opens = !matches!(options.source, Source::Kubernetes(_));
+        let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty, opens);
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
+        if let Source::Kubernetes(cluster) = &options.source {
+            status.set_kubernetes(cluster.status().clone());
+        }
         let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;

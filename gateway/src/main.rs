@@ -11,6 +11,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// What kube's watches warn of is said by ours, once and in plain words.
+const DEFAULT_FILTER: &str = "info,kube_runtime=error";
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.log_format());
@@ -23,7 +26,7 @@ fn main() -> ExitCode {
 /// To stderr: stdout belongs to what was asked for. `TIDEGATE_LOG` says what is logged, or `RUST_LOG`, which other programs go by, too.
 fn start_log(format: LogFormat) {
     let filter = ["TIDEGATE_LOG", "RUST_LOG"].into_iter().find_map(|name| EnvFilter::try_from_env(name).ok());
-    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
+    let filter = filter.unwrap_or_else(|| EnvFilter::new(DEFAULT_FILTER));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => log.with_ansi(std::io::stderr().is_terminal()).with_target(false).init(),

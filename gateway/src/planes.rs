@@ -38,6 +38,8 @@ pub(crate) struct AppPlanes {
     status: Arc<RuntimeStatus>,
     /// What is served.
     snapshot: Arc<Snapshot>,
+    /// Whether the frontends of Services are opened here: in a cluster they are kube-proxy's.
+    opens: bool,
     failed: BTreeMap<Frontend, String>,
     /// Held while a successor has been told of the sockets there are.
     freeze: Freeze,
@@ -46,13 +48,14 @@ pub(crate) struct AppPlanes {
 }
 
 impl AppPlanes {
-    /// They serve nothing yet. Sockets of `inherited` are not opened anew.
+    /// They serve nothing yet. Sockets of `inherited` are not opened anew. `opens`: the frontends of Services are opened here.
     pub(crate) fn new(
         bound: &Bound,
         inherited: &mut Inherited,
         workers: &Workers,
         health_checks: mpsc::UnboundedSender<health_check::Command>,
         empty: Arc<Snapshot>,
+        opens: bool,
     ) -> Self {
         let status = Arc::new(RuntimeStatus::default());
         status.set_http(bound.http_addr);
@@ -66,6 +69,7 @@ impl AppPlanes {
             retired: retire(),
             status,
             snapshot: empty,
+            opens,
             failed: BTreeMap::new(),
             freeze: Freeze::default(),
             postponed: false,
@@ -148,7 +152,7 @@ impl AppPlanes {
 
     /// The frontends of Services are the workers' to serve. What could not be opened, and whether anything opened or closed.
     fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
-        let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend);
+        let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend).filter(|_| self.opens);
         let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
         let moved = !opened.is_empty() || !closed.is_empty();
         for frontend in closed {
@@ -165,7 +169,7 @@ impl AppPlanes {
     fn reconcile_health_checks(&mut self) -> (Vec<BindFailure>, bool) {
         let addresses = self.snapshot.table.node_addresses();
         let wanted =
-            self.snapshot.health_checks.iter().flat_map(|check| {
+            self.snapshot.health_checks.iter().filter(|_| self.opens).flat_map(|check| {
                 addresses.iter().map(|&ip| Frontend { ip, port: check.port, protocol: Protocol::Tcp })
             });
         let Changes { opened, closed, failed } = self.health_sockets.reconcile(wanted);

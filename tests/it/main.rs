@@ -11,6 +11,7 @@ mod explain;
 mod h2spec;
 mod hostile;
 mod ingress_conformance;
+mod kubernetes;
 mod live;
 mod never_drop;
 mod observe;

@@ -1,6 +1,7 @@
 //! The test bed: a whole Tidegate in this process, on loopback addresses that no other test has, real pods behind it, and
 //! clients that speak plain bytes.
 
+pub mod api_server;
 pub mod certificates;
 pub mod client;
 pub mod demo;

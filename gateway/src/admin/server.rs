@@ -44,7 +44,10 @@ const LARGE_ANSWERS: usize = 2;
 const PATHS: [(&str, &str); 8] = [
     ("/", "the dashboard, for browsers; this list for others"),
     ("/healthz", "200 while the process lives, also while it drains; 500 if it cannot follow changes any more"),
-    ("/readyz", "200 once the first configuration is live, until the process drains; else 503 and the reason"),
+    (
+        "/readyz",
+        "200 once the first configuration is live (with all that matters of a cluster), until the process drains; else 503 and why",
+    ),
     ("/metrics", "counters in the OpenMetrics text format, for Prometheus"),
     ("/config", "the configuration in use, as JSON"),
     ("/findings", "what is wrong with the manifests, as JSON"),

@@ -54,6 +54,14 @@ impl AdminState {
     pub(super) fn readiness(&self) -> Answer {
         if self.runtime.is_draining() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
+        } else if let Some(kubernetes) = self.runtime.kubernetes() {
+            let report = kubernetes.report();
+            if self.snapshot.borrow().is_none() || !kubernetes.is_ready() {
+                let text = format!("not all of the cluster is known yet:\n{report}");
+                Answer::text(StatusCode::SERVICE_UNAVAILABLE, text)
+            } else {
+                Answer::text(StatusCode::OK, format!("ok\n{report}"))
+            }
         } else if self.snapshot.borrow().is_none() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, NO_CONFIGURATION)
         } else {

@@ -5,19 +5,23 @@
 use std::{
     net::SocketAddr,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::SystemTime,
 };
 
 use tidegate_crd::ObjectRef;
 use tidegate_l4::table::Frontend;
 
-use crate::compile::finding::{Finding, Severity};
+use crate::{
+    compile::finding::{Finding, Severity},
+    control::kubernetes::status::KubernetesStatus,
+};
 
 /// The state of the process.
 #[derive(Debug)]
 pub struct RuntimeStatus {
     started: SystemTime,
+    kubernetes: OnceLock<Arc<KubernetesStatus>>,
     current: Mutex<Status>,
 }
 
@@ -75,7 +79,7 @@ impl BindFailed {
 impl Default for RuntimeStatus {
     /// A process that begins now and has opened nothing yet.
     fn default() -> Self {
-        Self { started: SystemTime::now(), current: Mutex::default() }
+        Self { started: SystemTime::now(), kubernetes: OnceLock::new(), current: Mutex::default() }
     }
 }
 
@@ -86,6 +90,16 @@ impl RuntimeStatus {
         let mut status = self.lock();
         status.listening = listening;
         status.failed = failed;
+    }
+
+    /// The objects come from a cluster, and this is how that goes. Said once.
+    pub fn set_kubernetes(&self, status: Arc<KubernetesStatus>) {
+        drop(self.kubernetes.set(status));
+    }
+
+    /// How it goes with the cluster, if the objects come from one.
+    pub fn kubernetes(&self) -> Option<&KubernetesStatus> {
+        self.kubernetes.get().map(|status| &**status)
     }
 
     /// Sets where Ingresses are served.

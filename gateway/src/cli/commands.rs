@@ -5,13 +5,17 @@ use std::{io::Write, process::ExitCode, time::Duration};
 use anyhow::Context;
 use tidegate_l4::worker::now;
 
-use super::{CheckArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What};
+use super::{CheckArgs, ClusterArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What};
 use crate::{
     admin::{client, tables, view::ConfigView},
     app::{App, Options, Source},
     check,
-    compile::{allocate::Allocations, compile, objects::Objects},
-    control::{files::read_all, unix_seconds},
+    compile::{allocate::Allocations, compile, objects::Objects, settings::AddressSource},
+    control::{
+        files::read_all,
+        kubernetes::{Cluster, api_server::ApiServer},
+        unix_seconds,
+    },
     explain::{self, Question},
     http::HttpOptions,
     pod::{Pod, PodOptions},
@@ -20,11 +24,19 @@ use crate::{
 const UNEXPECTED: &str = "the answer of the admin address is not what was expected; is it a Tidegate of this version?";
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
+    let runtime = runtime()?;
+    let mut settings = args.serve.settings();
+    let source = if args.cluster.kubernetes {
+        settings.addresses = AddressSource::Cluster;
+        Source::Kubernetes(Box::new(runtime.block_on(cluster(args.cluster, &settings.node_name))?))
+    } else {
+        Source::Files(args.manifests)
+    };
     let options = Options {
         access_log: args.see.access_log(),
         nginx_metrics: args.see.nginx_metrics,
-        source: Source::Files(args.manifests),
-        settings: args.serve.settings(),
+        source,
+        settings,
         http: args.http,
         https: Some(args.https),
         clients: HttpOptions {
@@ -41,7 +53,13 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         upgrade_socket: args.upgrade_socket,
         demo: None,
     };
-    runtime()?.block_on(serve(options, |app| print(&app.listening())))
+    runtime.block_on(serve(options, |app| print(&app.listening())))
+}
+
+async fn cluster(args: ClusterArgs, node_name: &str) -> anyhow::Result<Cluster> {
+    let server = ApiServer::find(args.kubeconfig, args.context).await?;
+    tracing::info!("the objects come from the API server at {}", server.url());
+    Ok(Cluster::new(server, &args.watch_namespace, node_name))
 }
 
 /// Runs until a signal comes, drains, and gives up draining at the second signal.

@@ -16,7 +16,7 @@ use ipnet::IpNet;
 
 use crate::{
     access_log::{Format, LogOptions, Target},
-    compile::settings::{DefaultBackend, Settings, TlsSettings},
+    compile::settings::{AddressSource, ClassSettings, DefaultBackend, Settings, TlsSettings},
     pod::Listen,
     tls::MinVersion,
 };
@@ -42,7 +42,7 @@ enum Command {
     /// Say what is wrong with manifests; exits 0 if nothing is, 1 for warnings, 2 for errors
     Check(CheckArgs),
     /// Say step by step why a request or connection goes where it goes
-    Explain(ExplainArgs),
+    Explain(Box<ExplainArgs>),
     /// Print Services, endpoints or Ingresses of a running Tidegate as kubectl does
     Get(GetArgs),
     /// Run a pod that says who it is: HTTP and UDP, for demos and tests
@@ -52,8 +52,10 @@ enum Command {
 #[derive(Args, Debug)]
 struct RunArgs {
     /// Files and directories of Kubernetes YAML or JSON; they are watched
-    #[arg(long, required = true, num_args = 1.., value_name = "PATH")]
+    #[arg(long, required_unless_present = "kubernetes", num_args = 1.., value_name = "PATH")]
     manifests: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Serve HTTP here
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
     http: SocketAddr,
@@ -88,6 +90,23 @@ struct RunArgs {
     upgrade_socket: Option<PathBuf>,
     #[command(flatten)]
     see: SeeArgs,
+}
+
+/// The cluster whose objects are served.
+#[derive(Args, Debug)]
+struct ClusterArgs {
+    /// Serve the Ingresses of a Kubernetes cluster: the one whose pod this is, else the kubeconfig's
+    #[arg(long, conflicts_with = "manifests")]
+    kubernetes: bool,
+    /// The kubeconfig that says where the API server is [default: $KUBECONFIG, or ~/.kube/config]
+    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    kubeconfig: Option<PathBuf>,
+    /// The context of the kubeconfig [default: its current one]
+    #[arg(long, requires = "kubernetes", value_name = "NAME")]
+    context: Option<String>,
+    /// Look at these namespaces only [default: all]
+    #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
+    watch_namespace: Vec<String>,
 }
 
 /// What is written down about requests.
@@ -145,6 +164,17 @@ struct ServeArgs {
     /// The oldest TLS that is spoken with clients
     #[arg(long, default_value = "1.2", value_name = "VERSION")]
     tls_min_version: TlsVersion,
+    /// Values of an IngressClass's spec.controller that are ours
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "tidegate.io/ingress,k8s.io/ingress-nginx",
+        value_name = "CONTROLLER"
+    )]
+    controller_class: Vec<String>,
+    /// Classes that are ours where no IngressClass of that name exists
+    #[arg(long, value_delimiter = ',', default_value = "tidegate,nginx", value_name = "NAME")]
+    ingress_class: Vec<String>,
 }
 
 impl ServeArgs {
@@ -153,6 +183,7 @@ impl ServeArgs {
             node_addresses: self.node_address,
             node_name: self.node_name.unwrap_or_else(host_name).into(),
             cluster_domain: self.cluster_domain.into(),
+            addresses: AddressSource::Ranges,
             service_cidrs: self.service_cidr,
             load_balancer_pools: self.load_balancer_pool,
             allow_external_ips: self.allow_external_ips,
@@ -161,6 +192,10 @@ impl ServeArgs {
                 default_certificate: self.default_ssl_certificate.map(|secret| (secret.namespace, secret.name)),
                 min_version: self.tls_min_version.into(),
                 ..TlsSettings::default()
+            },
+            classes: ClassSettings {
+                controllers: self.controller_class.into_iter().map(Arc::from).collect(),
+                implied: self.ingress_class.into_iter().map(Arc::from).collect(),
             },
         }
     }
@@ -313,7 +348,7 @@ impl Cli {
             Command::Run(args) => commands::run(*args),
             Command::Demo(args) => demo::run(&args),
             Command::Check(args) => commands::check(&args),
-            Command::Explain(args) => commands::explain(args),
+            Command::Explain(args) => commands::explain(*args),
             Command::Get(args) => commands::get(&args),
             Command::Pod(args) => commands::pod(args),
         }

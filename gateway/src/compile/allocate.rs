@@ -21,7 +21,7 @@ use super::{
     finding::{Finding, Report},
     objects::{Name, Store, Stored},
     service_type::ServiceType,
-    settings::Settings,
+    settings::{AddressSource, Settings},
 };
 
 /// The class of LoadBalancer Services that is ours; one of another class is left to its own implementation.
@@ -108,8 +108,13 @@ pub fn allocate(services: &Store<Service>, settings: &Settings, previous: &Alloc
         (wish.stored.object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second()), wish.name)
     });
     desk.grant_explicit(&mut wishes);
-    desk.keep_previous(&mut wishes);
-    desk.hand_out(&mut wishes);
+    match settings.addresses {
+        AddressSource::Ranges => {
+            desk.keep_previous(&mut wishes);
+            desk.hand_out(&mut wishes);
+        }
+        AddressSource::Cluster => desk.take_over_status(&mut wishes),
+    }
     for wish in wishes {
         desk.out.findings.extend(wish.report.into_findings());
         desk.out.addresses.insert(wish.name.clone(), wish.granted);
@@ -205,7 +210,9 @@ impl Desk<'_> {
                     self.grant_cluster_ip(wish, &field, text);
                 }
             }
-            if let Some(text) = spec.load_balancer_ip.as_deref().filter(|_| !wish.load_balancer.is_empty()) {
+            // A cluster's load balancer says in the status whether it heeded the wish.
+            let heeded = self.settings.addresses == AddressSource::Ranges && !wish.load_balancer.is_empty();
+            if let Some(text) = spec.load_balancer_ip.as_deref().filter(|_| heeded) {
                 self.grant_load_balancer_ip(wish, text);
             }
             self.grant_node_ports(wish);
@@ -227,7 +234,9 @@ impl Desk<'_> {
             let fix = "Choose another, or leave it out to be given one.";
             return wish.report.error("ClusterIpConflict", field, self.belongs_to(ip), fix);
         }
-        if !self.settings.service_cidrs.iter().any(|net| net.contains(&ip)) {
+        if self.settings.addresses == AddressSource::Ranges
+            && !self.settings.service_cidrs.iter().any(|net| net.contains(&ip))
+        {
             let fix = "Leave it out to be given an address from --service-cidr, or make sure that this machine has the address.";
             wish.report.info("ClusterIpOutOfRange", field, format!("{ip} is not within --service-cidr."), fix);
         }
@@ -279,6 +288,20 @@ impl Desk<'_> {
                 }
             }
             self.keep_ports(wish);
+        }
+    }
+
+    /// LoadBalancer IPs are what the cluster's load balancers, of any class, say they are.
+    fn take_over_status(&mut self, wishes: &mut [Wish<'_>]) {
+        for wish in wishes.iter_mut().filter(|wish| wish.kind == ServiceType::LoadBalancer) {
+            let status = wish.stored.object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
+            let points = || status.iter().flat_map(|status| status.ingress.iter().flatten());
+            let ips: BTreeSet<IpAddr> = points().filter_map(|point| point.ip.as_deref()?.parse().ok()).collect();
+            wish.granted.pending = points().next().is_none();
+            for ip in ips {
+                // Several Services may share one, on ports of their own.
+                self.give_load_balancer_ip(wish, ip);
+            }
         }
     }
 

@@ -187,3 +187,26 @@ fn health_check_ports_that_cannot_be_had_or_are_not_used_are_findings() {
         assert_eq!(of(&allocated, name).health_check_port, None, "{name}");
     }
 }
+
+/// In a cluster everything is given by somebody else, and what is not there yet is not made up.
+#[test]
+fn a_clusters_addresses_are_taken_as_they_are() {
+    let given = "type: LoadBalancer, clusterIP: 10.96.0.7, loadBalancerIP: 192.0.2.9, loadBalancerClass: other/one, \
+                 ports: [{port: 80, nodePort: 30001}]";
+    let status = "status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {hostname: lb.example.com}]}}\n";
+    let yaml = service("given", given) + status + &service("pending", LB) + &service("new", "ports: [{port: 80}]");
+    let settings = Settings { addresses: AddressSource::Cluster, ..Settings::default() };
+    let allocated = run(&yaml, &settings, &Allocations::default());
+    let ips = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>();
+    let expected = Addresses {
+        cluster_ips: ips(&["10.96.0.7"]),
+        load_balancer_ips: ips(&["192.0.2.1"]),
+        pending: false,
+        node_ports: vec![Some(30_001)],
+        health_check_port: None,
+    };
+    assert_eq!(*of(&allocated, "given"), expected);
+    assert_eq!(*of(&allocated, "pending"), Addresses { pending: true, node_ports: vec![None], ..Addresses::default() });
+    assert_eq!(*of(&allocated, "new"), Addresses { node_ports: vec![None], ..Addresses::default() });
+    assert_eq!(reasons(&allocated), ["OtherLoadBalancerClass"]);
+}

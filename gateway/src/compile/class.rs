@@ -2,16 +2,10 @@
 
 use tidegate_crd::ingress::Ingress;
 
-use super::objects::{Name, Objects};
-
-/// Value of `IngressClass.spec.controller` that is ours.
-const CONTROLLER: &str = "tidegate.io/ingress";
-
-/// ingress-nginx's controller name: its classes are served too, so that a cluster can change over without changing an Ingress.
-const NGINX_CONTROLLER: &str = "k8s.io/ingress-nginx";
-
-/// Classes that are ours where no IngressClass of that name exists: a laptop has nobody to install one.
-const IMPLIED_CLASSES: [&str; 2] = ["tidegate", "nginx"];
+use super::{
+    objects::{Name, Objects},
+    settings::ClassSettings,
+};
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
@@ -41,26 +35,28 @@ pub(crate) enum Class {
 }
 
 /// Decides for one Ingress (reference: Ingress v1, `ingressClassName`).
-pub(crate) fn class_of(ingress: &Ingress, objects: &Objects) -> Class {
+pub(crate) fn class_of(ingress: &Ingress, objects: &Objects, settings: &ClassSettings) -> Class {
     let spec = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
     let annotation = ingress.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION)).map(String::as_str);
     match (spec, annotation) {
-        (Some(class), _) => named(class, "spec.ingressClassName", objects),
-        (None, Some(class)) => named(class, "metadata.annotations[\"kubernetes.io/ingress.class\"]", objects),
+        (Some(class), _) => named(class, "spec.ingressClassName", objects, settings),
+        (None, Some(class)) => named(class, "metadata.annotations[\"kubernetes.io/ingress.class\"]", objects, settings),
         (None, None) => match default_class(objects) {
-            Some((class, controller)) if !is_ours(controller) => Class::NotDefault { class: class.to_owned() },
+            Some((class, controller)) if !is_ours(controller, settings) => {
+                Class::NotDefault { class: class.to_owned() }
+            }
             Some(_) | None => Class::Ours,
         },
     }
 }
 
-fn named(class: &str, field: &'static str, objects: &Objects) -> Class {
+fn named(class: &str, field: &'static str, objects: &Objects, settings: &ClassSettings) -> Class {
     match objects.classes.get(&Name::new("", class)) {
         Some(found) => {
             let controller = found.object.spec.as_ref().and_then(|spec| spec.controller.as_deref()).unwrap_or_default();
-            if is_ours(controller) { Class::Ours } else { Class::Other { controller: controller.to_owned() } }
+            if is_ours(controller, settings) { Class::Ours } else { Class::Other { controller: controller.to_owned() } }
         }
-        None if IMPLIED_CLASSES.contains(&class) => Class::Ours,
+        None if settings.implied.iter().any(|implied| **implied == *class) => Class::Ours,
         None => Class::Unknown { class: class.to_owned(), field },
     }
 }
@@ -79,6 +75,41 @@ fn default_class(objects: &Objects) -> Option<(&str, &str)> {
     Some((class.object.metadata.name.as_deref().unwrap_or_default(), controller))
 }
 
-fn is_ours(controller: &str) -> bool {
-    controller == CONTROLLER || controller == NGINX_CONTROLLER
+fn is_ours(controller: &str, settings: &ClassSettings) -> bool {
+    settings.controllers.iter().any(|ours| **ours == *controller)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tidegate_crd::Object;
+
+    use super::*;
+
+    #[test]
+    fn the_operator_says_which_classes_are_ours() {
+        let text = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: inner}, spec: {controller: a.b/inner}}";
+        let mut objects = Objects::default();
+        tidegate_crd::yaml::parse(Path::new("test.yaml"), text).documents.into_iter().for_each(|document| {
+            objects.apply(document);
+        });
+        let settings = |controller: &str, implied: &str| ClassSettings {
+            controllers: vec![controller.into()],
+            implied: vec![implied.into()],
+        };
+        let of = |class: &str, settings: &ClassSettings| {
+            let text = format!(
+                "{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a}}, spec: {{ingressClassName: {class}}}}}"
+            );
+            let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), &text);
+            let Object::Ingress(ingress) = &parsed.documents[0].object else { panic!("it is an Ingress") };
+            class_of(ingress, &objects, settings)
+        };
+        assert_eq!(of("inner", &settings("a.b/inner", "edge")), Class::Ours);
+        assert_eq!(of("inner", &settings("a.b/outer", "inner")), Class::Other { controller: "a.b/inner".to_owned() });
+        assert_eq!(of("edge", &settings("a.b/inner", "edge")), Class::Ours);
+        assert!(matches!(of("tidegate", &settings("a.b/inner", "edge")), Class::Unknown { .. }));
+        assert_eq!(of("tidegate", &ClassSettings::default()), Class::Ours);
+    }
 }

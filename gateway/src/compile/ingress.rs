@@ -87,7 +87,7 @@ pub(crate) fn compile(
     let (mut mains, mut reports) = (Vec::new(), Vec::new());
     for (name, stored) in all {
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
-        let ours = row::is_ours(&stored.object, objects, &mut report);
+        let ours = row::is_ours(&stored.object, objects, &settings.classes, &mut report);
         rows.push(Arc::new(row::row(name, &stored.object, ours)));
         if ours {
             let mut options = IngressOptions::read(&stored.object, &mut report);

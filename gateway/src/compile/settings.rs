@@ -16,6 +16,8 @@ pub struct Settings {
     pub node_name: Arc<str>,
     /// DNS suffix of the cluster.
     pub cluster_domain: Arc<str>,
+    /// Whose addresses and node ports the Services have.
+    pub addresses: AddressSource,
     /// ClusterIPs to hand out, one range per IP family; the first is the family of a Service that does not say.
     pub service_cidrs: Vec<IpNet>,
     /// LoadBalancer IPs to hand out.
@@ -27,6 +29,39 @@ pub struct Settings {
     pub default_backend: Option<DefaultBackend>,
     /// How TLS is spoken with clients.
     pub tls: TlsSettings,
+    /// Which IngressClasses are ours.
+    pub classes: ClassSettings,
+}
+
+/// Whose addresses and node ports the Services have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressSource {
+    /// What a Service does not name it is given from the ranges of the [`Settings`]: a laptop has nobody else to do it.
+    Ranges,
+    /// The API server and the cloud give them, and none is made up here: what is not in the object is not there (yet).
+    Cluster,
+}
+
+/// Which IngressClasses are ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassSettings {
+    /// Values of `IngressClass.spec.controller` that are ours.
+    pub controllers: Vec<Arc<str>>,
+    /// Names of classes that are ours where no IngressClass of that name exists.
+    pub implied: Vec<Arc<str>>,
+}
+
+/// Value of `IngressClass.spec.controller` that is ours.
+const CONTROLLER: &str = "tidegate.io/ingress";
+
+/// ingress-nginx's controller name: its classes are served too, so that a cluster can change over without changing an Ingress.
+const NGINX_CONTROLLER: &str = "k8s.io/ingress-nginx";
+
+impl Default for ClassSettings {
+    fn default() -> Self {
+        let implied = vec!["tidegate".into(), "nginx".into()];
+        Self { controllers: vec![CONTROLLER.into(), NGINX_CONTROLLER.into()], implied }
+    }
 }
 
 /// How TLS is spoken with clients.
@@ -71,11 +106,13 @@ impl Default for Settings {
             node_addresses: vec![IpAddr::from([127, 0, 0, 1])],
             node_name: "localhost".into(),
             cluster_domain: "cluster.local".into(),
+            addresses: AddressSource::Ranges,
             service_cidrs: vec![range([127, 96, 0, 0], 16)],
             load_balancer_pools: vec![range([127, 97, 0, 0], 24)],
             allow_external_ips: false,
             default_backend: None,
             tls: TlsSettings::default(),
+            classes: ClassSettings::default(),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! `publish`. Nothing in here ever holds up a connection or a request.
 
 pub mod files;
+pub mod kubernetes;
 pub mod names;
 pub mod source;
 pub mod state;
@@ -48,8 +49,8 @@ pub(crate) fn unix_seconds() -> i64 {
 /// Something a source said.
 #[derive(Debug)]
 pub enum Change {
-    /// Files were read.
-    Files(Batch),
+    /// Objects are new, changed or gone.
+    Objects(Batch),
     /// Names were looked up.
     Resolved(BTreeMap<Arc<str>, Arc<[IpAddr]>>),
     /// The process ends: open nothing any more.
@@ -107,7 +108,7 @@ impl Control {
                     for change in std::iter::once(change).chain(inbox.try_iter()) {
                         match change {
                             Change::Stop => return,
-                            Change::Files(batch) => changed |= self.take(batch),
+                            Change::Objects(batch) => changed |= self.take(batch),
                             Change::Resolved(resolved) => {
                                 changed |= self.objects.resolved != resolved;
                                 self.objects.resolved = resolved;
@@ -261,7 +262,7 @@ mod tests {
         let control = Control::new(Settings::default(), None, mpsc::channel().0);
         let mut planes = notes.clone();
         std::thread::spawn(move || control.run(&inbox, &mut planes));
-        changes.send(Change::Files(Batch::default())).unwrap();
+        changes.send(Change::Objects(Batch::default())).unwrap();
         (changes, notes, begun)
     }
 
@@ -279,7 +280,7 @@ mod tests {
     fn sources_with_nothing_new_do_not_put_off_the_next_try() {
         let (changes, notes, begun) = start();
         while begun.elapsed() < RETRY * 2 {
-            changes.send(Change::Files(Batch::default())).unwrap();
+            changes.send(Change::Objects(Batch::default())).unwrap();
             std::thread::sleep(RETRY / 20);
         }
         let late = notes.0.lock().unwrap().iter().filter(|at| **at - begun > RETRY).count();

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 use super::{
     Change, Control, NameRequest, Planes,
     files::{Batch, Files},
+    kubernetes::Cluster,
     state::StateFile,
     watch_names,
 };
@@ -20,6 +21,8 @@ use crate::compile::{
 pub enum Source {
     /// Files and directories, watched.
     Files(Vec<PathBuf>),
+    /// A cluster, followed.
+    Kubernetes(Box<Cluster>),
     /// These, and what is sent later, for as long as somebody may send.
     Given(Batch, mpsc::Receiver<Batch>),
 }
@@ -32,13 +35,13 @@ impl Source {
     /// instead of the planes; it is for a process that must not replace one which serves more than it could.
     ///
     /// # Errors
-    /// If a thread cannot be started.
+    /// If a thread cannot be started, or the cluster's API server cannot be spoken to whatever it answers.
     pub fn start(
         self,
         settings: Settings,
         remember: bool,
         mut planes: impl Planes + Send + 'static,
-        mut refuse: Option<oneshot::Sender<Finding>>,
+        refuse: Option<oneshot::Sender<Finding>>,
     ) -> io::Result<mpsc::Sender<Change>> {
         let (changes, inbox) = mpsc::channel();
         let (names_tx, names) = mpsc::channel::<NameRequest>();
@@ -46,7 +49,7 @@ impl Source {
         thread::Builder::new().name("names".to_owned()).spawn(move || watch_names(&names, &ranges, &resolver))?;
         let state = match &self {
             Self::Files(paths) if remember => StateFile::for_manifests(paths),
-            Self::Files(_) | Self::Given(..) => None,
+            Self::Files(_) | Self::Kubernetes(_) | Self::Given(..) => None,
         };
         let control = Control::new(settings, state, names_tx);
         thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&inbox, &mut planes))?;
@@ -56,26 +59,32 @@ impl Source {
                 let pass_on = move || {
                     let all = iter::once(first).chain(later);
                     // Until nobody sends, or nobody listens.
-                    let _ = all.map(Change::Files).try_for_each(|change| source.send(change));
+                    let _ = all.map(Change::Objects).try_for_each(|change| source.send(change));
                 };
                 thread::Builder::new().name("given".to_owned()).spawn(pass_on)?;
             }
+            Self::Kubernetes(cluster) => cluster.start(guarded(changes.clone(), refuse))?,
             Self::Files(paths) => {
-                let source = changes.clone();
-                let watch = move || {
-                    Files::new(paths).watch(|batch| {
-                        let broken = || batch.problems.iter().find(|problem| problem.severity == Severity::Error);
-                        match refuse.take().and_then(|refuse| Some((refuse, broken()?.clone()))) {
-                            // A process that had read it once still serves it.
-                            Some((refuse, problem)) => refuse.send(problem).is_err(),
-                            None => source.send(Change::Files(batch)).is_ok(),
-                        }
-                    });
-                };
-                thread::Builder::new().name("files".to_owned()).spawn(watch)?;
+                let send = guarded(changes.clone(), refuse);
+                thread::Builder::new().name("files".to_owned()).spawn(move || Files::new(paths).watch(send))?;
             }
         }
         Ok(changes)
+    }
+}
+
+/// Sends batches on, as long as somebody listens; but an error in the first to `refuse`, if there is one, and then no more.
+fn guarded(
+    changes: mpsc::Sender<Change>,
+    mut refuse: Option<oneshot::Sender<Finding>>,
+) -> impl FnMut(Batch) -> bool + Send + 'static {
+    move |batch| {
+        let broken = || batch.problems.iter().find(|problem| problem.severity == Severity::Error);
+        match refuse.take().and_then(|refuse| Some((refuse, broken()?.clone()))) {
+            // A process that had read it once still serves it.
+            Some((refuse, problem)) => refuse.send(problem).is_err(),
+            None => changes.send(Change::Objects(batch)).is_ok(),
+        }
     }
 }
 
@@ -121,7 +130,7 @@ mod tests {
         assert_eq!(next(), ["b"]);
         // Whoever has no more to say ends nothing.
         drop(send);
-        changes.send(Change::Files(service("c"))).unwrap();
+        changes.send(Change::Objects(service("c"))).unwrap();
         assert_eq!(next(), ["b", "c"]);
         changes.send(Change::Stop).unwrap();
     }

@@ -5,10 +5,11 @@
 //! kind has a limit, and `tidegate_left_out` says how many of that kind were beyond it.
 //!
 //! A family of metrics is a row of a table: `services` has those of service ports and endpoints, `http` those of HTTP, `tls` those
-//! of certificates, `process` those every process has. `nginx` says some of it again under the names that dashboards of
+//! of certificates, `kubernetes` those of the cluster's API server, `process` those every process has. `nginx` says some of it again under the names that dashboards of
 //! ingress-nginx ask for.
 
 mod http;
+mod kubernetes;
 mod nginx;
 mod process;
 mod services;
@@ -73,6 +74,9 @@ impl Collector for Scrape {
                 "Lines of the access log that were lost: what takes them was too slow or failed.",
             )
             .encode_one(&mut encoder, log.dropped())?;
+        }
+        if let Some(status) = self.runtime.kubernetes() {
+            kubernetes::encode(&mut encoder, status)?;
         }
         let mut left_out = Vec::new();
         if let Some(snapshot) = &self.snapshot {

@@ -7,11 +7,12 @@ use super::super::{
     finding::Report,
     objects::{Name, Objects},
     rows::IngressRow,
+    settings::ClassSettings,
 };
 
 /// Whether its class is ours; says so if it is not.
-pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, report: &mut Report<'_>) -> bool {
-    match class_of(ingress, objects) {
+pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSettings, report: &mut Report<'_>) -> bool {
+    match class_of(ingress, objects, classes) {
         Class::Ours => return true,
         Class::Other { controller } => {
             report.info(
@@ -22,8 +23,12 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, report: &mut Report<
             );
         }
         Class::Unknown { class, field } => {
-            let fix =
-                "Create the IngressClass with controller tidegate.io/ingress, or use the class tidegate or nginx.";
+            let controller = classes.controllers.first().map_or("tidegate.io/ingress", |controller| controller);
+            let implied = match &*classes.implied {
+                [] => String::new(),
+                implied => format!(", or use the class {}", implied.join(" or ")),
+            };
+            let fix = format!("Create the IngressClass with controller {controller}{implied}.");
             report.error(
                 "UnknownClass",
                 field,

@@ -1,0 +1,136 @@
+//! `ApiServer`: where the API server is, and who we are to it.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use http::{Request, Response};
+use kube::{
+    Client, Config,
+    client::Body,
+    config::{InClusterError, KubeConfigOptions, Kubeconfig, KubeconfigError},
+};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::status::WatchStatus;
+
+/// How long the head of an answer may take: the API server itself gives up on a list after 60 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(65);
+
+/// How long an answer may be silent in its middle. A watch ends sooner by itself.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Requests of one watch, at least this far apart if both ask to watch: a server, or a proxy before it, that ends every watch at
+/// once is not asked without a pause.
+const WATCH_PACE: Duration = Duration::from_millis(200);
+
+/// An API server and our credentials.
+#[derive(Clone, Debug)]
+pub struct ApiServer {
+    config: Config,
+}
+
+/// Why no API server is known.
+#[derive(Debug, thiserror::Error)]
+pub enum NoApiServer {
+    /// The kubeconfig that was named does not lead to one.
+    #[error("cannot use the kubeconfig: {}", reason(.0))]
+    Kubeconfig(#[from] KubeconfigError),
+    /// None was named, and there is none in the usual places.
+    #[error(
+        "no API server is known: this is no pod of a cluster ({in_cluster}), and there is no kubeconfig ({}); \
+         name one with --kubeconfig PATH",
+        reason(.kubeconfig)
+    )]
+    Neither {
+        /// What a pod lacks.
+        in_cluster: Box<InClusterError>,
+        /// What the kubeconfig lacks.
+        kubeconfig: Box<KubeconfigError>,
+    },
+}
+
+/// An error with what it came from: the outermost says only where it happened.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+impl ApiServer {
+    /// The API server of a context of a kubeconfig; if neither is named, of the cluster whose pod this is, else of the
+    /// current context of the kubeconfig in `KUBECONFIG` or in its usual place.
+    ///
+    /// # Errors
+    /// If none is found.
+    pub async fn find(kubeconfig: Option<PathBuf>, context: Option<String>) -> Result<Self, NoApiServer> {
+        let of_pod = if kubeconfig.is_none() && context.is_none() { Some(Config::incluster()) } else { None };
+        let options = KubeConfigOptions { context, ..KubeConfigOptions::default() };
+        let mut config = match (of_pod, kubeconfig) {
+            (Some(Ok(config)), _) => config,
+            (Some(Err(in_cluster)), _) => Config::from_kubeconfig(&options).await.map_err(|kubeconfig| {
+                NoApiServer::Neither { in_cluster: Box::new(in_cluster), kubeconfig: Box::new(kubeconfig) }
+            })?,
+            (None, Some(path)) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+            (None, None) => Config::from_kubeconfig(&options).await?,
+        };
+        config.read_timeout = Some(SILENCE_TIMEOUT);
+        // The watches have a way of their own to try again, which the status knows of.
+        config.default_retry = false;
+        Ok(Self { config })
+    }
+
+    /// Its address.
+    pub fn url(&self) -> &http::Uri {
+        &self.config.cluster_url
+    }
+
+    /// A client for it. Needs a runtime to be entered.
+    pub(super) fn client(&self) -> Result<Client, kube::Error> {
+        Client::try_from(self.config.clone())
+    }
+}
+
+/// The client of one watch: it tells the status of every answer, waits for none for ever, and keeps the pace.
+pub(super) fn watching(client: &Client, status: &Arc<WatchStatus>) -> Client {
+    let namespace = client.default_namespace().to_owned();
+    let (client, status) = (client.clone(), status.clone());
+    let last_watch = Arc::new(Mutex::new(None));
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (client, status, last_watch) = (client.clone(), status.clone(), last_watch.clone());
+        async move {
+            if is_watch(&request) {
+                keep_pace(&last_watch).await;
+            }
+            let answer: Response<Body> = timeout(ANSWER_TIMEOUT, client.send(request)).await.map_err(|_| {
+                let late = format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
+                kube::Error::Service(late.into())
+            })??;
+            if answer.status().is_success() {
+                status.answered();
+            }
+            Ok::<_, kube::Error>(answer)
+        }
+    });
+    Client::new(service, namespace)
+}
+
+fn is_watch(request: &Request<Body>) -> bool {
+    request.uri().query().is_some_and(|query| query.split('&').any(|pair| pair.starts_with("watch=")))
+}
+
+async fn keep_pace(last: &Mutex<Option<Instant>>) {
+    let mut last = last.lock().await;
+    if let Some(last) = *last {
+        sleep_until(last + WATCH_PACE).await;
+    }
+    *last = Some(Instant::now());
+}

@@ -1,0 +1,149 @@
+//! `Failure`: what went wrong with a watch, and what to do about it.
+
+use std::{error::Error as _, fmt};
+
+use kube::{core::Status, runtime::watcher};
+
+/// What went wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// We may not do this (403).
+    Forbidden {
+        /// `list` or `watch`.
+        verb: &'static str,
+        /// The API server's own words.
+        message: String,
+    },
+    /// What was to be continued is too old (410): the watch begins with a list again.
+    Gone {
+        /// The watch has to be told to: it was refused before it began.
+        at_start: bool,
+    },
+    /// Another answer than was asked for.
+    Refused {
+        /// The status code; 0 if it is not known.
+        code: u16,
+        /// The API server's own words.
+        message: String,
+    },
+    /// No answer, or half of one.
+    Unreachable {
+        /// What the system said.
+        message: String,
+    },
+}
+
+impl Failure {
+    /// Every kind of failure, as the metrics call them.
+    pub const REASONS: [&'static str; 4] = ["forbidden", "gone", "refused", "unreachable"];
+
+    /// Which of [`Self::REASONS`] this is.
+    pub(super) fn reason(&self) -> usize {
+        match self {
+            Self::Forbidden { .. } => 0,
+            Self::Gone { .. } => 1,
+            Self::Refused { .. } => 2,
+            Self::Unreachable { .. } => 3,
+        }
+    }
+
+    /// Whether the API server is away, as far as can be told, or not itself.
+    pub(super) fn is_of_server(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Unreachable { .. } => true,
+            Self::Forbidden { .. } | Self::Gone { .. } => false,
+        }
+    }
+
+    /// What a watch says.
+    pub(super) fn of(error: &watcher::Error) -> Self {
+        match error {
+            watcher::Error::InitialListFailed(error) => Self::of_client("list", error),
+            watcher::Error::WatchStartFailed(error) => Self::of_client("watch", error),
+            watcher::Error::WatchFailed(error) => match Self::of_client("watch", error) {
+                Self::Gone { .. } => Self::Gone { at_start: false },
+                other => other,
+            },
+            watcher::Error::WatchError(status) => match Self::of_status("watch", status) {
+                Self::Gone { .. } => Self::Gone { at_start: false },
+                other => other,
+            },
+            watcher::Error::NoResourceVersion => {
+                Self::Refused { code: 0, message: "an answer without a resourceVersion".to_owned() }
+            }
+        }
+    }
+
+    fn of_client(verb: &'static str, error: &kube::Error) -> Self {
+        if let kube::Error::Api(status) = error {
+            return Self::of_status(verb, status);
+        }
+        // The outermost error says little: "client error (Connect)". The innermost says it: "Connection refused".
+        let mut message = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            let text = cause.to_string();
+            if !message.contains(&text) {
+                message = format!("{message}: {text}");
+            }
+            source = cause.source();
+        }
+        match error {
+            kube::Error::SerdeError(_) => Self::Refused { code: 200, message },
+            _ => Self::Unreachable { message },
+        }
+    }
+
+    fn of_status(verb: &'static str, status: &Status) -> Self {
+        match status.code {
+            403 => Self::Forbidden { verb, message: status.message.clone() },
+            410 => Self::Gone { at_start: true },
+            code => Self::Refused { code, message: status.message.clone() },
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Forbidden { verb, message } => write!(f, "not permitted to {verb} ({message})"),
+            Self::Gone { .. } => f.write_str("what was to be continued is too old"),
+            Self::Refused { code: 0, message } => f.write_str(message),
+            Self::Refused { code, message } => write!(f, "answered {code} ({message})"),
+            Self::Unreachable { message } => f.write_str(message),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(code: u16) -> Box<Status> {
+        Box::new(Status { code, ..Status::failure("in its words", "Reason") })
+    }
+
+    #[test]
+    fn each_failure_is_what_it_is() {
+        let api = |code| kube::Error::Api(status(code));
+        let words = || "in its words".to_owned();
+        let cases = [
+            (watcher::Error::InitialListFailed(api(403)), Failure::Forbidden { verb: "list", message: words() }),
+            (watcher::Error::WatchStartFailed(api(403)), Failure::Forbidden { verb: "watch", message: words() }),
+            (watcher::Error::WatchStartFailed(api(410)), Failure::Gone { at_start: true }),
+            (watcher::Error::WatchError(status(410)), Failure::Gone { at_start: false }),
+            (watcher::Error::InitialListFailed(api(500)), Failure::Refused { code: 500, message: words() }),
+        ];
+        for (error, expected) in cases {
+            assert_eq!(Failure::of(&error), expected, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_innermost_error_is_named() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let failure = Failure::of(&watcher::Error::InitialListFailed(kube::Error::Service(Box::new(refused))));
+        assert!(failure.to_string().contains("connection refused"), "{failure}");
+        assert_eq!(Failure::REASONS[failure.reason()], "unreachable");
+    }
+}

@@ -1,0 +1,159 @@
+//! What is kept of an object: what the compiler reads, and no more. The rest would take most of the memory, and each change of it
+//! would look like a change of ours.
+//!
+//! Each function says whether anything worth keeping is left.
+
+use std::collections::BTreeMap;
+
+use tidegate_crd::{
+    core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, Secret, Service, ServiceStatus},
+    ingress::{Ingress, IngressClass},
+};
+
+/// The keys of a Secret that TLS reads.
+const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
+
+/// ConfigMaps are read for header fields alone, and no client takes more of these than this.
+const MAX_CONFIG_MAP_BYTES: usize = 32 << 10;
+
+/// What `kubectl apply` leaves in every object: the object, once more.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+pub(super) fn service(service: &mut Service) -> bool {
+    metadata(&mut service.metadata);
+    let load_balancer = service.status.take().and_then(|status| status.load_balancer);
+    service.status =
+        load_balancer.map(|balancer| ServiceStatus { load_balancer: Some(balancer), ..ServiceStatus::default() });
+    true
+}
+
+pub(super) fn endpoint_slice(slice: &mut EndpointSlice) -> bool {
+    metadata(&mut slice.metadata);
+    // Such as the time of the last change of a Pod, which changes more often than anything that matters.
+    slice.metadata.annotations = None;
+    slice.endpoints.iter_mut().for_each(|endpoint| endpoint.deprecated_topology = None);
+    true
+}
+
+pub(super) fn ingress(ingress: &mut Ingress) -> bool {
+    metadata(&mut ingress.metadata);
+    ingress.status = None;
+    true
+}
+
+pub(super) fn ingress_class(class: &mut IngressClass) -> bool {
+    metadata(&mut class.metadata);
+    true
+}
+
+pub(super) fn namespace(namespace: &mut Namespace) -> bool {
+    bare(&mut namespace.metadata);
+    (namespace.spec, namespace.status) = (None, None);
+    true
+}
+
+pub(super) fn node(node: &mut Node) -> bool {
+    metadata(&mut node.metadata);
+    node.metadata.annotations = None;
+    (node.spec, node.status) = (None, None);
+    true
+}
+
+/// Those without any key that TLS reads are somebody else's.
+pub(super) fn secret(secret: &mut Secret) -> bool {
+    bare(&mut secret.metadata);
+    if let Some(data) = &mut secret.data {
+        data.retain(|key, _| SECRET_KEYS.contains(&key.as_str()));
+    }
+    secret.data.as_ref().is_some_and(|data| !data.is_empty())
+}
+
+pub(super) fn config_map(map: &mut ConfigMap) -> bool {
+    bare(&mut map.metadata);
+    map.binary_data = None;
+    let bytes = |data: &BTreeMap<String, String>| data.iter().map(|(key, value)| key.len() + value.len()).sum();
+    let bytes: usize = map.data.as_ref().map_or(0, bytes);
+    bytes <= MAX_CONFIG_MAP_BYTES && map.metadata.name.as_deref() != Some("kube-root-ca.crt")
+}
+
+/// Name, age, labels and annotations.
+fn metadata(metadata: &mut ObjectMeta) {
+    let ObjectMeta { name, namespace, creation_timestamp, labels, mut annotations, .. } = std::mem::take(metadata);
+    if let Some(annotations) = &mut annotations {
+        annotations.remove(LAST_APPLIED);
+    }
+    let annotations = annotations.filter(|annotations| !annotations.is_empty());
+    *metadata = ObjectMeta { name, namespace, creation_timestamp, labels, annotations, ..ObjectMeta::default() };
+}
+
+/// The name alone.
+fn bare(metadata: &mut ObjectMeta) {
+    let ObjectMeta { name, namespace, .. } = std::mem::take(metadata);
+    *metadata = ObjectMeta { name, namespace, ..ObjectMeta::default() };
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tidegate_crd::Object;
+
+    use super::*;
+
+    fn parse(text: &str) -> Object {
+        tidegate_crd::yaml::parse(Path::new("test.yaml"), text).documents.remove(0).object
+    }
+
+    #[test]
+    fn what_only_the_api_server_cares_for_is_no_change() {
+        let one = |version: u32, annotation: &str, status: &str| {
+            let text = format!(
+                "{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a, namespace: b, uid: c, \
+                 resourceVersion: '{version}', generation: {version}, labels: {{l: m}}, creationTimestamp: \
+                 '2026-01-01T00:00:00Z', annotations: {{a.b/c: d, {LAST_APPLIED}: '{annotation}'}}, \
+                 managedFields: [{{manager: m{version}}}]}}, status: {{loadBalancer: {{ingress: [{{ip: {status}}}]}}}}}}"
+            );
+            let Object::Ingress(mut object) = parse(&text) else { panic!("it is an Ingress") };
+            assert!(ingress(&mut object));
+            object
+        };
+        let trimmed = one(1, "x", "192.0.2.1");
+        assert_eq!(trimmed, one(2, "y", "192.0.2.2"));
+        assert_eq!(trimmed.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
+        assert!(trimmed.metadata.creation_timestamp.is_some() && trimmed.metadata.labels.is_some());
+    }
+
+    #[test]
+    fn of_secrets_only_what_tls_reads() {
+        let read = |data: &str| {
+            let text = format!("{{apiVersion: v1, kind: Secret, metadata: {{name: a}}, data: {{{data}}}}}");
+            let Object::Secret(mut object) = parse(&text) else { panic!("it is a Secret") };
+            secret(&mut object).then(|| object.data.unwrap().into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(read("tls.crt: YQ==, password: YQ=="), Some(vec!["tls.crt".to_owned()]));
+        assert_eq!(read("password: YQ=="), None);
+    }
+
+    #[test]
+    fn config_maps_that_cannot_be_header_fields_are_not_held() {
+        let read = |name: &str, bytes: usize| {
+            let value = "x".repeat(bytes);
+            let text = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{k: {value}}}}}");
+            let Object::ConfigMap(mut object) = parse(&text) else { panic!("it is a ConfigMap") };
+            config_map(&mut object)
+        };
+        assert!(read("fields", MAX_CONFIG_MAP_BYTES - 1));
+        assert!(!read("fields", MAX_CONFIG_MAP_BYTES));
+        assert!(!read("kube-root-ca.crt", 1));
+    }
+
+    #[test]
+    fn a_load_balancers_address_stays() {
+        let text = "{apiVersion: v1, kind: Service, metadata: {name: a}, status: {conditions: [], loadBalancer: {ingress: [{ip: 192.0.2.1}]}}}";
+        let Object::Service(mut object) = parse(text) else { panic!("it is a Service") };
+        assert!(service(&mut object));
+        let status = object.status.unwrap();
+        assert_eq!(status.conditions, None);
+        assert_eq!(status.load_balancer.unwrap().ingress.unwrap()[0].ip.as_deref(), Some("192.0.2.1"));
+    }
+}
