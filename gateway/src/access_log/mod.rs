@@ -39,6 +39,7 @@ use std::{
 pub use details::{ConnectionFacts, MAX_VALUE_BYTES, TlsFacts};
 pub use format::{Format, FormatError};
 pub use record::End;
+pub(crate) use record::protocol;
 pub use worker::{Entry, WorkerLog};
 pub use writer::{LogStats, Target};
 use writer::{Message, Writer};

@@ -25,6 +25,16 @@ pub struct End {
     pub bytes_out: u64,
 }
 
+/// A version as nginx writes it.
+pub(crate) fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        Version::HTTP_3 => "HTTP/3.0",
+        _ => "HTTP/1.1",
+    }
+}
+
 /// All that can be said about a request. Borrowed: making one costs nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Record<'a> {
@@ -48,12 +58,7 @@ impl<'a> Record<'a> {
     }
 
     pub(super) fn protocol(&self) -> Option<&'static str> {
-        Some(match self.details.version? {
-            Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
-            Version::HTTP_2 => "HTTP/2.0",
-            Version::HTTP_3 => "HTTP/3.0",
-            _ => "HTTP/1.1",
-        })
+        self.details.version.map(protocol)
     }
 
     /// The host that was asked for, without its port.

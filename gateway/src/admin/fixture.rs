@@ -2,8 +2,13 @@
 
 use std::{path::Path, sync::Arc};
 
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::AdminState;
 use crate::{
     compile::{self, allocate::Allocations, objects::Objects, settings::Settings},
+    http::HttpStats,
     snapshot::Snapshot,
 };
 
@@ -70,4 +75,19 @@ pub(super) fn snapshot(manifests: &str) -> Arc<Snapshot> {
         objects.apply(document);
     }
     compile::compile(&objects, &Settings::default(), &[], &Allocations::default(), None).snapshot
+}
+
+/// All that the admin interface reads, of a process with so many workers that has done nothing yet.
+pub(super) fn state(snapshot: Option<Arc<Snapshot>>, workers: usize) -> AdminState {
+    AdminState {
+        snapshot: watch::channel(snapshot).1,
+        runtime: Arc::default(),
+        http: HttpStats::of_workers(workers),
+        tail: Arc::default(),
+        access_log: None,
+        nginx_metrics: false,
+        explain: |_, _| Ok(Value::Null),
+        demo: None,
+        explain_event: |_, _| Ok(Value::Null),
+    }
 }

@@ -1,32 +1,19 @@
-use std::{fmt::Write, sync::Arc, time::Duration};
+use std::{fmt::Write, time::Duration};
 
-use serde_json::Value;
 use tidegate_l4::{
     model::{Protocol, ServicePortName},
     table::Frontend,
 };
-use tokio::sync::watch;
 
 use super::*;
 use crate::{
     admin::fixture,
-    http::HttpStats,
     route::stats::Ended,
     tls::tests::support::{Ca, ingress, snapshot as tls_snapshot, tls_secret},
 };
 
 fn state() -> AdminState {
-    AdminState {
-        snapshot: watch::channel(None).1,
-        runtime: Arc::default(),
-        http: HttpStats::of_workers(2),
-        tail: Arc::default(),
-        access_log: None,
-        nginx_metrics: false,
-        explain: |_, _| Ok(Value::Null),
-        demo: None,
-        explain_event: |_, _| Ok(Value::Null),
-    }
+    fixture::state(None, 2)
 }
 
 fn look(snapshot: &Snapshot, filter: &str) -> LiveView {

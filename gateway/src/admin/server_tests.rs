@@ -6,13 +6,10 @@ use tokio::{
 };
 
 use super::*;
-use crate::{
-    admin::{
-        client, fixture,
-        status::{Listening, RuntimeStatus},
-        view::ListenerView,
-    },
-    http::HttpStats,
+use crate::admin::{
+    client, fixture,
+    status::{Listening, RuntimeStatus},
+    view::ListenerView,
 };
 
 struct Admin {
@@ -35,13 +32,9 @@ async fn start() -> Admin {
     let state = AdminState {
         snapshot,
         runtime: runtime.clone(),
-        http: HttpStats::of_workers(1),
-        tail: Arc::default(),
-        access_log: None,
-        nginx_metrics: false,
         explain,
-        demo: None,
         explain_event: |_, event| Ok(event.id.into()),
+        ..fixture::state(None, 1)
     };
     let (stop, stopped) = oneshot::channel::<()>();
     let server = tokio::spawn(serve(listener, Arc::new(state), async { drop(stopped.await) }));

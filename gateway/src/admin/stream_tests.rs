@@ -11,7 +11,6 @@ use tokio::{sync::watch, time::Instant};
 use super::*;
 use crate::{
     admin::fixture,
-    http::HttpStats,
     small_server::Content,
     snapshot::Snapshot,
     tail::{Tail, TailWorker},
@@ -25,17 +24,7 @@ struct Admin {
 
 fn admin() -> Admin {
     let (sender, snapshot) = watch::channel(Some(fixture::snapshot(fixture::MANIFESTS)));
-    let state = Arc::new(AdminState {
-        snapshot,
-        runtime: Arc::default(),
-        http: HttpStats::of_workers(1),
-        tail: Arc::default(),
-        access_log: None,
-        nginx_metrics: false,
-        explain: |_, _| Ok(Value::Null),
-        demo: None,
-        explain_event: |_, _| Ok(Value::Null),
-    });
+    let state = Arc::new(AdminState { snapshot, ..fixture::state(None, 1) });
     tokio::spawn(state.tail.clone().run());
     let streams = Streams::new(state.clone(), Arc::new(Semaphore::new(2)));
     Admin { streams, state, snapshot: sender }

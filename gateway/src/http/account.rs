@@ -20,7 +20,7 @@ use super::{client::Client, failure::Kind, worker::Shared};
 use crate::{
     access_log::{End, Entry},
     route::{Rule, stats::Ended},
-    tail::{From, Told},
+    tail::{Asker, Told},
 };
 
 /// One request in the books. It goes with the answer's body, and dropping it closes the entry: after the last byte, or
@@ -83,7 +83,7 @@ impl Account {
         }
         if let Some(told) = &self.told {
             let addr = SocketAddr::new(client.addr, client.port);
-            told.asked(From { addr, is_tls: client.tls.is_some(), nth: client.begun() }, head);
+            told.asked(Asker { addr, is_tls: client.tls.is_some(), nth: client.begun() }, head);
         }
     }
 

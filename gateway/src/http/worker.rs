@@ -168,6 +168,7 @@ impl HttpWorker {
 
     /// Tells the tail of every request while somebody watches it; to be called before any connection is served.
     pub fn tell(&self, tail: Rc<TailWorker>) {
+        // A second one would hear the half of it.
         drop(self.0.tail.set(tail));
     }
 

@@ -101,7 +101,7 @@ pub struct Request {
     pub is_tls: bool,
     /// Which request of its client's connection it is, from 1.
     pub nth: u32,
-    /// As the client wrote it.
+    /// As the client wrote it, but for a user and a password.
     pub host: String,
     /// Without the query, which may hold secrets.
     pub path: String,

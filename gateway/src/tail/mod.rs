@@ -36,7 +36,7 @@ use tokio::{
     sync::{broadcast, mpsc},
     time::Instant,
 };
-pub(crate) use worker::From;
+pub(crate) use worker::Asker;
 pub use worker::{TailWorker, Told};
 
 /// Events that one worker makes in a second: more than anybody can read, and too few to be felt by the traffic.

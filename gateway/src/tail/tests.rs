@@ -25,7 +25,7 @@ fn request(worker: &Rc<TailWorker>, target: &str, now: Instant) -> bool {
     headers.insert("host", "bob:hunter2@a.example".parse().unwrap());
     headers.insert("authorization", "Basic c2VjcmV0OnNlY3JldA==".parse().unwrap());
     let uri: Uri = target.parse().unwrap();
-    told.asked(From { addr: client(), is_tls: false, nth: 1 }, (&Method::GET, &uri, Version::HTTP_11, &headers));
+    told.asked(Asker { addr: client(), is_tls: false, nth: 1 }, (&Method::GET, &uri, Version::HTTP_11, &headers));
     let endpoint = ((Ipv4Addr::LOCALHOST, 80).into(), Some("pod-0".into()));
     told.trying(&"default/web:80".into(), endpoint, Reason::Cookie, Some("session=secret".into()));
     told.ended(None, end());
@@ -150,7 +150,7 @@ async fn what_a_stranger_can_make_long_is_cut() {
     let (long, mut headers) = ("x".repeat(20_000), HeaderMap::new());
     headers.insert("host", long.parse().unwrap());
     let (method, uri) = (Method::from_bytes(long.as_bytes()).unwrap(), format!("/{long}").parse::<Uri>().unwrap());
-    told.asked(From { addr: client(), is_tls: true, nth: 1 }, (&method, &uri, Version::HTTP_2, &headers));
+    told.asked(Asker { addr: client(), is_tls: true, nth: 1 }, (&method, &uri, Version::HTTP_2, &headers));
     told.identified(client().ip(), long.as_bytes());
     told.trying(&"default/web:80".into(), (client(), None), Reason::Cookie, Some(long.into()));
     told.ended(None, end());

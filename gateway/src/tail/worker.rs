@@ -15,7 +15,10 @@ use super::{
     Connection, ConnectionEnd, EVENTS_PER_SECOND, Event, Reason, Refused, Request, Tail, What,
     event::{HOST_BYTES, PATH_BYTES},
 };
-use crate::{access_log::End, route::Rule};
+use crate::{
+    access_log::{End, protocol},
+    route::Rule,
+};
 
 /// Longest method that is kept, in bytes: RFC 9110 and WebDAV have none of more than 17.
 const METHOD_BYTES: usize = 32;
@@ -145,7 +148,7 @@ pub struct Told {
 
 /// The connection that a request came from.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct From {
+pub(crate) struct Asker {
     /// Its client.
     pub(crate) addr: SocketAddr,
     pub(crate) is_tls: bool,
@@ -156,7 +159,7 @@ pub(crate) struct From {
 /// What is known of a request so far.
 #[derive(Debug, Default)]
 struct Known {
-    asked: Option<(String, Version, From)>,
+    asked: Option<(String, Version, Asker)>,
     host: String,
     path: String,
     client: Option<IpAddr>,
@@ -170,7 +173,7 @@ struct Known {
 
 impl Told {
     /// It came from this connection, with this head.
-    pub(crate) fn asked(&self, client: From, (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap)) {
+    pub(crate) fn asked(&self, client: Asker, (method, uri, version, headers): (&Method, &Uri, Version, &HeaderMap)) {
         let mut known = self.request.borrow_mut();
         known.asked = Some((text(method.as_str().as_bytes(), METHOD_BYTES), version, client));
         let host = uri.authority().map(|authority| authority.as_str().as_bytes());
@@ -208,7 +211,7 @@ impl Told {
     pub(crate) fn ended(self, rule: Option<&Rule>, end: End) {
         let known = self.request.into_inner();
         // A head that could not be read.
-        let Some((method, version, From { addr: client, is_tls, nth })) = known.asked else { return };
+        let Some((method, version, Asker { addr: client, is_tls, nth })) = known.asked else { return };
         let ip = client.ip().to_canonical();
         let (endpoint, pod) = known.endpoint.map_or((None, None), |(endpoint, pod)| (Some(endpoint), pod));
         self.worker.tell(What::Request(Box::new(Request {
@@ -217,11 +220,7 @@ impl Told {
             nth,
             host: known.host,
             path: known.path,
-            protocol: match version {
-                Version::HTTP_09 | Version::HTTP_10 => "HTTP/1.0",
-                Version::HTTP_2 => "HTTP/2.0",
-                _ => "HTTP/1.1",
-            },
+            protocol: protocol(version),
             client: SocketAddr::new(ip, client.port()),
             on_behalf_of: known.client.filter(|client| *client != ip),
             id: known.id,

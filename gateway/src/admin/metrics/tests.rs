@@ -3,29 +3,17 @@ mod exposition;
 use std::time::Duration;
 
 use ::http::Version;
-use serde_json::Value;
 use tidegate_l4::{
     endpoints::EndpointIndex,
     model::{IpFamily, TrafficPolicy},
 };
-use tokio::sync::watch;
 
 use self::exposition::parse;
 use super::*;
 use crate::{admin::fixture, http::ConnectionKind, route::stats::Ended};
 
 fn state(snapshot: Option<Arc<Snapshot>>) -> AdminState {
-    AdminState {
-        snapshot: watch::channel(snapshot).1,
-        runtime: Arc::default(),
-        http: HttpStats::of_workers(2),
-        tail: Arc::default(),
-        access_log: Some(Arc::default()),
-        nginx_metrics: true,
-        explain: |_, _| Ok(Value::Null),
-        demo: None,
-        explain_event: |_, _| Ok(Value::Null),
-    }
+    AdminState { access_log: Some(Arc::default()), nginx_metrics: true, ..fixture::state(snapshot, 2) }
 }
 
 fn ended(status: u16, took: Duration) -> Ended {

@@ -33,14 +33,9 @@ pub(super) fn encode(encoder: &mut DescriptorEncoder<'_>, table: &TlsTable) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::Value;
-    use tokio::sync::watch;
 
     use crate::{
-        admin::{AdminState, metrics},
-        http::HttpStats,
+        admin::{fixture, metrics},
         tls::tests::support::{Ca, ingress, snapshot, tls_secret},
     };
 
@@ -50,17 +45,7 @@ mod tests {
         let manifests = tls_secret("a", &ca.leaf(&["a.com", "*.foo.com"]))
             + &tls_secret("b", &ca.rsa_leaf(&["a.com"]))
             + &ingress("a", &[], "[{secretName: a}, {secretName: b}]", &["a.com", "*.foo.com"]);
-        let state = AdminState {
-            snapshot: watch::channel(Some(snapshot(&manifests))).1,
-            runtime: Arc::default(),
-            http: HttpStats::of_workers(1),
-            tail: Arc::default(),
-            access_log: None,
-            nginx_metrics: false,
-            explain: |_, _| Ok(Value::Null),
-            demo: None,
-            explain_event: |_, _| Ok(Value::Null),
-        };
+        let state = fixture::state(Some(snapshot(&manifests)), 1);
         let text = metrics::encode(&state);
         for (secret, host, key) in [("a", "a.com", "ECDSA"), ("a", "*.foo.com", "ECDSA"), ("b", "a.com", "RSA")] {
             let series = format!(

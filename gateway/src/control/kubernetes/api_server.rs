@@ -36,7 +36,7 @@ pub struct ApiServer {
 pub enum NoApiServer {
     /// The kubeconfig that was named does not lead to one.
     #[error("cannot use the kubeconfig: {}", reason(.0))]
-    Kubeconfig(#[from] KubeconfigError),
+    Kubeconfig(Box<KubeconfigError>),
     /// None was named, and there is none in the usual places.
     #[error(
         "no API server is known: this is no pod of a cluster ({in_cluster}), and there is no kubeconfig ({}); \
@@ -49,6 +49,13 @@ pub enum NoApiServer {
         /// What the kubeconfig lacks.
         kubeconfig: Box<KubeconfigError>,
     },
+}
+
+/// What it came from is in its words, and so is no source: that would be said twice.
+impl From<KubeconfigError> for NoApiServer {
+    fn from(error: KubeconfigError) -> Self {
+        Self::Kubeconfig(Box::new(error))
+    }
 }
 
 /// An error with what it came from: the outermost says only where it happened.
@@ -133,4 +140,22 @@ async fn keep_pace(last: &Mutex<Option<Instant>>) {
         sleep_until(last + WATCH_PACE).await;
     }
     *last = Some(Instant::now());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_kubeconfig_that_cannot_be_read_is_complained_of_once() {
+        let missing = std::env::temp_dir().join("tidegate-no-such-kubeconfig");
+        let error = ApiServer::find(Some(missing.clone()), None).await.unwrap_err();
+        let text = format!("{:#}", anyhow::Error::new(error));
+        let count = |what: &str| text.matches(what).count();
+        assert!(
+            text.starts_with("cannot use the kubeconfig: ") && text.contains(&*missing.to_string_lossy()),
+            "{text}"
+        );
+        assert_eq!((count("failed to read"), count("No such file")), (1, 1), "{text}");
+    }
 }
