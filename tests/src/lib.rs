@@ -10,6 +10,7 @@ pub mod h2;
 pub mod http2;
 pub mod load;
 pub mod net;
+pub mod oci;
 pub mod process;
 pub mod tls;
 pub mod web_socket;
