@@ -8,6 +8,7 @@ pub mod demo;
 pub mod echo;
 pub mod h2;
 pub mod http2;
+pub mod image;
 pub mod load;
 pub mod net;
 pub mod oci;

@@ -52,6 +52,16 @@ pub enum File {
         /// Its permissions: `0o755`.
         mode: u32,
     },
+    /// A program of this machine (mode 0755) that may do more than others, where the container's capabilities allow it.
+    Program {
+        /// Where it is in the image.
+        path: String,
+        /// Where it is here.
+        source: PathBuf,
+        /// What is permitted to it, a bit for each number of `linux/capability.h`. Not effective by itself: with that, the
+        /// kernel would refuse to start it in a container without one of them.
+        permitted: u64,
+    },
     /// A file with these bytes.
     Bytes {
         /// Where it is in the image.
@@ -81,6 +91,7 @@ impl File {
     fn path(&self) -> &str {
         match self {
             Self::Regular { path, .. }
+            | Self::Program { path, .. }
             | Self::Bytes { path, .. }
             | Self::Directory { path, .. }
             | Self::Link { path, .. } => path,
@@ -171,9 +182,10 @@ impl Image {
                 Some(File::Directory { mode, .. }) => archive.directory(path, *mode)?,
                 Some(File::Bytes { bytes, mode, .. }) => archive.bytes(path, bytes, *mode)?,
                 Some(File::Link { target, .. }) => archive.link(path, target)?,
-                Some(File::Regular { source, mode, .. }) => {
-                    let bytes = fs::read(source).map_err(|error| named(&source.display().to_string(), &error))?;
-                    archive.bytes(path, &bytes, *mode)?;
+                Some(File::Regular { source, mode, .. }) => archive.bytes(path, &read(source)?, *mode)?,
+                Some(File::Program { source, permitted, .. }) => {
+                    archive.permit(*permitted)?;
+                    archive.bytes(path, &read(source)?, 0o755)?;
                 }
             }
         }
@@ -230,7 +242,7 @@ impl Archive {
     }
 
     fn header(&self, kind: tar::EntryType, mode: u32, size: usize) -> tar::Header {
-        let mut header = tar::Header::new_gnu();
+        let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
         header.set_mode(mode);
         header.set_size(size as u64);
@@ -243,6 +255,20 @@ impl Archive {
     fn bytes(&mut self, path: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
         let mut header = self.header(tar::EntryType::Regular, mode, bytes.len());
         self.tar.append_data(&mut header, path, bytes).map_err(|error| named(path, &error))
+    }
+
+    /// What comes next is permitted these capabilities: a `vfs_cap_data` of revision 2, under the name that Go's and GNU's tar have
+    /// for extended attributes.
+    fn permit(&mut self, capabilities: u64) -> io::Result<()> {
+        const REVISION_2: u32 = 0x0200_0000;
+        let [low, high] = [capabilities & u64::from(u32::MAX), capabilities >> 32];
+        let mut value = REVISION_2.to_le_bytes().to_vec();
+        for permitted in [low, high] {
+            value.extend(&permitted.to_le_bytes()[..4]);
+            let inheritable = 0_u32;
+            value.extend(inheritable.to_le_bytes());
+        }
+        self.tar.append_pax_extensions([("SCHILY.xattr.security.capability", &value[..])])
     }
 
     fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
@@ -291,6 +317,10 @@ fn architecture() -> &'static str {
 fn timestamp(seconds: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
     humantime::format_rfc3339_seconds(time).to_string()
+}
+
+fn read(source: &Path) -> io::Result<Vec<u8>> {
+    fs::read(source).map_err(|error| named(&source.display().to_string(), &error))
 }
 
 fn named(name: &str, error: &io::Error) -> io::Error {
@@ -396,6 +426,23 @@ mod tests {
         assert_eq!(layer["bin/b"], (tar::EntryType::Regular, 0o755, b"program".to_vec()));
         assert_eq!(layer["sbin"].0, tar::EntryType::Symlink);
         assert_eq!(layer["tmp/"].1, 0o1777);
+    }
+
+    #[test]
+    fn a_program_is_permitted_its_capabilities() {
+        let source = temporary("program");
+        fs::write(&source, b"program").unwrap();
+        let file = File::Program { path: "b".into(), source: source.clone(), permitted: 1 << 10 | 1 << 33 };
+        let layer = Image { files: vec![file], ..Image::default() }.layer().unwrap();
+        fs::remove_file(source).unwrap();
+        let mut archive = tar::Archive::new(&layer[..]);
+        let mut entry = archive.entries().unwrap().next().unwrap().unwrap();
+        let extensions = entry.pax_extensions().unwrap().unwrap();
+        let (names, values): (Vec<_>, Vec<_>) =
+            extensions.map(|e| e.unwrap()).map(|e| (e.key().unwrap().to_owned(), e.value_bytes().to_vec())).unzip();
+        assert_eq!(names, ["SCHILY.xattr.security.capability"]);
+        assert_eq!(values, [[0, 0, 0, 2, 0, 4, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0]]);
+        assert_eq!(entry.header().mode().unwrap(), 0o755);
     }
 
     #[test]
