@@ -3,6 +3,7 @@
 mod broken;
 mod browser;
 mod demo_page;
+mod deploy;
 mod dns;
 mod docs;
 mod endpoints;

@@ -3,6 +3,7 @@
 
 pub mod api_server;
 pub mod certificates;
+pub mod chart;
 pub mod client;
 pub mod demo;
 pub mod echo;
