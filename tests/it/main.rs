@@ -2,6 +2,7 @@
 
 mod broken;
 mod browser;
+mod cluster;
 mod demo_page;
 mod deploy;
 mod dns;

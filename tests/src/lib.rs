@@ -5,6 +5,7 @@ pub mod api_server;
 pub mod certificates;
 pub mod chart;
 pub mod client;
+pub mod cluster;
 pub mod demo;
 pub mod echo;
 pub mod h2;

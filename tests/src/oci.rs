@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -107,13 +107,7 @@ struct Blob {
 
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
-        let hash = digest::digest(&digest::SHA256, &bytes);
-        let hex = hash.as_ref().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            drop(write!(hex, "{byte:02x}"));
-            hex
-        });
-        Self { digest: hex, bytes }
+        Self { digest: HEXLOWER.encode(digest(&SHA256, &bytes).as_ref()), bytes }
     }
 
     fn json(value: &Value) -> Self {
