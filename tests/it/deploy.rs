@@ -234,24 +234,41 @@ fn permissions(objects: &[Value], kind: &str, is_it: impl Fn(&Value) -> bool) ->
     permissions
 }
 
-/// The rows of the table of permissions in `docs/kubernetes.md`: resource and verbs.
-fn documented() -> BTreeMap<String, BTreeSet<String>> {
+/// A row of the table of permissions in `docs/kubernetes.md`.
+#[derive(Clone, Debug)]
+pub(crate) struct Permission {
+    pub(crate) resource: String,
+    pub(crate) verbs: BTreeSet<String>,
+    /// Whether a Tidegate becomes ready that starts without it.
+    pub(crate) is_ready_without: bool,
+    /// What is missing without it.
+    pub(crate) without: String,
+}
+
+/// The whole table.
+pub(crate) fn documented() -> Vec<Permission> {
     let page = fs::read_to_string(root().join("docs/kubernetes.md")).unwrap();
     let table = page.split("## Permissions").nth(1).expect("the chapter").split("\n## ").next().unwrap_or_default();
     let row = |line: &str| {
-        let cells: Vec<&str> = line.strip_prefix("| `")?.split(" | ").collect();
-        let resource = cells.first()?.trim_end_matches('`').to_owned();
-        Some((resource, cells.get(1)?.split(", ").map(str::to_owned).collect()))
+        let cells: Vec<&str> = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ").collect();
+        let [resource, verbs, ready, without] = cells[..] else { panic!("{line} has no four cells") };
+        Some(Permission {
+            resource: resource.trim_end_matches('`').to_owned(),
+            verbs: verbs.split(", ").map(str::to_owned).collect(),
+            is_ready_without: ready == "yes",
+            without: without.to_owned(),
+        })
     };
-    table.lines().filter_map(row).collect()
+    let rows: Vec<Permission> = table.lines().filter_map(row).collect();
+    assert!(rows.len() > 10, "the table has moved: {rows:?}");
+    rows
 }
 
 /// That each of them is used is seen in `cluster::rbac`, which takes away one after the other.
 #[test]
 fn the_permissions_are_those_that_are_documented() {
     let Some(chart) = Chart::find() else { return };
-    let documented = documented();
-    assert!(documented.len() > 10, "the table has moved: {documented:?}");
+    let documented: BTreeMap<_, _> = documented().into_iter().map(|row| (row.resource, row.verbs)).collect();
     for form in [DEPLOYMENT, DAEMON_SET, NODE] {
         let rendered = objects(&chart.render(form, "tidegate"));
         let mut granted = permissions(&rendered, "ClusterRole", |_| true);

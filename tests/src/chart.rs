@@ -4,7 +4,10 @@ use std::{path::PathBuf, process::Command};
 
 use serde_json::Value;
 
-use crate::{cluster::programs::Programs, image::root};
+use crate::{
+    cluster::{control_plane::skipped, programs::Programs},
+    image::root,
+};
 
 /// Values that make one kind of installation of it.
 #[derive(Clone, Copy, Debug)]
@@ -102,7 +105,7 @@ impl Chart {
     pub fn find() -> Option<Self> {
         match Programs::helm() {
             Ok(helm) => Some(Self { helm }),
-            Err(why) => crate::cluster::skipped(&why),
+            Err(why) => skipped(&why),
         }
     }
 
