@@ -3,6 +3,8 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    io::{BufRead, BufReader, Read},
+    process::{Command, Stdio},
 };
 
 use clap::Parser;
@@ -10,7 +12,7 @@ use serde_json::Value;
 use tidegate::cli::Cli;
 use tidegate_tests::{
     chart::{Chart, DAEMON_SET, DEPLOYMENT, EVERYTHING, FORMS, Form, NAMESPACED, NODE, objects, the},
-    image::root,
+    image::{self, root},
 };
 
 /// Set it to write files instead of comparing them.
@@ -318,4 +320,42 @@ fn the_notes_say_what_to_do_next() {
     assert!(!usual.contains("There is one replica") && notes(&["replicaCount=1"]).contains("There is one replica"));
     let node = notes(NODE.values);
     assert!(node.contains("daemonset tidegate") && !node.contains("networkPolicy.enabled"), "{node}");
+}
+
+/// A copy of the program that is permitted what the image permits it, started as a container would be: by a user who is not root, and
+/// with what the container's capabilities leave.
+#[test]
+fn ports_below_1024_take_what_the_container_adds_and_nothing_less() {
+    if !rustix::process::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs as root");
+        eprintln!("skipped: it takes root to permit a program anything");
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("tidegate-capabilities-{}", std::process::id()));
+    fs::create_dir_all(&directory).unwrap();
+    let program = directory.join("tidegate");
+    fs::copy(tidegate_tests::process::program(), &program).unwrap();
+    let permitted = tidegate_tests::oci::file_capabilities(image::PERMITTED);
+    rustix::fs::setxattr(&program, "security.capability", &permitted, rustix::fs::XattrFlags::empty()).unwrap();
+    let run = |bounds: &str| {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups"]);
+        command.arg(format!("--bounding-set={bounds}")).arg(&program);
+        command.args(["run", "--manifests", "/nonexistent", "--http", "0.0.0.0:80", "--https", "0.0.0.0:443"]);
+        command.args(["--admin", "0.0.0.0:9901"]).env("TIDEGATE_STATE_DIR", &directory);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("unshare and setpriv are there");
+        let (mut first, mut error) = (String::new(), String::new());
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+        if first.is_empty() {
+            child.stderr.take().unwrap().read_to_string(&mut error).unwrap();
+        }
+        drop(child.kill());
+        child.wait().unwrap();
+        first + &error
+    };
+    let (with, without) = (run("-all,+net_bind_service"), run("-all"));
+    fs::remove_dir_all(&directory).unwrap();
+    assert_eq!(with.trim_end(), "listening  http   0.0.0.0:80");
+    assert!(without.contains("0.0.0.0:80") && without.contains("ermission denied"), "{without}");
 }
