@@ -4,6 +4,7 @@ mod broken;
 mod browser;
 mod cluster;
 mod demo_page;
+mod deploy;
 mod dns;
 mod docs;
 mod endpoints;
