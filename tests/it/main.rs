@@ -2,6 +2,7 @@
 
 mod broken;
 mod browser;
+mod cluster;
 mod controller;
 mod demo_page;
 mod dns;
