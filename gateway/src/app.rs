@@ -343,10 +343,12 @@ impl App {
         }
         self.close_door();
         // Another replica leads at once, and not when the last connection has ended.
-        if let Some(controller) = &self.controller {
-            controller.stop().await;
-        }
-        self.workers.drain(timeout).await;
+        let leave = async {
+            if let Some(controller) = &self.controller {
+                controller.stop().await;
+            }
+        };
+        tokio::join!(self.workers.drain(timeout), leave);
         if let Some(log) = self.access_log.clone() {
             // The workers have handed over what they had.
             drop(tokio::task::spawn_blocking(move || log.finish(LOG_GRACE)).await);
