@@ -14,6 +14,7 @@
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
 //! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
+//! | which Secrets and ConfigMaps all that needs | [`references`] |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
@@ -25,6 +26,7 @@ pub mod finding;
 pub mod health_check;
 mod ingress;
 pub mod objects;
+pub mod references;
 pub mod rows;
 mod service_annotations;
 mod service_port;

@@ -9,7 +9,7 @@ use kube::{core::Status, runtime::watcher};
 pub enum Failure {
     /// We may not do this (403).
     Forbidden {
-        /// `list` or `watch`.
+        /// `list`, `watch` or `get`.
         verb: &'static str,
         /// The API server's own words.
         message: String,
@@ -74,7 +74,8 @@ impl Failure {
         }
     }
 
-    fn of_client(verb: &'static str, error: &kube::Error) -> Self {
+    /// What went wrong with a request of its own.
+    pub(super) fn of_client(verb: &'static str, error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
             return Self::of_status(verb, status);
         }
