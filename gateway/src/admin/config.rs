@@ -65,9 +65,10 @@ impl ConfigView {
 
 /// What is wrong: what the compiler found, and what could not be opened.
 pub(super) fn findings(snapshot: &Snapshot, runtime: &RuntimeStatus) -> Vec<FindingView> {
-    let failed = runtime.failed();
-    let runtime = failed.iter().map(|failed| FindingView::from(&failed.finding()));
-    snapshot.findings.iter().map(FindingView::from).chain(runtime).collect()
+    let (failed, notes) = (runtime.failed(), runtime.notes());
+    let failed = failed.iter().map(|failed| FindingView::from(&failed.finding()));
+    let notes = notes.iter().map(FindingView::from);
+    snapshot.findings.iter().map(FindingView::from).chain(failed).chain(notes).collect()
 }
 
 impl From<&Finding> for FindingView {

@@ -91,7 +91,7 @@ pub(super) const WATCHED: [Watched; 8] = [
         resource: "nodes",
         is_needed: false,
         is_fetched: false,
-        without: "the zone of this node is not known",
+        without: "the zone of this node is not known, nor its addresses",
     },
     Watched {
         kind: Kind::Secret,

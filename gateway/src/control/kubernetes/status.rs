@@ -276,7 +276,7 @@ mod tests {
         nodes.failed(&forbidden());
         assert!(status.is_ready());
         let report = status.report();
-        let line = "nodes: not permitted to list (its words), for 0 s; the zone of this node is not known\n";
+        let line = "nodes: not permitted to list (its words), for 0 s; the zone of this node is not known, nor its addresses\n";
         assert!(report.contains(line), "{report}");
         assert!(!report.contains("secrets"), "{report}");
     }
