@@ -13,6 +13,7 @@ use super::{
     failure::Failure,
     fetches::{Fetched, Fetches},
     kinds::Watched,
+    standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
     watch::RELIST,
 };
@@ -77,6 +78,7 @@ impl Item {
 #[derive(Debug)]
 pub(super) struct Mirror {
     status: Arc<KubernetesStatus>,
+    standings: Arc<Standings>,
     watches: Vec<Known>,
     fetches: Fetches,
     origin: Arc<Origin>,
@@ -132,11 +134,11 @@ impl Known {
 }
 
 impl Mirror {
-    pub(super) fn new(status: Arc<KubernetesStatus>) -> Self {
+    pub(super) fn new(status: Arc<KubernetesStatus>, standings: Arc<Standings>) -> Self {
         let watches = status.watches().iter().map(|_| Known::default()).collect();
         let (waiting, origin) = (BTreeMap::new(), Origin::synthetic(LABEL));
         let (fetches, said) = Default::default();
-        Self { status, watches, fetches, origin, waiting, said, problems_changed: false, began: false }
+        Self { status, standings, watches, fetches, origin, waiting, said, problems_changed: false, began: false }
     }
 
     /// What is referred to is another than before.
@@ -251,12 +253,20 @@ impl Mirror {
         }
         self.problems_changed = false;
         let mut batch = self.nothing();
+        let mut standings = Vec::new();
         for (name, object) in std::mem::take(&mut self.waiting) {
             match object {
-                Some(object) => batch.apply.push(Document { object, origin: self.origin.clone() }),
-                None => batch.delete.push(name),
+                Some(mut object) => {
+                    standings.push((name, Standing::take(&mut object)));
+                    batch.apply.push(Document { object, origin: self.origin.clone() });
+                }
+                None => {
+                    standings.push((name.clone(), None));
+                    batch.delete.push(name);
+                }
             }
         }
+        self.standings.set(standings);
         Some(batch)
     }
 
@@ -314,7 +324,7 @@ mod tests {
     use super::{super::kinds::Kinds, *};
 
     fn mirror() -> Mirror {
-        Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())))
+        Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())), Arc::default())
     }
 
     fn number_of(mirror: &Mirror, kind: Kind) -> usize {
@@ -393,6 +403,29 @@ mod tests {
         let batch = mirror.take().unwrap();
         assert_eq!(batch.apply.iter().map(|document| document.object.object_ref()).collect::<Vec<_>>(), [name("a")]);
         assert_eq!(batch.delete, [name("b")]);
+    }
+
+    #[test]
+    fn how_objects_stand_is_told_apart() {
+        let mut mirror = synced(&[]);
+        let standings = mirror.standings.clone();
+        let mut changes = standings.changes();
+        let of_uid = |uid: &str| {
+            let mut object = service("a");
+            object.metadata_mut().uid = Some(uid.to_owned());
+            News::Applied(Item::Object(object))
+        };
+        let uid = || standings.read(|held| held.get(&name("a")).map(|standing| standing.uid.to_string()));
+        say(&mut mirror, Kind::Service, of_uid("first"));
+        assert_eq!(mirror.take().unwrap().apply[0].object, service("a"), "it is no part of the object");
+        assert!(changes.has_changed().unwrap() && uid().as_deref() == Some("first"));
+        changes.mark_unchanged();
+        say(&mut mirror, Kind::Service, of_uid("first"));
+        mirror.take();
+        assert!(!changes.has_changed().unwrap(), "nothing is another");
+        say(&mut mirror, Kind::Service, News::Deleted(name("a")));
+        mirror.take();
+        assert!(changes.has_changed().unwrap() && uid().is_none());
     }
 
     #[test]

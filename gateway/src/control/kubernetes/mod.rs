@@ -9,13 +9,14 @@
 //! | where the API server is, who we are to it | [`api_server`] |
 //! | which kinds are watched, what they are for | [`kinds`] |
 //! | what comes over the wire; what is kept of it | `wire`; `trim` |
+//! | what is kept apart from it, for those who write | [`standing`] |
 //! | the life of one watch | `watch`; when it tries again: `backoff` |
 //! | what went wrong, which permission is missing | [`failure`] |
 //! | Secrets and ConfigMaps, which are read only if something refers to them | `fetches` |
 //! | all that was heard, as changes of what is held | `mirror` |
 //! | log, metrics, readiness | [`status`] |
 //!
-//! Nothing is ever written to the cluster.
+//! Nothing is written to the cluster here: that is the [`controller`](crate::controller).
 
 pub mod api_server;
 mod backoff;
@@ -23,6 +24,7 @@ pub mod failure;
 mod fetches;
 pub mod kinds;
 mod mirror;
+pub mod standing;
 pub mod status;
 mod trim;
 mod watch;
@@ -48,6 +50,7 @@ use self::{
     fetches::Fetched,
     kinds::{Kinds, fetch},
     mirror::{Heard, Mirror},
+    standing::Standings,
     status::KubernetesStatus,
 };
 use super::{References, files::Batch};
@@ -66,6 +69,7 @@ pub struct Cluster {
     status: Arc<KubernetesStatus>,
     /// What is to be read of what is only listed by name.
     references: tokio_watch::Sender<Arc<References>>,
+    standings: Arc<Standings>,
 }
 
 impl Cluster {
@@ -73,12 +77,23 @@ impl Cluster {
     pub fn new(server: ApiServer, namespaces: &[String], node_name: &str) -> Self {
         let kinds = Kinds::new(namespaces, node_name);
         let status = Arc::new(KubernetesStatus::new(kinds.watches()));
-        Self { server, kinds, status, references: tokio_watch::Sender::default() }
+        let references = tokio_watch::Sender::default();
+        Self { server, kinds, status, references, standings: Arc::default() }
     }
 
     /// Where to say what is referred to.
     pub fn references(&self) -> tokio_watch::Sender<Arc<References>> {
         self.references.clone()
+    }
+
+    /// Its API server.
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
+    /// How its objects stand, from now on.
+    pub fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// How it goes, from now on.
@@ -104,7 +119,7 @@ impl Cluster {
                 drop(heard);
                 let references = self.references.subscribe();
                 drop(self.references);
-                pass_on(Mirror::new(self.status), inbox, references, client, send).await;
+                pass_on(Mirror::new(self.status, self.standings), inbox, references, client, send).await;
             });
         };
         thread::Builder::new().name("kubernetes".to_owned()).spawn(follow).map(drop)
