@@ -137,9 +137,7 @@ fn load_image(cluster: &Cluster) {
 /// What `helm install` does.
 fn release(cluster: &Cluster, chart: &Chart, namespace: &str, form: Form, values: &[&str], pod_security: &str) {
     let label = format!("{{pod-security.kubernetes.io/enforce: {pod_security}}}");
-    cluster.apply(&format!(
-        "{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {label}}}}}"
-    ));
+    cluster.apply(&format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {namespace}, labels: {label}}}}}"));
     let values = [form.values, values].concat();
     let manifests = chart.run(&["template", "tidegate", "--namespace", namespace], &values);
     cluster.apply(&manifests.unwrap_or_else(|error| panic!("helm template: {error}")));
