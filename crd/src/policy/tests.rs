@@ -10,7 +10,8 @@ use crate::{Object, yaml};
 /// Set it to write the files instead of comparing.
 const WRITE: &str = "TIDEGATE_WRITE_DOCS";
 
-const HEAD: &str = "# Made of the types in crd/src/policy by `TIDEGATE_WRITE_DOCS=1 cargo test -p tidegate-crd --lib policy`.\n";
+const HEAD: &str =
+    "# Made of the types in crd/src/policy by `TIDEGATE_WRITE_DOCS=1 cargo test -p tidegate-crd --lib policy`.\n";
 
 fn definitions() -> [Value; 2] {
     [
@@ -137,7 +138,10 @@ fn mistakes_are_named_where_they_stand() {
     let unknown = said(&POOL.replace("autoAssign", "autoasign"));
     assert!(unknown[0].contains("6 ") && unknown[0].contains("Did you mean `autoAssign`?"), "{unknown:?}");
     let missing = said("{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: a}, spec: {}}");
-    assert!(missing[0].contains("missing field `addresses`") && missing[0].contains("docs/resources.md"), "{missing:?}");
+    assert!(
+        missing[0].contains("missing field `addresses`") && missing[0].contains("docs/resources.md"),
+        "{missing:?}"
+    );
     let version = said(&POOL.replace("v1alpha1", "v1"));
     assert!(version[0].contains("WrongApiVersion") && version[0].contains("tidegate.io/v1alpha1"), "{version:?}");
     let kind = said(&POOL.replace("LoadBalancerPool", "LoadBalancerPol"));

@@ -8,9 +8,11 @@ use std::collections::BTreeMap;
 use tidegate_crd::{
     core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, Secret, Service, ServiceStatus},
     ingress::{Ingress, IngressClass},
+    policy::{IngressClassParameters, LoadBalancerPool},
 };
 
 use super::standing::keep_ours;
+use crate::compile::load_balancer::SERVICE_CONDITION;
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
@@ -23,9 +25,12 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn service(service: &mut Service) -> bool {
     metadata(&mut service.metadata);
-    let load_balancer = service.status.take().and_then(|status| status.load_balancer);
-    service.status =
-        load_balancer.map(|balancer| ServiceStatus { load_balancer: Some(balancer), ..ServiceStatus::default() });
+    if let Some(ServiceStatus { load_balancer, conditions }) = service.status.take() {
+        let ours = conditions.into_iter().flatten().filter(|condition| condition.type_ == SERVICE_CONDITION);
+        let conditions = Some(ours.collect::<Vec<_>>()).filter(|ours| !ours.is_empty());
+        let is_there = load_balancer.is_some() || conditions.is_some();
+        service.status = is_there.then_some(ServiceStatus { load_balancer, conditions });
+    }
     true
 }
 
@@ -47,8 +52,20 @@ pub(super) fn ingress_class(class: &mut IngressClass) -> bool {
     true
 }
 
+pub(super) fn ingress_class_parameters(parameters: &mut IngressClassParameters) -> bool {
+    with_generation(&mut parameters.metadata);
+    true
+}
+
+pub(super) fn load_balancer_pool(pool: &mut LoadBalancerPool) -> bool {
+    with_generation(&mut pool.metadata);
+    true
+}
+
 pub(super) fn namespace(namespace: &mut Namespace) -> bool {
+    let labels = namespace.metadata.labels.take();
     bare(&mut namespace.metadata);
+    namespace.metadata.labels = labels;
     (namespace.spec, namespace.status) = (None, None);
     true
 }
@@ -88,6 +105,13 @@ fn metadata(metadata: &mut ObjectMeta) {
     let annotations = annotations.filter(|annotations| !annotations.is_empty());
     let rest = ObjectMeta::default();
     *metadata = ObjectMeta { name, namespace, uid, creation_timestamp, labels, annotations, managed_fields, ..rest };
+}
+
+/// What has a status of ours that says of which generation it speaks.
+fn with_generation(of: &mut ObjectMeta) {
+    let generation = of.generation;
+    metadata(of);
+    of.generation = generation;
 }
 
 /// The name alone, and the uid.

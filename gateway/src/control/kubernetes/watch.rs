@@ -1,6 +1,10 @@
 //! `Watch`: follows the objects of one kind, for ever.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use kube::{
@@ -17,6 +21,9 @@ use super::{
     mirror::{Heard, News},
     status::WatchStatus,
 };
+
+/// How often a kind is asked for that the cluster does not have: somebody may install it any time, and is not kept waiting for long.
+const MISSING_PAUSE: Duration = Duration::from_secs(10);
 
 /// One watch.
 pub(super) struct Watch<K> {
@@ -55,6 +62,12 @@ impl<K: Resource<DynamicType = ()> + Wire> Watch<K> {
                 Err(error) => error,
             };
             let failure = Failure::of(&error);
+            if failure.is_missing_kind() && self.status.watched().kind.is_own() {
+                self.status.answered();
+                self.tell(News::Missing).await?;
+                tokio::time::sleep(MISSING_PAUSE).await;
+                return Ok(());
+            }
             self.status.failed(&failure);
             self.tell(News::Failed(failure.clone())).await?;
             tokio::time::sleep(backoff.pause(Instant::now(), fastrand::f64())).await;
