@@ -1,5 +1,8 @@
 //! A cluster as the source: Tidegate follows what its API server says, and goes on with what it knows while it says nothing.
 
+mod node;
+mod referred;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{

@@ -53,7 +53,8 @@ pub const NODE: Form = Form {
 };
 
 /// One that looks at two namespaces, neither of which is its own.
-pub const NAMESPACED: Form = Form { name: "namespaced", values: &["watchNamespaces={shop,blog}"], is_checked_in: false };
+pub const NAMESPACED: Form =
+    Form { name: "namespaced", values: &["watchNamespaces={shop,blog}"], is_checked_in: false };
 
 /// All that can be turned on.
 pub const EVERYTHING: Form = Form {
