@@ -29,6 +29,12 @@ else
     hierarchies=(/sys/fs/cgroup/*)
 fi
 for hierarchy in "${hierarchies[@]}"; do
+    # After a restart: those of the pods that were killed go, as with a machine that was switched off.
+    for _ in {1..100}; do
+        find "$hierarchy/$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+        [[ -d $hierarchy/$cgroup ]] || break
+        sleep 0.05
+    done
     for group in "$hierarchy/$cgroup" "$hierarchy/$cgroup/daemons"; do
         mkdir -p "$group"
         if [[ $hierarchy == */cpuset ]]; then # nobody may enter before these are set
