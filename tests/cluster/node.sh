@@ -11,7 +11,9 @@ hostname "$name"
 mount -n --make-rprivate / # -n: nothing is noted in the machine's own /run
 mount -n --make-rshared /
 # What the programs write has its place in the cluster's directory, even where their paths cannot be changed.
-for path in /run /var/lib /var/log; do mount -n -t tmpfs -o mode=755 tmpfs "$path"; done
+for path in /run /var/log; do mount -n -t tmpfs -o mode=755 tmpfs "$path"; done
+mkdir -p "$directory/overlay/upper" "$directory/overlay/work"
+mount -t overlay -o "lowerdir=/var/lib,upperdir=$directory/overlay/upper,workdir=$directory/overlay/work" overlay /var/lib
 mkdir -p /run/lock /run/netns
 for part in kubelet containerd cni; do
     mkdir -p "$directory/$part" "/var/lib/$part"
