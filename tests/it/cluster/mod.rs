@@ -2,4 +2,5 @@
 
 mod bed;
 mod deploy;
+mod nodes;
 mod rbac;
