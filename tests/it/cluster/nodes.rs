@@ -12,11 +12,16 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tidegate_tests::{
     PATIENCE,
-    cluster::{AGNHOST, Cluster, Tier, directory::Directory, machine, owner, programs::Programs},
+    cluster::{
+        AGNHOST, Cluster, Tier,
+        directory::{Directory, remove_leftovers},
+        machine, owner,
+        programs::Programs,
+    },
     oci::{File, Image},
 };
 
-use super::bed::{assert_nothing_is_left, until};
+use super::bed::{until, until_no_process_is_left, until_nothing_is_left};
 
 /// Requests that are sure to find both of two pods: one of them is missed by one run in 2³⁹.
 const ENOUGH: usize = 40;
@@ -190,16 +195,10 @@ impl Drop for Keeper {
     }
 }
 
-/// The namespaces of a process, such as `net:[4026531840]`.
-fn namespaces(process: &str) -> BTreeSet<String> {
-    let links = fs::read_dir(format!("/proc/{process}/ns")).into_iter().flatten().flatten();
-    links.filter_map(|link| Some(fs::read_link(link.path()).ok()?.display().to_string())).collect()
-}
-
-/// Those of all processes.
-fn all_namespaces() -> BTreeSet<String> {
-    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    processes.flat_map(|process| namespaces(&process.to_string_lossy())).collect()
+/// The namespaces that live by a mount, not by a process.
+fn kept_namespaces() -> BTreeSet<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    mounts.lines().filter(|line| line.contains(" - nsfs ")).map(str::to_owned).collect()
 }
 
 #[test]
@@ -208,6 +207,7 @@ fn nothing_is_left_of_nodes_whose_owner_is_killed() {
         assert!(std::env::var_os("CI").is_none(), "{why}");
         return eprintln!("skipped: {why}");
     }
+    let kept = kept_namespaces();
     let keeper = Keeper::start("keeper");
     let manifest = keeper.directory.file("pod.yaml");
     fs::write(&manifest, pod("web", "n1")).unwrap();
@@ -216,20 +216,10 @@ fn nothing_is_left_of_nodes_whose_owner_is_killed() {
     let directory = keeper.directory.clone();
     let processes = directory.processes();
     assert!(processes.len() > 15 && !directory.cgroups().is_empty(), "{processes:?}");
-    let ours = namespaces("self");
-    let its: BTreeSet<String> = processes.iter().flat_map(|pid| namespaces(&pid.to_string())).collect();
-    let its: BTreeSet<&String> = its.difference(&ours).collect();
-    assert!(its.len() > 10, "three networks; mounts, processes, names and IPC of two nodes and a pod: {its:?}");
-
     keeper.kill();
-    let patience = Instant::now() + PATIENCE;
-    while directory.path().exists() {
-        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert_nothing_is_left(&directory);
-    let left = all_namespaces();
-    assert_eq!(its.into_iter().filter(|namespace| left.contains(*namespace)).count(), 0, "{left:?}");
+    until_nothing_is_left(&directory);
+    // Its namespaces have ended with the processes in them.
+    assert_eq!(kept_namespaces().difference(&kept).count(), 0);
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
     assert!(!mounts.contains(&directory.path().display().to_string()), "{mounts}");
 }
@@ -244,12 +234,8 @@ fn nothing_is_left_of_nodes_whose_supervisor_is_killed() {
     let directory = keeper.directory.clone();
     let supervisor = owner::ask(&directory, "supervisor").unwrap();
     kill_process(Pid::from_raw(supervisor.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    let patience = Instant::now() + PATIENCE;
-    while !directory.processes().is_empty() {
-        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
-        thread::sleep(Duration::from_millis(20));
-    }
+    until_no_process_is_left(&directory);
     // Files and cgroups nobody could remove; whoever starts the next cluster does.
-    tidegate_tests::cluster::directory::remove_leftovers().unwrap();
-    assert_nothing_is_left(&directory);
+    remove_leftovers().unwrap();
+    until_nothing_is_left(&directory);
 }
