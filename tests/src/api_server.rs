@@ -381,7 +381,9 @@ impl Question {
             (false, false, false) => "get",
         };
         let named = format!("{verb} {permission}/{}", self.name);
-        forbidden.contains(&format!("{verb} {permission}")) || forbidden.contains(&named) || forbidden.contains(&permission)
+        forbidden.contains(&format!("{verb} {permission}"))
+            || forbidden.contains(&named)
+            || forbidden.contains(&permission)
     }
 
     /// What is given out of an object.

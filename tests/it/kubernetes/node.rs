@@ -17,8 +17,11 @@ fn node_manifest(name: &str, zone: &str, ips: &[IpAddr]) -> String {
 /// A Service with a node port.
 fn node_port(name: &str, number: u16, more: &str, pods: &[IpAddr]) -> String {
     let text = service("default", name, pods);
-    text.replacen("spec: {", &format!("spec: {{type: NodePort, {more} "), 1)
-        .replacen("port: 80,", &format!("port: 80, nodePort: {number},"), 1)
+    text.replacen("spec: {", &format!("spec: {{type: NodePort, {more} "), 1).replacen(
+        "port: 80,",
+        &format!("port: 80, nodePort: {number},"),
+        1,
+    )
 }
 
 async fn start_node(net: Net, server: &ApiServer) -> Bed {
@@ -90,7 +93,10 @@ async fn a_node_port_that_is_taken_is_a_finding_and_is_had_once_it_is_free() {
     let bed = start_node(net, &server).await;
     until_open(&bed, &[&format!("NodePort {ip}:30081/TCP")]).await;
     let (status, findings) = ask(net, "/findings").await;
-    assert!(status == 200 && findings.contains("CannotListen") && findings.contains(&format!("{ip}:30080/TCP")), "{findings}");
+    assert!(
+        status == 200 && findings.contains("CannotListen") && findings.contains(&format!("{ip}:30080/TCP")),
+        "{findings}"
+    );
     drop(taken);
     until_open(&bed, &[&format!("NodePort {ip}:30080/TCP"), &format!("NodePort {ip}:30081/TCP")]).await;
     assert!(bed.app.status().failed().is_empty());
@@ -110,14 +116,20 @@ async fn a_load_balancers_ip_is_open_and_so_is_its_health_check() {
     let text = text.replace("conditions: {ready: true}", local).replacen("}\n---", &format!(", {status}}}\n---"), 1);
     server.apply(&text);
     let bed = start_node(net, &server).await;
-    let [balancer, port, check] =
-        [format!("LoadBalancer {led_here}:80/TCP"), format!("NodePort {ip}:30080/TCP"), format!("health check {ip}:30090/TCP")];
+    let [balancer, port, check] = [
+        format!("LoadBalancer {led_here}:80/TCP"),
+        format!("NodePort {ip}:30080/TCP"),
+        format!("health check {ip}:30090/TCP"),
+    ];
     until_open(&bed, &[&port, &check, &balancer]).await;
     assert_eq!(tidegate_tests::client::hit(SocketAddr::new(led_here, 80)).await.unwrap(), "a");
     let health = Client::connect(SocketAddr::new(ip, 30_090)).await.get("x", "/").await;
     assert_eq!(health.status, 200, "{}", health.text());
     // The pod is elsewhere now.
-    server.apply(&slice("default", "web", &[net.ip(2)]).replace("conditions: {ready: true}", "conditions: {ready: true}, nodeName: there"));
+    server.apply(
+        &slice("default", "web", &[net.ip(2)])
+            .replace("conditions: {ready: true}", "conditions: {ready: true}, nodeName: there"),
+    );
     let unhealthy = async {
         while Client::connect(SocketAddr::new(ip, 30_090)).await.get("x", "/").await.status != 503 {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -86,7 +86,10 @@ async fn trouble_with_one_secret_is_its_own() {
     assert!(is_shown(&bed, "web", &ca).await && !is_shown(&bed, "closed", &ca).await);
     let snapshot = bed.until(|snapshot| snapshot.findings.len() == 2).await;
     let said: Vec<String> = snapshot.findings.iter().map(ToString::to_string).collect();
-    assert!(said[0].contains("[Forbidden] Secret default/closed: not permitted to get (secrets is forbidden"), "{said:?}");
+    assert!(
+        said[0].contains("[Forbidden] Secret default/closed: not permitted to get (secrets is forbidden"),
+        "{said:?}"
+    );
     assert!(said[1].contains("[MissingSecret] Ingress default/closed"), "{said:?}");
     assert_eq!(ask(net, "/readyz").await.0, 200);
     // It is asked for at once when it changes.
