@@ -2,6 +2,8 @@
 
 mod broken;
 mod browser;
+mod cluster;
+mod controller;
 mod demo_page;
 mod dns;
 mod docs;

@@ -63,6 +63,14 @@ impl Ca {
         let mut params =
             CertificateParams::new(names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>()).expect("names");
         params.distinguished_name = distinguished(names.first().unwrap_or(&""));
+        self.issue(&params)
+    }
+
+    /// A certificate of this kind.
+    ///
+    /// # Panics
+    /// If there can be none.
+    pub fn issue(&self, params: &CertificateParams) -> Pair {
         let key = KeyPair::generate().expect("a key");
         let pem = params.signed_by(&key, &self.issuer()).expect("a certificate").pem();
         Pair { chain: format!("{pem}{}", self.chain), key: key.serialize_pem() }

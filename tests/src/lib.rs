@@ -4,12 +4,15 @@
 pub mod api_server;
 pub mod certificates;
 pub mod client;
+pub mod cluster;
 pub mod demo;
 pub mod echo;
 pub mod h2;
 pub mod http2;
+pub mod image;
 pub mod load;
 pub mod net;
+pub mod oci;
 pub mod process;
 pub mod tls;
 pub mod web_socket;

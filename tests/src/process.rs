@@ -123,19 +123,22 @@ impl Drop for Process {
 /// If it cannot be built.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-    PROGRAM.get_or_init(|| {
-        let test = env::current_exe().expect("this test has a path");
-        let directory = test.ancestors().nth(2).expect("target/PROFILE/deps/it-…");
-        let profile = match directory.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
-        let mut cargo = Command::new(env!("CARGO"));
-        // The whole workspace's features, as in this test's own build: otherwise everything would be built a second time.
-        cargo.args(["build", "--quiet", "--bin", "tidegate", "--profile", profile, "--target-dir"]);
-        cargo.arg(directory.parent().expect("target")).current_dir(root);
-        assert!(cargo.status().expect("cargo runs").success(), "the program cannot be built");
-        directory.join("tidegate")
-    })
+    PROGRAM.get_or_init(|| beside("tidegate"))
+}
+
+/// The same for any program of the workspace.
+pub(crate) fn beside(name: &str) -> PathBuf {
+    let test = env::current_exe().expect("this test has a path");
+    let directory = test.ancestors().nth(2).expect("target/PROFILE/deps/it-…");
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
+    let mut cargo = Command::new(env!("CARGO"));
+    // The whole workspace's features, as in this test's own build: otherwise everything would be built a second time.
+    cargo.args(["build", "--quiet", "--bin", name, "--profile", profile, "--target-dir"]);
+    cargo.arg(directory.parent().expect("target")).current_dir(root);
+    assert!(cargo.status().expect("cargo runs").success(), "the program cannot be built");
+    directory.join(name)
 }

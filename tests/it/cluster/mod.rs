@@ -1,0 +1,3 @@
+//! Tests in a real cluster: its control plane alone, or with two nodes.
+
+mod bed;

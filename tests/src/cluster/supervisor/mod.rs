@@ -1,0 +1,231 @@
+//! The process that a cluster belongs to: it starts everything, answers on a socket, and ends everything.
+
+mod address;
+mod control_plane;
+mod daemon;
+
+use std::{
+    fmt::Write as _,
+    fs,
+    io::{self, Write as _},
+    thread,
+    time::{Duration, Instant},
+};
+
+use kube::{
+    Client, Config,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+pub(super) use self::daemon::PROXIES;
+use self::{address::Claim, control_plane::Place, daemon::Daemon};
+use super::{Failure, Tier, directory::Directory, pki::Pki, programs::Programs};
+
+/// How long a program may take to be ready: on a machine that compiles meanwhile, an API server takes a minute.
+const READY: Duration = Duration::from_secs(180);
+
+/// How often it is asked whether it is.
+const ASK: Duration = Duration::from_millis(100);
+
+/// Lines of a log that are shown when its program has ended.
+const LAST_WORDS: usize = 20;
+
+/// The socket's name in the cluster's directory.
+pub(super) const SOCKET: &str = "socket";
+
+/// What the supervisor says when all is there.
+pub(super) const IS_READY: &str = "ready";
+
+/// Runs a cluster until its owner ends, which it notices by the end of stdin; or, if it `stays`, until it is told to end.
+/// Says on stdout how far it is.
+///
+/// # Errors
+/// Why it could not start, or what could not be removed.
+pub async fn run(directory: Directory, tier: Tier, stays: bool) -> Result<(), Failure> {
+    // A terminal's Ctrl-C is for the owner, whose end is noticed.
+    let _ = rustix::process::setsid();
+    let programs = Programs::find(tier)?;
+    let _lock = directory.create()?;
+    let (gone, mut owner) = oneshot::channel();
+    // It waits for as long as the process lives, and so is no task.
+    thread::spawn(move || {
+        drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
+        let _ = gone.send(());
+    });
+    let mut world = World { directory, programs, tier, claim: None, daemons: Vec::new(), begun: Instant::now() };
+    let mut terminated = signal(SignalKind::terminate())?;
+    let started = tokio::select! {
+        started = world.start() => started,
+        _ = &mut owner => Err("whoever wanted it has ended".into()),
+        _ = terminated.recv() => Err("it was told to end".into()),
+    };
+    let outcome = match started {
+        Err(error) => Err(error),
+        Ok(()) => {
+            world.tell(IS_READY);
+            tokio::select! {
+                outcome = world.serve() => outcome,
+                _ = &mut owner, if !stays => Ok(()),
+                _ = terminated.recv() => Ok(()),
+            }
+        }
+    };
+    let removed = world.end().await;
+    outcome.and(removed)
+}
+
+/// All that a cluster is.
+struct World {
+    directory: Directory,
+    programs: Programs,
+    tier: Tier,
+    claim: Option<Claim>,
+    daemons: Vec<Daemon>,
+    begun: Instant,
+}
+
+impl World {
+    async fn start(&mut self) -> Result<(), Failure> {
+        let claim = Claim::find(&control_plane::PORTS)?;
+        let pki = Pki::create(&self.directory)?;
+        let place =
+            Place { ip: claim.ip(), from_here: claim.ip(), prefix: Vec::new(), has_nodes: self.tier == Tier::TwoNodes };
+        self.claim = Some(claim);
+        self.daemons = control_plane::daemons(&self.programs, &self.directory, &pki, &place)?;
+        // The first two: an API server waits for its etcd. The others would give up on one that has not made their roles yet.
+        for index in [0, 1] {
+            self.daemons[index].start()?;
+        }
+        self.until_ready("/readyz").await?;
+        self.tell("the API server is ready");
+        for daemon in &mut self.daemons[2..] {
+            daemon.start()?;
+        }
+        // It is what the controllers make last of all that a namespace needs.
+        self.until_ready("/api/v1/namespaces/default/serviceaccounts/default").await?;
+        self.tell("the controllers are ready");
+        Ok(())
+    }
+
+    /// Asks the API server until it answers with OK.
+    async fn until_ready(&mut self, path: &str) -> Result<(), Failure> {
+        let kubeconfig = Kubeconfig::read_from(self.directory.file("admin.kubeconfig"))?;
+        let client =
+            Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?;
+        let patience = Instant::now() + READY;
+        loop {
+            let Err(error) = client.request_text(http::Request::get(path).body(Vec::new())?).await else {
+                return Ok(());
+            };
+            self.all_run()?;
+            if Instant::now() > patience {
+                return Err(format!("{path} is not ready after {} s: {error}", READY.as_secs()).into());
+            }
+            tokio::time::sleep(ASK).await;
+        }
+    }
+
+    /// Fails if a program has ended by itself.
+    fn all_run(&mut self) -> Result<(), Failure> {
+        for daemon in &mut self.daemons {
+            if let Some(status) = daemon.ended() {
+                let log = fs::read_to_string(daemon.log()).unwrap_or_default();
+                let lines: Vec<&str> = log.lines().collect();
+                let last = lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n");
+                return Err(format!("{} has ended ({status}):\n{last}", daemon.name()).into());
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers on the socket, until it is told to end.
+    async fn serve(&mut self) -> Result<(), Failure> {
+        let listener = UnixListener::bind(self.directory.file(SOCKET))?;
+        loop {
+            let (stream, _) = listener.accept().await?;
+            // Whoever is gone before the answer misses only that.
+            if self.answer(stream).await.unwrap_or(false) {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Answers one question. Whether it was the last.
+    async fn answer(&mut self, mut stream: UnixStream) -> io::Result<bool> {
+        let mut line = String::new();
+        BufReader::new(&mut stream).read_line(&mut line).await?;
+        let words: Vec<&str> = line.split_whitespace().collect();
+        if words == ["down"] {
+            // The end of the process is the answer.
+            std::mem::forget(stream);
+            return Ok(true);
+        }
+        let answer = match self.obey(&words).await {
+            Ok(text) => format!("ok\n{text}"),
+            Err(error) => format!("error\n{error}"),
+        };
+        stream.write_all(answer.as_bytes()).await?;
+        Ok(false)
+    }
+
+    async fn obey(&mut self, words: &[&str]) -> Result<String, Failure> {
+        match *words {
+            ["status"] => Ok(self.status()),
+            ["stop", name] => self.daemon(name)?.stop().await.map(|()| String::new()),
+            ["start", name] => {
+                let daemon = self.daemon(name)?;
+                if daemon.id().is_none() {
+                    daemon.start()?;
+                }
+                if name == "kube-apiserver" {
+                    self.until_ready("/readyz").await?;
+                }
+                Ok(String::new())
+            }
+            ["restore"] => {
+                for daemon in &mut self.daemons {
+                    if daemon.id().is_none() {
+                        daemon.start()?;
+                    }
+                }
+                self.until_ready("/readyz").await.map(|()| String::new())
+            }
+            _ => Err(format!("{words:?}: there are status, stop NAME, start NAME, restore, down").into()),
+        }
+    }
+
+    fn daemon(&mut self, name: &str) -> Result<&mut Daemon, Failure> {
+        let names: Vec<String> = self.daemons.iter().map(|daemon| daemon.name().to_owned()).collect();
+        let daemon = self.daemons.iter_mut().find(|daemon| daemon.name() == name);
+        daemon.ok_or_else(|| format!("{name}: there are {}", names.join(", ")).into())
+    }
+
+    fn status(&mut self) -> String {
+        let mut text = format!("up for {} s\n", self.begun.elapsed().as_secs());
+        for daemon in &mut self.daemons {
+            let state = daemon.id().map_or_else(|| "does not run".to_owned(), |id| format!("process {id}"));
+            let _ = writeln!(text, "{:<24} {state:<16} {}", daemon.name(), daemon.log().display());
+        }
+        text
+    }
+
+    /// Ends and removes everything.
+    async fn end(mut self) -> Result<(), Failure> {
+        for daemon in self.daemons.iter_mut().rev() {
+            daemon.stop().await?;
+        }
+        self.directory.remove()
+    }
+
+    /// A line for the owner, who may have gone.
+    fn tell(&self, line: &str) {
+        let mut stdout = io::stdout();
+        let _ = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+    }
+}
