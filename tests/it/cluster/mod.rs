@@ -4,3 +4,4 @@ mod bed;
 mod deploy;
 mod nodes;
 mod rbac;
+mod pools;
