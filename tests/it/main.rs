@@ -14,6 +14,7 @@ mod explain;
 mod h2spec;
 mod hostile;
 mod ingress_conformance;
+mod ingress_suite;
 mod kubernetes;
 mod live;
 mod never_drop;

@@ -196,6 +196,8 @@ fn decode(line: &str) -> Option<Object> {
         Kind::EndpointSlice => serde_json::from_value(object).map(Object::EndpointSlice),
         Kind::Ingress => serde_json::from_value(object).map(Object::Ingress),
         Kind::IngressClass => serde_json::from_value(object).map(Object::IngressClass),
+        Kind::IngressClassParameters => serde_json::from_value(object).map(Object::IngressClassParameters),
+        Kind::LoadBalancerPool => serde_json::from_value(object).map(Object::LoadBalancerPool),
         Kind::Namespace => serde_json::from_value(object).map(Object::Namespace),
         Kind::Node => serde_json::from_value(object).map(Object::Node),
         Kind::Secret => serde_json::from_value(object).map(Object::Secret),

@@ -1,7 +1,9 @@
 //! Tests in a real cluster: its control plane alone, or with two nodes.
 
 mod bed;
+mod chapter;
 mod deploy;
+mod ingress;
 mod nodes;
-mod rbac;
 mod pools;
+mod rbac;

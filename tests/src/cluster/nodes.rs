@@ -14,7 +14,10 @@ use super::{
     Failure, Tier,
     control_plane::{ControlPlane, output},
     directory::Directory,
-    supervisor::network::{enter, node_ip},
+    supervisor::{
+        PROXIES,
+        network::{enter, node_ip},
+    },
 };
 
 /// Who looks, and who disturbs.
@@ -149,6 +152,10 @@ pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failu
     let prefix = enter(pid.parse()?);
     let mut command = Command::new(&prefix[0]);
     command.args(&prefix[1..]);
+    // It is no way from here to the world.
+    for name in PROXIES {
+        command.env_remove(name);
+    }
     Ok(command)
 }
 
