@@ -14,7 +14,10 @@ use super::{
     Failure, Tier,
     control_plane::{ControlPlane, output},
     directory::Directory,
-    supervisor::network::{enter, node_ip},
+    supervisor::{
+        API_SERVER, PROXIES,
+        network::{CONTROL_PLANE, enter, node_ip},
+    },
 };
 
 /// Who looks, and who disturbs.
@@ -110,6 +113,14 @@ impl Cluster {
         self.directory().file("inside.kubeconfig")
     }
 
+    /// A kubeconfig of whoever has this token, for the same processes.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn inside_user_kubeconfig(&self, token: &str) -> PathBuf {
+        self.user_kubeconfig_at(&format!("https://{CONTROL_PLANE}:{API_SERVER}"), token)
+    }
+
     /// Gives both nodes the image of an archive, as `docker save` and [`crate::oci`] write them.
     ///
     /// # Panics
@@ -148,6 +159,9 @@ pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failu
         .map_err(|_| format!("{network}: in a cluster with nodes, there are n1, n2 and outside"))?;
     let prefix = enter(pid.parse()?);
     let mut command = Command::new(&prefix[0]);
+    for name in PROXIES {
+        command.env_remove(name);
+    }
     command.args(&prefix[1..]);
     Ok(command)
 }

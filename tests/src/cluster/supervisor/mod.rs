@@ -27,8 +27,8 @@ use tokio::{
     sync::oneshot,
 };
 
-pub(super) use self::daemon::PROXIES;
 use self::{address::Claim, control_plane::Place, daemon::Daemon, network::Network, node::Node};
+pub(super) use self::{control_plane::API_SERVER, daemon::PROXIES};
 use super::{Failure, Tier, directory::Directory, images, machine, pki::Pki, programs::Programs};
 
 /// How long a program may take to be ready: on a machine that compiles meanwhile, an API server takes a minute.
