@@ -33,7 +33,7 @@ fn table(services: u32) -> ServiceTable {
         balance: Balance::Random,
         policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
-        endpoints: Vec::new(),
+        endpoints: [].into(),
     };
     ServiceTable::build((0..services).map(|n| Arc::new(port(n))), &[], &Place::default(), None).0
 }

@@ -69,7 +69,7 @@ pub(crate) struct Inherited {
 /// The endpoints one kind of traffic may use, ready to be chosen from.
 #[derive(Debug)]
 pub struct EndpointSet {
-    endpoints: Box<[Endpoint]>,
+    endpoints: Arc<[Endpoint]>,
     states: Box<[Arc<EndpointState>]>,
     positions: AHashMap<SocketAddr, usize>,
     hashes: Box<[u64]>,
@@ -88,7 +88,7 @@ pub struct EndpointSet {
 impl EndpointSet {
     /// A set of `endpoints`, each once; counters and affinity come from `inherited`.
     pub(crate) fn build(
-        endpoints: Vec<Endpoint>,
+        endpoints: Arc<[Endpoint]>,
         balance: Balance,
         policy: &EndpointPolicy,
         affinity: Affinity,
@@ -103,7 +103,7 @@ impl EndpointSet {
             positions: endpoints.iter().enumerate().map(|(i, e)| (e.addr, i)).collect(),
             hashes: endpoints.iter().map(|e| xxh3_64(e.addr.to_string().as_bytes())).collect(),
             weight_totals: weight_totals(&endpoints),
-            endpoints: endpoints.into(),
+            endpoints,
             balance,
             policy: policy.clone(),
             guarded: policy.ejection.is_some() || policy.probe.is_some() || policy.slow_start > Duration::ZERO,
@@ -117,7 +117,7 @@ impl EndpointSet {
     /// A set with nothing to choose from.
     pub fn empty() -> Self {
         let policy = EndpointPolicy::default();
-        Self::build(Vec::new(), Balance::Random, &policy, Affinity::None, &mut Inherited::default())
+        Self::build([].into(), Balance::Random, &policy, Affinity::None, &mut Inherited::default())
     }
 
     /// Candidates for a connection of `client`, in order of preference: the first is the choice, the others are for

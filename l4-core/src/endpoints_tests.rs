@@ -86,7 +86,7 @@ fn weight_0_takes_an_endpoint_out_with_affinity_too() {
 #[test]
 fn weighted_and_round_robin_do_what_they_say() {
     let mut inherited = Inherited::default();
-    let endpoints = vec![endpoint(1, 3), endpoint(2, 0), endpoint(3, 1)];
+    let endpoints: Arc<[Endpoint]> = [endpoint(1, 3), endpoint(2, 0), endpoint(3, 1)].into();
     let set = EndpointSet::build(
         endpoints.clone(),
         Balance::Weighted,
@@ -284,7 +284,7 @@ mod policy {
 
     #[test]
     fn weight_0_is_left_alone_even_when_the_others_are_out() {
-        let endpoints = vec![endpoint(1, 0), endpoint(2, 1), endpoint(3, 5)];
+        let endpoints = [endpoint(1, 0), endpoint(2, 1), endpoint(3, 5)].into();
         let policy = ejecting(1, 100);
         let set = EndpointSet::build(endpoints, Balance::Weighted, &policy, Affinity::None, &mut Inherited::default());
         let now = UnixMillis(5);
@@ -317,8 +317,9 @@ mod policy {
         let admission = Admission { max_in_flight: Some(1), max_pending: None };
         let policy = EndpointPolicy { admission, ..EndpointPolicy::default() };
         let mut inherited = Inherited::default();
-        let mut build =
-            |policy| EndpointSet::build(vec![endpoint(1, 1)], Balance::Random, policy, Affinity::None, &mut inherited);
+        let mut build = |policy| {
+            EndpointSet::build([endpoint(1, 1)].into(), Balance::Random, policy, Affinity::None, &mut inherited)
+        };
         let (one, other) = (build(&policy), build(&policy));
         let permit = one.admit().unwrap();
         assert_eq!(other.admit().unwrap_err(), Full::InFlight);

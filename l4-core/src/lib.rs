@@ -27,7 +27,7 @@
 //!     cluster_ips: vec![vip.ip()], load_balancer_ips: vec![], external_ips: vec![], source_ranges: vec![],
 //!     internal_policy: TrafficPolicy::Cluster, external_policy: TrafficPolicy::Cluster,
 //!     affinity: Affinity::None, balance: Balance::Random, policy: EndpointPolicy::default(), connection: ConnectionOptions::default(),
-//!     endpoints: vec![Endpoint { addr: pod.local_addr()?, conditions, node, zone, hints, weight: 1, pod: None }],
+//!     endpoints: [Endpoint { addr: pod.local_addr()?, conditions, node, zone, hints, weight: 1, pod: None }].into(),
 //! };
 //! let (table, _conflicts) = ServiceTable::build([Arc::new(service)], &[], &Place::default(), None);
 //!

@@ -82,7 +82,7 @@ pub struct ServicePort {
     /// How connections are carried.
     pub connection: ConnectionOptions,
     /// Every endpoint of this port, usable or not (see `eligible`).
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Arc<[Endpoint]>,
 }
 
 /// One address that serves a port, as EndpointSlices describe it.

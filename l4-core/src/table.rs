@@ -184,7 +184,10 @@ impl FamilySets {
     fn build(config: &ServicePort, family: IpFamily, place: &Place, inherited: &mut Inherited) -> Self {
         let eligible = eligible(&config.endpoints, family, place);
         let mut set = |indexes: &[usize]| {
-            let endpoints = indexes.iter().map(|&i| config.endpoints[i].clone()).collect();
+            // Most often it is all of them, in their order: a cluster's endpoints are then held once.
+            let all = indexes.iter().copied().eq(0..config.endpoints.len());
+            let some = || indexes.iter().map(|&i| config.endpoints[i].clone()).collect();
+            let endpoints = if all { config.endpoints.clone() } else { some() };
             Arc::new(EndpointSet::build(endpoints, config.balance, &config.policy, config.affinity, inherited))
         };
         let cluster = set(&eligible.cluster);

@@ -33,7 +33,7 @@ fn port(name: &str, endpoints: Vec<Endpoint>) -> ServicePort {
         balance: Balance::Random,
         policy: EndpointPolicy::default(),
         connection: ConnectionOptions::default(),
-        endpoints,
+        endpoints: endpoints.into(),
     }
 }
 
@@ -56,6 +56,11 @@ fn chosen(table: &ServiceTable, frontend: Frontend, client: IpAddr) -> Result<Ve
         Decision::Choose(set) => Ok(set.endpoints().iter().map(|e| e.addr.to_string()).collect()),
         Decision::Refuse(refusal) => Err(refusal),
     }
+}
+
+/// Endpoint `i` is in another condition.
+fn conditions(port: &mut ServicePort, i: usize, conditions: Conditions) {
+    Arc::make_mut(&mut port.endpoints)[i].conditions = conditions;
 }
 
 #[test]
@@ -90,7 +95,7 @@ fn external_local_serves_strangers_locally_and_this_node_from_everywhere() {
     assert_eq!(chosen(&table, frontend(NODE, 30080), FAR).unwrap(), ["10.0.0.1:8080"]);
     assert_eq!(chosen(&table, frontend(NODE, 30080), NODE.parse().unwrap()).unwrap().len(), 2);
     assert_eq!(chosen(&table, frontend("10.96.0.1", 80), FAR).unwrap().len(), 2, "not for the ClusterIP");
-    web.endpoints = vec![elsewhere];
+    web.endpoints = [elsewhere].into();
     let table = build([web], None);
     assert_eq!(chosen(&table, frontend(NODE, 30080), FAR), Err(Refusal::NoLocalEndpoints));
     assert_eq!(chosen(&table, frontend(NODE, 30080), NODE.parse().unwrap()).unwrap().len(), 1);
@@ -149,14 +154,15 @@ fn an_unchanged_port_is_taken_over_and_a_changed_one_inherits() {
     set.chosen(client, crate::endpoints::EndpointIndex(0));
     second.port(name).unwrap().stats.mine().accepted.add(1);
 
-    web.endpoints.insert(0, endpoint("10.0.0.9:8080", "here", Conditions::READY));
+    let new = endpoint("10.0.0.9:8080", "here", Conditions::READY);
+    web.endpoints = [new].into_iter().chain(web.endpoints.iter().cloned()).collect();
     let third = build([web.clone()], Some(&second));
     let served = third.port(name).unwrap();
     assert_eq!(served.stats.sum(|port| &port.accepted), 1);
     let kept = served.set(IpFamily::V4, TrafficPolicy::Cluster).remembered(client);
     assert_eq!(kept, Some(crate::endpoints::EndpointIndex(1)));
 
-    web.endpoints.remove(1);
+    web.endpoints = web.endpoints.iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, e)| e.clone()).collect();
     let fourth = build([web], Some(&third));
     assert_eq!(fourth.port(name).unwrap().affinity_entries(), 0, "its endpoint left");
 }
@@ -169,9 +175,9 @@ fn udp_flows_end_only_when_another_endpoint_could_take_over() {
     let (gone, next) = ("10.0.0.9:53".parse().unwrap(), "10.0.0.1:53".parse().unwrap());
     let served = |port: &ServicePort| build([port.clone()], None).port(&port.name).unwrap().clone();
     assert!(served(&dns).keeps_flow(next) && !served(&dns).keeps_flow(gone));
-    dns.endpoints[0].conditions = draining;
+    conditions(&mut dns, 0, draining);
     assert!(served(&dns).keeps_flow(next), "a terminating endpoint that still serves keeps its flows");
-    dns.endpoints.clear();
+    dns.endpoints = [].into();
     assert!(served(&dns).keeps_flow(gone), "with nothing to take over, the flow is left alone");
 }
 
@@ -181,7 +187,7 @@ fn what_a_port_begins_with_is_warm_and_what_comes_later_starts_slowly() {
     let mut web = port("web", vec![endpoint(a, "here", Conditions::READY), endpoint(b, "here", NOT_READY)]);
     web.policy.slow_start = Duration::from_secs(60);
     let first = build([web.clone()], None);
-    web.endpoints[1].conditions = Conditions::READY;
+    conditions(&mut web, 1, Conditions::READY);
     let second = build([web.clone()], Some(&first));
     let standing = |table: &ServiceTable, i| {
         let set = table.ports().next().unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
@@ -197,9 +203,9 @@ fn what_a_port_begins_with_is_warm_and_what_comes_later_starts_slowly() {
     let set = second.ports().next().unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
     assert!(set.failed(crate::endpoints::EndpointIndex(0), UnixMillis(999_000)));
     assert!(matches!(standing(&second, 0), Standing::Ejected { .. }));
-    web.endpoints.iter_mut().for_each(|e| e.conditions = NOT_READY);
+    (0..2).for_each(|i| conditions(&mut web, i, NOT_READY));
     let none = build([web.clone()], Some(&second));
-    web.endpoints.iter_mut().for_each(|e| e.conditions = Conditions::READY);
+    (0..2).for_each(|i| conditions(&mut web, i, Conditions::READY));
     let both = build([web], Some(&none));
     assert_eq!([0, 1].map(|i| standing(&both, i)), [Standing::InUse; 2]);
 }

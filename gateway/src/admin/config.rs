@@ -142,7 +142,7 @@ pub(super) fn service_view(row: &ServiceRow, snapshot: &Snapshot, endpoints: usi
         pending: row.pending,
         ports: row.ports.iter().map(|port| port_view(row, port, snapshot, endpoints)).collect(),
         health_check_node_port: row.health_check_port,
-        selector: row.selector.clone(),
+        selector: row.selector.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
         affinity_timeout_seconds: row.affinity_seconds,
         created: row.created,
     }

@@ -125,7 +125,7 @@ fn services(snapshot: &Snapshot, filter: &Filter) -> (Vec<ServiceView>, usize) {
     let has_pod = |row: &ServiceRow| {
         let ports = row.ports.iter().filter_map(|port| served(row, port, snapshot));
         ports
-            .flat_map(|port| &port.config.endpoints)
+            .flat_map(|port| port.config.endpoints.iter())
             .any(|endpoint| endpoint.pod.as_ref().is_some_and(|pod| filter.takes(pod)))
     };
     let rows = snapshot.services.iter().map(|row| &**row);

@@ -26,7 +26,7 @@ impl HealthCheck {
         ports: &[Arc<ServicePort>],
         node: &str,
     ) -> Self {
-        let endpoints = ports.iter().flat_map(|port| &port.endpoints);
+        let endpoints = ports.iter().flat_map(|port| port.endpoints.iter());
         let local =
             endpoints.filter(|e| e.conditions.ready && !e.conditions.terminating && e.node.as_deref() == Some(node));
         let mut local_ready: Vec<IpAddr> = local.map(|e| e.addr.ip()).collect();

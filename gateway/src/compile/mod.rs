@@ -255,7 +255,7 @@ fn cluster_ip_alone(port: &ServicePort, before: Option<&Arc<Upstream>>) -> Arc<E
         weight: 1,
     };
     let alone = ServicePort {
-        endpoints: vec![endpoint],
+        endpoints: [endpoint].into(),
         affinity: Affinity::None,
         internal_policy: TrafficPolicy::Cluster,
         cluster_ips: Vec::new(),

@@ -1,6 +1,6 @@
 //! Services and Ingresses as people see them: the rows of `tidegate get` and of `/config`.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 /// One Service.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +21,8 @@ pub struct ServiceRow {
     pub ports: Vec<PortRow>,
     /// `healthCheckNodePort`, if it has one.
     pub health_check_port: Option<u16>,
-    /// Its selector.
-    pub selector: BTreeMap<String, String>,
+    /// Its selector, by key. No map: an empty one of these is nothing, and one of one key some sixty bytes.
+    pub selector: Box<[(Box<str>, Box<str>)]>,
     /// Session affinity: `None`, or `ClientIP` and its timeout in seconds.
     pub affinity_seconds: Option<u64>,
     /// `metadata.creationTimestamp` in seconds since the Unix epoch, if it has one.

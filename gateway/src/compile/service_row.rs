@@ -40,13 +40,18 @@ pub(crate) fn row(
         pending: addresses.pending,
         ports: ports.map(|(i, port)| port_row(port, addresses.node_ports.get(i).copied().flatten())).collect(),
         health_check_port: addresses.health_check_port,
-        selector: spec.selector.clone().unwrap_or_default(),
+        selector: selector(spec),
         affinity_seconds: match affinity {
             Affinity::None => None,
             Affinity::ClientIp { timeout } => Some(timeout.as_secs()),
         },
         created,
     }
+}
+
+fn selector(spec: &ServiceSpec) -> Box<[(Box<str>, Box<str>)]> {
+    let pairs = spec.selector.iter().flatten();
+    pairs.map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect()
 }
 
 fn port_row(port: &ServicePort, node_port: Option<u16>) -> PortRow {

@@ -355,7 +355,7 @@ impl One<'_> {
             balance: shared.options.balance,
             policy,
             connection: shared.options.connection,
-            endpoints,
+            endpoints: endpoints.into(),
         }
     }
 

@@ -308,7 +308,7 @@ fn headless(snapshot: &Snapshot, row: &ServiceRow, steps: &mut Steps) -> Outcome
         .table
         .ports()
         .filter(of_service)
-        .flat_map(|port| &port.config.endpoints)
+        .flat_map(|port| port.config.endpoints.iter())
         .filter(|endpoint| endpoint.conditions.ready)
         .map(|endpoint| (endpoint.addr.ip(), endpoint.pod.as_deref().unwrap_or_default()))
         .collect();

@@ -96,7 +96,7 @@ fn a_flow_whose_endpoint_left_in_the_meantime_begins_anew() {
         assert_eq!(ask(&client, "1").await, "a1");
         let lent = proxy.worker.lend().unwrap();
         let flows = proxy.worker.give_flows();
-        proxy.publish(|config| config.endpoints = vec![endpoint(b)]);
+        proxy.publish_endpoints(|endpoints| *endpoints = vec![endpoint(b)]);
         let heir = L4Worker::new(Limits::default(), proxy.table());
         lent.into_iter().for_each(|mut lent| heir.open(lent.frontend, lent.sockets.remove(0)).unwrap());
         flows.into_iter().for_each(|flow| heir.take_flow(flow));

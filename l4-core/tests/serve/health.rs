@@ -91,8 +91,8 @@ fn an_endpoint_that_becomes_ready_again_is_in_use_again() {
         }
         drop(dead);
         let back = Manual::bind(&addr.to_string()).await;
-        proxy.publish(|service| service.endpoints[0].conditions.ready = false);
-        proxy.publish(|service| service.endpoints[0].conditions.ready = true);
+        proxy.publish_endpoints(|endpoints| endpoints[0].conditions.ready = false);
+        proxy.publish_endpoints(|endpoints| endpoints[0].conditions.ready = true);
         assert!(!set(&proxy).is_out(EndpointIndex(0), now()));
         let clients = [proxy.connect().await, proxy.connect().await];
         back.accept().await.write_all(b"b").await.unwrap();
@@ -152,7 +152,7 @@ fn few_may_wait_for_a_connection_while_many_have_one() {
         let proxy = Proxy::start(config);
         let established = [proxy.greeted().await, proxy.greeted().await, proxy.greeted().await];
         let stuck = Stuck::start();
-        proxy.publish(|service| service.endpoints = vec![endpoint(stuck.addr())]);
+        proxy.publish_endpoints(|endpoints| *endpoints = vec![endpoint(stuck.addr())]);
         let waiting = proxy.connect().await;
         until(|| proxy.stats().active() == 4).await;
         assert_reset(proxy.connect().await.read_u8().await);
@@ -171,7 +171,7 @@ fn a_hash_keeps_a_client_on_its_pod_without_remembering_it() {
         for _ in 0..5 {
             assert_eq!(proxy.greeted().await.1, first);
         }
-        proxy.publish(|service| service.endpoints.rotate_left(1));
+        proxy.publish_endpoints(|endpoints| endpoints.rotate_left(1));
         assert_eq!(proxy.greeted().await.1, first);
     });
 }

@@ -122,6 +122,14 @@ impl Proxy {
         self.worker.publish(table);
     }
 
+    pub(crate) fn publish_endpoints(&self, change: impl FnOnce(&mut Vec<Endpoint>)) {
+        self.publish(|service| {
+            let mut endpoints = service.endpoints.to_vec();
+            change(&mut endpoints);
+            service.endpoints = endpoints.into();
+        });
+    }
+
     pub(crate) fn table(&self) -> Arc<ServiceTable> {
         self.table.borrow().clone()
     }

@@ -83,7 +83,7 @@ fn with_no_pod_to_reach_the_client_is_reset() {
         let proxy = Proxy::start(service(&[one.addr(), two.addr()]));
         assert_reset(proxy.connect().await.read_u8().await);
         assert_eq!(proxy.stats().sum(|s| &s.connect_failed), 1);
-        proxy.publish(|service| service.endpoints.clear());
+        proxy.publish_endpoints(|endpoints| endpoints.clear());
         assert_reset(proxy.connect().await.read_u8().await);
         assert_eq!(proxy.stats().sum(|s| &s.refused), 1);
         proxy.quiet().await;

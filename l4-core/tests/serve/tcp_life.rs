@@ -40,9 +40,9 @@ fn changes_and_closing_leave_established_connections_alone() {
         let proxy = Proxy::start(service(&[pod("old").await]));
         let (mut client, _) = proxy.greeted().await;
         let new = pod("new").await;
-        proxy.publish(|service| service.endpoints = vec![endpoint(new)]);
+        proxy.publish_endpoints(|endpoints| *endpoints = vec![endpoint(new)]);
         assert_eq!(proxy.greeted().await.1, "new");
-        proxy.publish(|service| service.endpoints.clear());
+        proxy.publish_endpoints(|endpoints| endpoints.clear());
         proxy.worker.close(&proxy.frontend);
         until(|| StdStream::connect(proxy.addr()).is_err()).await;
         client.write_all(b"still here\n").await.unwrap();

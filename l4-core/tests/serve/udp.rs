@@ -71,10 +71,10 @@ fn a_flow_leaves_an_endpoint_that_vanished_and_no_other() {
         assert_eq!((ask(&one, "1").await, ask(&two, "1").await), ("a1".into(), "b1".into()));
         proxy.publish(|service| service.affinity = Affinity::ClientIp { timeout: Duration::from_secs(60) });
         assert_eq!(proxy.worker.flows(), 2, "both endpoints still serve");
-        proxy.publish(|service| service.endpoints.remove(0).addr.set_port(0));
+        proxy.publish_endpoints(|endpoints| endpoints.remove(0).addr.set_port(0));
         assert_eq!(proxy.worker.flows(), 1);
         assert_eq!((ask(&one, "2").await, ask(&two, "2").await), ("b2".into(), "b2".into()));
-        proxy.publish(|service| service.endpoints.clear());
+        proxy.publish_endpoints(|endpoints| endpoints.clear());
         assert_eq!(ask(&two, "3").await, "b3", "with nothing to take over, the flow is left alone");
     });
 }
@@ -92,7 +92,7 @@ fn an_endpoint_that_refuses_is_left_for_another_even_against_affinity() {
         client.send(b"lost").await.unwrap();
         until(|| proxy.stats().sum(|s| &s.accepted) == 1).await;
         let other = udp_pod("b").await;
-        proxy.publish(|service| service.endpoints.push(endpoint(other)));
+        proxy.publish_endpoints(|endpoints| endpoints.push(endpoint(other)));
         assert_eq!(ask(&client, "found").await, "bfound");
         assert_eq!(ask(&client, "again").await, "bagain");
         assert_eq!((proxy.worker.flows(), proxy.stats().sum(|s| &s.accepted)), (1, 2));
@@ -137,8 +137,8 @@ fn at_the_limit_an_unanswered_flow_gives_way() {
         let proxy = Proxy::with_limits(udp_service(&[udp_pod("a").await]), limits);
         let regular = client(&proxy).await;
         assert_eq!(ask(&regular, "1").await, "a1");
-        proxy.publish(|service| service.endpoints.push(endpoint(silent.local_addr().unwrap())));
-        proxy.publish(|service| service.endpoints[0].conditions.ready = false);
+        proxy.publish_endpoints(|endpoints| endpoints.push(endpoint(silent.local_addr().unwrap())));
+        proxy.publish_endpoints(|endpoints| endpoints[0].conditions.ready = false);
         // They stay: who got the port of an earlier one would be taken for it.
         let mut flood = Vec::new();
         for n in 0..50u64 {

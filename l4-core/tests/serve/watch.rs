@@ -91,11 +91,11 @@ fn reasons_of_affinity_of_failures_and_of_refusals() {
         for _ in 0..2 {
             drop(proxy.greeted().await);
         }
-        proxy.publish(|service| drop(service.endpoints.pop()));
+        proxy.publish_endpoints(|endpoints| drop(endpoints.pop()));
         drop(proxy.greeted().await);
-        proxy.publish(|service| service.endpoints = vec![endpoint(dead.addr())]);
+        proxy.publish_endpoints(|endpoints| *endpoints = vec![endpoint(dead.addr())]);
         assert_reset(line(&mut proxy.connect().await).await);
-        proxy.publish(|service| service.endpoints.clear());
+        proxy.publish_endpoints(|endpoints| endpoints.clear());
         assert_reset(line(&mut proxy.connect().await).await);
         let lines = notes.lines.borrow();
         let reasons: Vec<&str> =

@@ -273,7 +273,8 @@ fn has_affinity(snapshot: &Snapshot) -> bool {
 /// Whether a Service that selects pods by the label `app` has this one. (What was written by hand as an endpoint remains one.)
 fn is_endpoint(snapshot: &Snapshot, app: &str, pod: &str) -> bool {
     let selects = |service: &str| {
-        row(snapshot, service).and_then(|row| row.selector.get("app")).is_some_and(|selected| selected == app)
+        let selects = |(key, value): &(Box<str>, Box<str>)| (&**key, &**value) == ("app", app);
+        row(snapshot, service).is_some_and(|row| row.selector.iter().any(selects))
     };
     let mut ports = snapshot.table.ports().filter(|port| selects(&port.config.name.service));
     ports.any(|port| port.config.endpoints.iter().any(|endpoint| endpoint.pod.as_deref() == Some(pod)))

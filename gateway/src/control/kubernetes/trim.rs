@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use tidegate_crd::{
-    core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, Secret, Service, ServiceStatus},
+    core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, ObjectReference, Secret, Service, ServiceStatus},
     ingress::{Ingress, IngressClass},
 };
 
@@ -21,6 +21,9 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn service(service: &mut Service) -> bool {
     metadata(&mut service.metadata);
+    if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
+        ports.shrink_to_fit();
+    }
     let load_balancer = service.status.take().and_then(|status| status.load_balancer);
     service.status =
         load_balancer.map(|balancer| ServiceStatus { load_balancer: Some(balancer), ..ServiceStatus::default() });
@@ -31,12 +34,22 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) -> bool {
     metadata(&mut slice.metadata);
     // Such as the time of the last change of a Pod, which changes more often than anything that matters.
     slice.metadata.annotations = None;
-    slice.endpoints.iter_mut().for_each(|endpoint| endpoint.deprecated_topology = None);
+    slice.endpoints.iter_mut().for_each(|endpoint| {
+        endpoint.deprecated_topology = None;
+        if let Some(ObjectReference { kind, name, .. }) = endpoint.target_ref.take() {
+            endpoint.target_ref = Some(ObjectReference { kind, name, ..ObjectReference::default() });
+        }
+        endpoint.addresses.shrink_to_fit();
+    });
+    // There may be ten endpoints for each Service, and 400 bytes for each: what a list leaves spare as it grows is a third of all.
+    slice.endpoints.shrink_to_fit();
+    slice.ports.iter_mut().for_each(Vec::shrink_to_fit);
     true
 }
 
 pub(super) fn ingress(ingress: &mut Ingress) -> bool {
     metadata(&mut ingress.metadata);
+    ingress.metadata.labels = None;
     ingress.status = None;
     true
 }
@@ -120,7 +133,7 @@ mod tests {
         let trimmed = one(1, "x", "192.0.2.1");
         assert_eq!(trimmed, one(2, "y", "192.0.2.2"));
         assert_eq!(trimmed.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
-        assert!(trimmed.metadata.creation_timestamp.is_some() && trimmed.metadata.labels.is_some());
+        assert!(trimmed.metadata.creation_timestamp.is_some() && trimmed.metadata.labels.is_none());
     }
 
     #[test]
