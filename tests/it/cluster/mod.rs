@@ -4,6 +4,7 @@ mod bed;
 mod chapter;
 mod deploy;
 mod ingress;
+mod controller;
 mod nodes;
 mod pools;
 mod rbac;
