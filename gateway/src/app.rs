@@ -354,10 +354,12 @@ impl App {
         }
         self.close_door();
         // Another replica leads at once, and not when the last connection has ended.
-        if let Some(controller) = &self.controller {
-            controller.stop().await;
-        }
-        self.workers.drain(timeout).await;
+        let leave = async {
+            if let Some(controller) = &self.controller {
+                controller.stop().await;
+            }
+        };
+        tokio::join!(self.workers.drain(timeout), leave);
         // They are the successor's, if there is one.
         if let Some(addresses) = self.addresses.clone().filter(|_| !*self.superseded.borrow()) {
             drop(tokio::task::spawn_blocking(move || addresses.clear()).await);

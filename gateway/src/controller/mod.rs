@@ -9,15 +9,20 @@
 //! |---|---|
 //! | which replica writes | `leader` |
 //! | the addresses that Ingresses show | [`publish`]; who gets them, and when: `ingress_status` |
+//! | the addresses of LoadBalancer Services; the state of LoadBalancerPools and IngressClassParameters | `statuses` |
 //! | what is wrong with objects, in `kubectl describe` | `events` |
-//! | how fast, and for how long it is tried | `writer` |
+//! | how fast, and for how long it is tried | `writer`, `attempts` |
+//! | limits and timeouts | `limits` |
 //! | log, metrics, readiness | [`status`] |
 
+mod attempts;
 mod events;
 mod ingress_status;
 mod leader;
+mod limits;
 pub mod publish;
 pub mod status;
+mod statuses;
 mod writer;
 
 use std::{io, sync::Arc, thread};
@@ -31,7 +36,8 @@ use self::{
     leader::Election,
     publish::Publish,
     status::{ControllerStatus, Writing},
-    writer::Writer,
+    statuses::Statuses,
+    writer::{Pace, Writer},
 };
 use crate::{
     control::kubernetes::{
@@ -130,26 +136,36 @@ async fn run(
     let Target { standings, snapshots, .. } = target;
     let election = Election::new(client.clone(), namespace, lease, identity.clone(), status.clone());
     let (leads, (publishes, published)) = (election.leads(), watch::channel(None));
-    let writer = |writing, limits| Writer::new(client.clone(), writing, limits, status.clone());
+    let writer = |writing, pace| Writer::new(client.clone(), writing, pace, status.clone());
+    let pace = Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE };
     let ingresses = IngressStatuses {
         snapshots: snapshots.clone(),
         standings: standings.clone(),
         published,
         leads: leads.clone(),
-        writer: writer(Writing::IngressStatus, ingress_status::LIMITS),
+        writer: writer(Writing::IngressStatus, pace),
+        status: status.clone(),
+    };
+    let statuses = Statuses {
+        snapshots: snapshots.clone(),
+        standings: standings.clone(),
+        leads: leads.clone(),
+        services: writer(Writing::ServiceStatus, pace),
+        pools: writer(Writing::PoolStatus, pace),
+        parameters: writer(Writing::ParametersStatus, pace),
         status: status.clone(),
     };
     let events = Events {
         snapshots,
         standings,
         leads: leads.clone(),
-        writer: writer(Writing::Event, events::LIMITS),
+        writer: writer(Writing::Event, Pace { rate: limits::EVENT_RATE, at_once: limits::EVENT_AT_ONCE }),
         status: status.clone(),
         instance: identity,
     };
     let publish = publish::run(client.clone(), publish, publishes, leads, status.clone());
     let write = async {
-        tokio::join!(publish, ingresses.run(), events.run());
+        tokio::join!(publish, ingresses.run(), statuses.run(), events.run());
         // There are no more configurations; but the lead is given back in order.
         std::future::pending::<()>().await;
     };

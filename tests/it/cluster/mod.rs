@@ -3,4 +3,5 @@
 mod bed;
 mod deploy;
 mod nodes;
+mod pools;
 mod rbac;

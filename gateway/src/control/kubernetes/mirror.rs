@@ -391,7 +391,7 @@ mod tests {
             say(&mut mirror, kind, if kind.is_own() { News::Missing } else { News::Complete });
         }
         assert_eq!(mirror.take().map(|batch| batch.problems.len()), Some(0));
-        say(&mut mirror, Kind::LoadBalancerPool, News::Applied(pool.clone()));
+        say(&mut mirror, Kind::LoadBalancerPool, News::Applied(Item::Object(pool.clone())));
         assert_eq!(mirror.take().unwrap().apply.len(), 1);
         say(&mut mirror, Kind::LoadBalancerPool, News::Missing);
         assert_eq!(mirror.take().unwrap().delete, [pool.object_ref()]);
