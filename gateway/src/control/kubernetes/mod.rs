@@ -92,6 +92,7 @@ async fn pass_on(mut mirror: Mirror, mut inbox: mpsc::Receiver<Heard>, mut send:
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::with_capacity(WAITING);
+    let mut is_listed = false;
     loop {
         tokio::select! {
             count = inbox.recv_many(&mut waiting, WAITING) => {
@@ -99,8 +100,13 @@ async fn pass_on(mut mirror: Mirror, mut inbox: mpsc::Receiver<Heard>, mut send:
                     return;
                 }
                 waiting.drain(..).for_each(|heard| mirror.hear(heard));
-                if mirror.take().is_some_and(|batch| !send(batch)) {
-                    return;
+                if let Some(batch) = mirror.take() {
+                    if !std::mem::replace(&mut is_listed, true) {
+                        tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
+                    }
+                    if !send(batch) {
+                        return;
+                    }
                 }
             }
             // Says nothing new, but is how it is learned that nobody listens.
