@@ -5,17 +5,19 @@
 //!
 //! ```text
 //! files ─▶ control ─▶ compile ─▶ Snapshot ─▶ workers: L4 (tidegate-l4) and http
-//!                        └─▶ findings        admin, dns, explain
+//!                        └─▶ findings        admin, dns, explain, controller (writes to the cluster)
 //! ```
 
 pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod bind;
+pub mod capabilities;
 pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod control;
+pub mod controller;
 pub mod dns;
 pub mod explain;
 #[cfg(feature = "fuzzing")]
@@ -32,3 +34,6 @@ pub mod tail;
 pub mod takeover;
 pub mod tls;
 pub mod worker;
+
+/// The version of this Tidegate.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,8 +9,10 @@ pub mod demo;
 pub mod echo;
 pub mod h2;
 pub mod http2;
+pub mod image;
 pub mod load;
 pub mod net;
+pub mod oci;
 pub mod process;
 pub mod tls;
 pub mod web_socket;
@@ -65,6 +67,7 @@ impl Bed {
             upgrade_socket: None,
             access_log: None,
             nginx_metrics: false,
+            controller: None,
             demo: None,
         };
         change(&mut options);
