@@ -55,7 +55,7 @@ impl Bed {
         let mut options = Options {
             source: Source::Files(vec![directory.clone()]),
             settings: net.settings(),
-            http: SocketAddr::new(net.ip(1), 0),
+            http: Some(SocketAddr::new(net.ip(1), 0)),
             https: Some(SocketAddr::new(net.ip(1), 0)),
             clients: tidegate::http::HttpOptions::default(),
             admin: SocketAddr::new(net.ip(1), 0),

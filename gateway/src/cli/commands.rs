@@ -28,12 +28,15 @@ const UNEXPECTED: &str = "the answer of the admin address is not what was expect
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
-    let mut settings = args.serve.settings();
+    let mut settings = args.serve.settings(args.cluster.kubernetes);
     let (source, controller) = if args.cluster.kubernetes {
         settings.addresses = AddressSource::Cluster;
+        settings.serves_node = args.cluster.node;
         let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
-        let controller = controller(args.controller, cluster.server().default_namespace());
-        (Source::Kubernetes(Box::new(cluster)), Some(controller))
+        // Where no Ingress is served there is nothing to say about any.
+        let serves_ingresses = args.http.0.or(args.https.0).is_some();
+        let controller = serves_ingresses.then(|| controller(args.controller, cluster.server().default_namespace()));
+        (Source::Kubernetes(Box::new(cluster)), controller)
     } else {
         (Source::Files(args.manifests), None)
     };
@@ -42,8 +45,8 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         nginx_metrics: args.see.nginx_metrics,
         source,
         settings,
-        http: args.http,
-        https: Some(args.https),
+        http: args.http.0,
+        https: args.https.0,
         clients: HttpOptions {
             trusted_proxies: args.trusted_proxies,
             proxy_protocol: args.proxy_protocol,
@@ -65,7 +68,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 async fn cluster(args: ClusterArgs, node_name: &str) -> anyhow::Result<Cluster> {
     let server = ApiServer::find(args.kubeconfig, args.context).await?;
     tracing::info!("the objects come from the API server at {}", server.url());
-    Ok(Cluster::new(server, &args.watch_namespace, node_name))
+    let cluster = Cluster::new(server, &args.watch_namespace, node_name);
+    Ok(match &args.cache_dir {
+        Some(directory) => cluster.remembered_in(directory),
+        None => cluster,
+    })
 }
 
 /// What is written to the cluster, and who we are there: our pod, as it is told by the downward API, if this is one.
@@ -149,7 +156,7 @@ pub(super) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     for document in batch.apply {
         objects.apply(document);
     }
-    let compiled = compile(&objects, &args.serve.settings(), &batch.problems, &Allocations::default(), None);
+    let compiled = compile(&objects, &args.serve.settings(false), &batch.problems, &Allocations::default(), None);
     let explanation = explain::explain(&compiled.snapshot, &question, now());
     if args.output.is_some() {
         print(&serde_json::to_string_pretty(&explanation.to_json())?)?;

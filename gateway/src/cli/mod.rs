@@ -59,12 +59,12 @@ struct RunArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     controller: ControllerArgs,
-    /// Serve HTTP here
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
-    http: SocketAddr,
-    /// Serve HTTPS here
-    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDR")]
-    https: SocketAddr,
+    /// Serve HTTP here, or nowhere
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR|off", value_parser = place)]
+    http: MaybeAddr,
+    /// Serve HTTPS here, or nowhere
+    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDR|off", value_parser = place)]
+    https: MaybeAddr,
     /// Believe these proxies what X-Forwarded-For and its like say of their clients [default: nobody]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     trusted_proxies: Vec<IpNet>,
@@ -110,7 +110,17 @@ struct ClusterArgs {
     /// Look at these namespaces only [default: all]
     #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
     watch_namespace: Vec<String>,
+    /// Remember in this directory what was heard of the cluster, for a start while its API server is away; private keys are in it
+    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    cache_dir: Option<PathBuf>,
+    /// Serve this node's part of the Services, too: node ports and LoadBalancer IPs. ClusterIPs are left to kube-proxy
+    #[arg(long, requires = "kubernetes")]
+    node: bool,
 }
+
+/// Where to listen, if anywhere.
+#[derive(Clone, Copy, Debug)]
+struct MaybeAddr(Option<SocketAddr>);
 
 /// What is written to the cluster.
 #[derive(Args, Debug)]
@@ -173,10 +183,10 @@ impl SeeArgs {
 /// What decides how manifests are compiled.
 #[derive(Args, Debug)]
 struct ServeArgs {
-    /// The addresses that answer node ports
-    #[arg(long, num_args = 1.., default_value = "127.0.0.1", value_name = "IP")]
+    /// The addresses that answer node ports [default: 127.0.0.1; with --kubernetes the InternalIPs of the Node]
+    #[arg(long, num_args = 1.., value_name = "IP")]
     node_address: Vec<IpAddr>,
-    /// What "local" means to traffic policies and hints [default: the host's name]
+    /// What "local" means to traffic policies and hints [default: the host's name; with --kubernetes first $NODE_NAME]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
     /// DNS suffix of the cluster
@@ -214,10 +224,17 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn settings(self) -> Settings {
+    /// `in_cluster`: there is a Node that knows its addresses, and a pod that is told which one it is on.
+    fn settings(self, in_cluster: bool) -> Settings {
+        let node_addresses = match self.node_address {
+            none if none.is_empty() && !in_cluster => vec![IpAddr::from([127, 0, 0, 1])],
+            given => given,
+        };
+        let told = || std::env::var("NODE_NAME").ok().filter(|name| in_cluster && !name.is_empty());
         Settings {
-            node_addresses: self.node_address,
-            node_name: self.node_name.unwrap_or_else(host_name).into(),
+            node_addresses,
+            serves_node: false,
+            node_name: self.node_name.or_else(told).unwrap_or_else(host_name).into(),
             cluster_domain: self.cluster_domain.into(),
             addresses: AddressSource::Ranges,
             service_cidrs: self.service_cidr,
@@ -403,6 +420,13 @@ fn domain(text: &str) -> Result<String, String> {
         Ok(text.to_ascii_lowercase())
     } else {
         Err("write a DNS name such as cluster.local".to_owned())
+    }
+}
+
+fn place(text: &str) -> Result<MaybeAddr, String> {
+    match text {
+        "off" => Ok(MaybeAddr(None)),
+        text => text.parse().map(|addr| MaybeAddr(Some(addr))).map_err(|_| "write IP:PORT, or off".to_owned()),
     }
 }
 

@@ -11,9 +11,11 @@
 //! | Pods → EndpointSlices → endpoints | `slices` |
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
+//! | where this node is, and at which addresses | `node` |
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
 //! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
+//! | which Secrets and ConfigMaps all that needs | [`references`] |
 //! | verdicts | [`finding`] |
 
 pub mod allocate;
@@ -24,7 +26,9 @@ mod dns_records;
 pub mod finding;
 pub mod health_check;
 mod ingress;
+mod node;
 pub mod objects;
+pub mod references;
 pub mod rows;
 mod service_annotations;
 mod service_port;
@@ -132,14 +136,15 @@ pub fn compile(
         Some(previous) => previous.ingresses.clone(),
         None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.ingresses))),
     };
-    let place = place(objects, settings);
+    let place = node::place(objects, settings);
+    let node_addresses = node::addresses(objects, settings);
     let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
-    let (table, conflicts) =
-        ServiceTable::build(ports, &settings.node_addresses, &place, previous.map(|p| &*p.snapshot.table));
+    let (table, conflicts) = ServiceTable::build(ports, &node_addresses, &place, previous.map(|p| &*p.snapshot.table));
     let before = previous.map(|p| &*p.snapshot);
     let held = |i: usize| before.and_then(|snapshot| snapshot.upstreams.get(i));
     let upstreams = ingresses.upstreams.iter().enumerate().map(|(i, spec)| upstream(spec, &table, held(i))).collect();
     let mut findings = problems.to_vec();
+    findings.extend(node::finding(&node_addresses, objects, settings));
     findings.extend(allocated.findings.iter().cloned());
     findings.extend(services.iter().flat_map(|service| service.findings.iter().cloned()));
     findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
@@ -196,15 +201,6 @@ fn compile_same_services(
     compiler.objects.services.iter().zip(previous).map(compile).collect()
 }
 
-/// Where this node is: its zone is what its Node object says.
-fn place(objects: &Objects, settings: &Settings) -> Place {
-    let node = objects.nodes.get(&Name::new("", &settings.node_name));
-    let zone = node
-        .and_then(|node| node.object.metadata.labels.as_ref()?.get(slices::ZONE_LABEL))
-        .map(|zone| zone.as_str().into());
-    Place { node: settings.node_name.clone(), zone }
-}
-
 /// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor options changed.
 fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
     let before = before.filter(|held| held.name == spec.name);
@@ -213,8 +209,14 @@ fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstr
         None => Arc::new(EndpointSet::empty()),
         Some(port) if spec.options.service_upstream => cluster_ip_alone(&port.config, before),
         Some(port) => {
-            let v4 = port.set(IpFamily::V4, TrafficPolicy::Cluster);
-            let set = if v4.is_empty() { port.set(IpFamily::V6, TrafficPolicy::Cluster) } else { v4 };
+            // What a cookie or a key stands for must not depend on the zone of the replica that reads it.
+            let is_keyed = spec.cookie.is_some() || spec.options.hash_by.is_some();
+            let of = |family| match is_keyed {
+                true => port.everywhere(family),
+                false => port.set(family, TrafficPolicy::Cluster),
+            };
+            let v4 = of(IpFamily::V4);
+            let set = if v4.is_empty() { of(IpFamily::V6) } else { v4 };
             set.clone()
         }
     };

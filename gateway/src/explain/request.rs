@@ -300,7 +300,8 @@ fn upstream<'a>(snapshot: &'a Snapshot, rule: &Rule) -> Option<&'a Arc<Upstream>
 /// The service port whose endpoints an upstream uses.
 fn port_of<'a>(snapshot: &'a Snapshot, upstream: &Upstream) -> Option<&'a Arc<ServedPort>> {
     let is_of = |port: &&Arc<ServedPort>| {
-        let mut sets = [IpFamily::V4, IpFamily::V6].into_iter().map(|family| port.set(family, TrafficPolicy::Cluster));
+        let families = [IpFamily::V4, IpFamily::V6].into_iter();
+        let mut sets = families.flat_map(|family| [port.set(family, TrafficPolicy::Cluster), port.everywhere(family)]);
         sets.any(|set| Arc::ptr_eq(set, &upstream.endpoints))
     };
     snapshot.table.ports().find(is_of)

@@ -9,7 +9,7 @@ use kube::{core::Status, runtime::watcher};
 pub enum Failure {
     /// We may not do this (403).
     Forbidden {
-        /// `list` or `watch`.
+        /// `list`, `watch` or `get`.
         verb: &'static str,
         /// The API server's own words.
         message: String,

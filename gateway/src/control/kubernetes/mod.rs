@@ -8,10 +8,11 @@
 //! |---|---|
 //! | where the API server is, who we are to it | [`api_server`] |
 //! | which kinds are watched, what they are for | [`kinds`] |
-//! | what is kept of an object | `trim` |
+//! | what comes over the wire; what is kept of it | `wire`; `trim` |
 //! | what is kept apart from it, for those who write | [`standing`] |
 //! | the life of one watch | `watch`; when it tries again: `backoff` |
 //! | what went wrong, which permission is missing | [`failure`] |
+//! | Secrets and ConfigMaps, which are read only if something refers to them | `fetches` |
 //! | all that was heard, as changes of what is held | `mirror` |
 //! | log, metrics, readiness | [`status`] |
 //!
@@ -20,28 +21,47 @@
 pub mod api_server;
 mod backoff;
 pub mod failure;
+mod fetches;
 pub mod kinds;
 mod mirror;
 pub mod standing;
 pub mod status;
 mod trim;
 mod watch;
+mod wire;
 
-use std::{io, sync::Arc, thread, time::Duration};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
-use tokio::{sync::mpsc, time::MissedTickBehavior};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use kube::Client;
+use tokio::{
+    sync::{mpsc, watch as tokio_watch},
+    time::{MissedTickBehavior, sleep_until, timeout},
+};
 
 use self::{
-    api_server::ApiServer,
-    kinds::Kinds,
+    api_server::{ANSWER_TIMEOUT, ApiServer},
+    failure::Failure,
+    fetches::Fetched,
+    kinds::{Kinds, fetch},
     mirror::{Heard, Mirror},
     standing::Standings,
     status::KubernetesStatus,
 };
-use super::files::Batch;
+use super::{References, cache::CacheFile, files::Batch};
 
 /// How much may have been heard without having been taken in: a page of a list, and a few more.
 const WAITING: usize = 1_024;
+
+/// How long the API server may take before what an earlier process remembered is served: longer than one that is well takes to list
+/// everything, and short beside an outage.
+const CACHE_GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether anybody listens still.
 const LOOK: Duration = Duration::from_secs(5);
@@ -52,7 +72,10 @@ pub struct Cluster {
     server: ApiServer,
     kinds: Kinds,
     status: Arc<KubernetesStatus>,
+    /// What is to be read of what is only listed by name.
+    references: tokio_watch::Sender<Arc<References>>,
     standings: Arc<Standings>,
+    cache: Option<CacheFile>,
 }
 
 impl Cluster {
@@ -60,7 +83,25 @@ impl Cluster {
     pub fn new(server: ApiServer, namespaces: &[String], node_name: &str) -> Self {
         let kinds = Kinds::new(namespaces, node_name);
         let status = Arc::new(KubernetesStatus::new(kinds.watches()));
-        Self { server, kinds, status, standings: Arc::default() }
+        let references = tokio_watch::Sender::default();
+        Self { server, kinds, status, references, standings: Arc::default(), cache: None }
+    }
+
+    /// What is heard is remembered in this directory, for a process that begins while the API server is away.
+    #[must_use]
+    pub fn remembered_in(self, directory: &Path) -> Self {
+        let cache = CacheFile::new(directory, &self.server.url().to_string(), &self.kinds.namespaces());
+        Self { cache: Some(cache), ..self }
+    }
+
+    /// Where it is remembered, if it is.
+    pub fn cache(&self) -> Option<&CacheFile> {
+        self.cache.as_ref()
+    }
+
+    /// Where to say what is referred to.
+    pub fn references(&self) -> tokio_watch::Sender<Arc<References>> {
+        self.references.clone()
     }
 
     /// Its API server.
@@ -94,41 +135,92 @@ impl Cluster {
                 let (heard, inbox) = mpsc::channel(WAITING);
                 self.kinds.start(&client, &self.status, &heard);
                 drop(heard);
-                pass_on(Mirror::new(self.status, self.standings), inbox, send).await;
+                let references = self.references.subscribe();
+                drop(self.references);
+                let mirror = Mirror::new(self.status, self.standings);
+                pass_on(mirror, inbox, Sources { references, client, cache: self.cache }, send).await;
             });
         };
         thread::Builder::new().name("kubernetes".to_owned()).spawn(follow).map(drop)
     }
 }
 
-/// Sends on what was heard; all that waits goes together.
-async fn pass_on(mut mirror: Mirror, mut inbox: mpsc::Receiver<Heard>, mut send: impl FnMut(Batch) -> bool) {
+/// Where the rest comes from.
+struct Sources {
+    references: tokio_watch::Receiver<Arc<References>>,
+    client: Client,
+    cache: Option<CacheFile>,
+}
+
+/// Sends on what was heard, and fetches what is asked for; all that waits goes together.
+async fn pass_on(
+    mut mirror: Mirror,
+    mut inbox: mpsc::Receiver<Heard>,
+    Sources { mut references, client, mut cache }: Sources,
+    mut send: impl FnMut(Batch) -> bool,
+) {
+    let grace = Instant::now() + CACHE_GRACE;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::with_capacity(WAITING);
+    let mut fetching = FuturesUnordered::new();
     let mut is_listed = false;
     loop {
-        tokio::select! {
+        while let Some((watch, name)) = mirror.next_fetch() {
+            let client = client.clone();
+            fetching.push(async move {
+                let late =
+                    || Failure::Unreachable { message: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()) };
+                let fetched = timeout(ANSWER_TIMEOUT, fetch(client, &name)).await;
+                (watch, name, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
+            });
+        }
+        let due = mirror.fetch_due().unwrap_or_else(|| Instant::now() + LOOK);
+        let batch = tokio::select! {
             count = inbox.recv_many(&mut waiting, WAITING) => {
                 if count == 0 {
                     return;
                 }
                 waiting.drain(..).for_each(|heard| mirror.hear(heard));
-                if let Some(batch) = mirror.take() {
-                    if !std::mem::replace(&mut is_listed, true) {
-                        tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
-                    }
-                    if !send(batch) {
-                        return;
-                    }
-                }
+                mirror.take()
             }
+            Some((watch, name, fetched)) = fetching.next() => {
+                mirror.fetched(watch, name, fetched);
+                mirror.take()
+            }
+            Ok(()) = references.changed() => {
+                mirror.refer(&references.borrow_and_update().clone());
+                mirror.take()
+            }
+            () = sleep_until(grace.into()), if cache.is_some() => {
+                remember(&mut mirror, cache.take()).await;
+                mirror.take()
+            }
+            () = sleep_until(due.into()) => None,
             // Says nothing new, but is how it is learned that nobody listens.
-            _ = look.tick() => {
-                if mirror.again().is_some_and(|batch| !send(batch)) {
-                    return;
-                }
-            }
+            _ = look.tick() => mirror.again(),
+        };
+        let Some(batch) = batch else { continue };
+        if !std::mem::replace(&mut is_listed, true) {
+            tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
         }
+        if !send(batch) {
+            return;
+        }
+    }
+}
+
+/// Serves what an earlier process remembered, if not enough has been heard yet.
+async fn remember(mirror: &mut Mirror, cache: Option<CacheFile>) {
+    let Some(file) = cache.filter(|_| !mirror.began()) else { return };
+    let path = file.path().display().to_string();
+    match tokio::task::spawn_blocking(move || file.load()).await {
+        Ok(Ok(remembered)) => {
+            tracing::warn!("the API server has not told everything yet: what was remembered in {path} is served");
+            mirror.remember(remembered);
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        Ok(Err(error)) => tracing::warn!("what was remembered in {path} cannot be used: {error}"),
+        Err(_) => {}
     }
 }
