@@ -7,11 +7,9 @@ use tidegate::pod::Pod;
 use tidegate_tests::{
     Bed, Client, Net, Response,
     certificates::{Ca, TlsClient, secret_manifest},
-    http_pod, pod_manifest, service_manifest,
-};
-
-use crate::ingress_suite::{
-    DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES, TLS, USER_AGENT, host_and_path,
+    http_pod,
+    ingress_suite::{DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES, TLS, USER_AGENT, host_and_path},
+    pod_manifest, service_manifest,
 };
 
 fn ingress(name: &str, spec: &str) -> String {

@@ -30,7 +30,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use tidegate_benches::{network, process, program};
-use tidegate_tests::cluster::programs::Programs;
+use tidegate_tests::cluster::{Tier, programs::Programs};
 
 use self::{
     changes::{Changes, World},
@@ -113,7 +113,7 @@ fn main() -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let tidegate = program::tidegate(args.tidegate.clone())?;
-    Programs::build(&mut |line| eprintln!("{line}")).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Programs::build(Tier::ControlPlane, &mut |line| eprintln!("{line}")).map_err(|error| anyhow::anyhow!("{error}"))?;
     let inside = network::command(&env::current_exe()?);
     let mut inside = inside.context("it takes a network of our own: root, and the programs unshare and ip")?;
     let status = inside.args(env::args_os().skip(1)).arg("--found").arg(tidegate).status().context("unshare")?;

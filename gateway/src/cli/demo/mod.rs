@@ -41,7 +41,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 47] = examples![
+const MANIFESTS: [(&str, &str); 49] = examples![
     "app-root.yaml",
     "backend-tls.yaml",
     "balance.yaml",

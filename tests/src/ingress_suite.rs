@@ -3,10 +3,9 @@
 //!
 //! `ingress_conformance.rs` holds them against plain manifests, and `cluster/ingress.rs` against a Deployment in a cluster.
 
-use serde_json::Value;
-use tidegate_tests::Response;
-
 use self::Then::{NotFound, ServedBy};
+use crate::Response;
+use serde_json::Value;
 
 /// What the suite's client, written in Go, calls itself.
 pub const USER_AGENT: &str = "Go-http-client/1.1";
@@ -42,6 +41,7 @@ pub enum Then {
     NotFound,
 }
 
+/// An Ingress without rules.
 pub const DEFAULT_BACKEND: Feature = Feature {
     name: "default-backend",
     given: "defaultBackend: {service: {name: echo-service, port: {number: 8080}}}",
@@ -56,6 +56,7 @@ pub const DEFAULT_BACKEND: Feature = Feature {
     ],
 };
 
+/// Hosts, by name and with a wildcard, and TLS.
 pub const HOST_RULES: Feature = Feature {
     name: "host-rules",
     given: "tls: [{hosts: [foo.bar.com], secretName: conformance-tls}], rules: [
@@ -91,6 +92,7 @@ pub const LOAD_BALANCING: Feature = Feature {
     scenarios: &[],
 };
 
+/// Paths, exact and by prefix.
 pub const PATH_RULES: Feature = Feature {
     name: "path-rules",
     given: "rules: [
