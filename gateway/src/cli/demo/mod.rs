@@ -41,7 +41,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 47] = examples![
+const MANIFESTS: [(&str, &str); 49] = examples![
     "app-root.yaml",
     "backend-tls.yaml",
     "balance.yaml",
@@ -50,8 +50,8 @@ const MANIFESTS: [(&str, &str); 47] = examples![
     "canary-cookie.yaml",
     "canary-header.yaml",
     "canary-weight.yaml",
-    "client-certificates.yaml",
     "class-parameters.yaml",
+    "client-certificates.yaml",
     "clusterip.yaml",
     "cookie-options.yaml",
     "cookie.yaml",
