@@ -2,8 +2,9 @@
 //!
 //! ```console
 //! $ cargo run -p tidegate-tests --bin cluster -- build                # the programs, once: a quarter of an hour on two cores
-//! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG
-//! $ cargo run -p tidegate-tests --bin cluster -- status
+//! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG and PATH
+//! $ cargo run -p tidegate-tests --bin cluster -- status               # what runs, and where it logs
+//! $ cargo run -p tidegate-tests --bin cluster -- exec n1 curl …       # in the network of a node, or `outside`
 //! $ cargo run -p tidegate-tests --bin cluster -- down                 # and nothing is left
 //! ```
 
@@ -13,6 +14,8 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_tests::cluster::{
     Failure, Tier,
     directory::{self, Directory},
+    machine,
+    nodes::command_in,
     owner::{self, Owner},
     programs::Programs,
     supervisor,
@@ -39,6 +42,16 @@ enum Command {
     Start(Program),
     /// Kills one of a cluster's programs.
     Stop(Program),
+    /// Runs a command in the network of a node.
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// `n1`, `n2`, or `outside` of them.
+        node: String,
+        /// A program of this machine, and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Runs a cluster until its owner ends.
     #[command(hide = true)]
     Supervise {
@@ -94,7 +107,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Build => Programs::build(&mut say).map(drop),
+        Command::Build => Programs::build(Tier::TwoNodes, &mut say).map(drop),
         Command::Up(which) => up(&which),
         Command::Down(name) => {
             for removed in directory::remove_leftovers()? {
@@ -105,6 +118,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Status => status(),
         Command::Start(program) => order("start", &program),
         Command::Stop(program) => order("stop", &program),
+        Command::Exec { name, node, command } => {
+            let mut exec = command_in(&Directory::named(&name.name)?, &node)?;
+            Err(std::os::unix::process::CommandExt::exec(exec.args(command)).into())
+        }
         Command::Supervise { which, stays } => {
             supervisor::run(Directory::named(&which.name.name)?, which.tier(), stays).await
         }
@@ -117,13 +134,15 @@ fn say(line: &str) {
 }
 
 fn up(which: &Which) -> Result<(), Failure> {
-    let programs = Programs::build(&mut say)?;
+    machine::check(which.tier())?;
+    let programs = Programs::build(which.tier(), &mut say)?;
     let directory = Directory::named(&which.name.name)?;
     let owner = Owner::start(&env::current_exe()?, directory, which.tier(), true, &mut say)?;
     let directory = owner.leave();
-    println!("export KUBECONFIG={}", directory.file("admin.kubeconfig").display());
     let kubectl = programs.path("kubectl");
-    say(&format!("kubectl is {}", kubectl.display()));
+    // One line: a shell's `eval $(…)` makes one of it anyhow.
+    let folder = kubectl.parent().unwrap_or(&kubectl).display().to_string();
+    println!("export KUBECONFIG='{}' PATH=\"$PATH:{folder}\"", directory.file("admin.kubeconfig").display());
     Ok(())
 }
 
@@ -133,10 +152,10 @@ fn status() -> Result<(), Failure> {
         println!("There is no cluster.");
     }
     for directory in every {
-        let status = if directory.is_alive() {
-            owner::ask(&directory, "status")?
-        } else {
-            "its supervisor was killed; `cluster down` removes what is left of it\n".to_owned()
+        let status = match owner::ask(&directory, "status") {
+            Ok(status) => status,
+            Err(_) if directory.is_alive() => "starts, or ends\n".to_owned(),
+            Err(_) => "its supervisor was killed; `cluster down` removes what is left of it\n".to_owned(),
         };
         println!("{}: {status}", directory.name());
         println!("export KUBECONFIG={}\n", fs::canonicalize(directory.path())?.join("admin.kubeconfig").display());

@@ -5,10 +5,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -22,6 +19,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use super::{
     Failure, Tier,
     directory::Directory,
+    machine,
     owner::{self, Owner},
     pki::token_kubeconfig,
     programs::Programs,
@@ -41,6 +39,7 @@ pub struct ControlPlane {
     owner: Owner,
     programs: Programs,
     config: Config,
+    kubeconfig: PathBuf,
     /// Numbers for whatever has to have a name of its own.
     next: AtomicU32,
     _permit: Option<SemaphorePermit<'static>>,
@@ -69,7 +68,7 @@ impl ControlPlane {
 
     pub(super) async fn start(tier: Tier, permit: Option<SemaphorePermit<'static>>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let programs = match Programs::find(tier) {
+        let programs = match machine::check(tier).and_then(|()| Programs::find(tier)) {
             Ok(programs) => programs,
             Err(why) => return skipped(&why),
         };
@@ -81,15 +80,16 @@ impl ControlPlane {
         };
         let started = tokio::task::spawn_blocking(start).await.expect("it does not panic");
         let owner = started.unwrap_or_else(|error| panic!("the cluster does not start: {error}"));
-        let kubeconfig = Kubeconfig::read_from(owner.directory().file("admin.kubeconfig")).expect("we wrote it");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        let kubeconfig = owner.directory().file("admin.kubeconfig");
+        let read = Kubeconfig::read_from(&kubeconfig).expect("we wrote it");
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         let config = config.expect("it has all that a client needs");
-        Some(Self { owner, programs, config, next: AtomicU32::new(0), _permit: permit })
+        Some(Self { owner, programs, config, kubeconfig, next: AtomicU32::new(0), _permit: permit })
     }
 
     /// A kubeconfig of an administrator, for processes of this machine.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.directory().file("admin.kubeconfig")
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// A client with an administrator's rights. It belongs to the runtime that this is called in.
@@ -223,16 +223,11 @@ impl ControlPlane {
         self.owner.id()
     }
 
-    pub(super) fn programs(&self) -> &Programs {
-        &self.programs
-    }
-
     /// Tells the supervisor to do something.
-    pub(super) async fn order(&self, orders: &'static [&'static str]) {
-        let directory = Arc::new(self.directory().clone());
+    pub(super) async fn order(&self, orders: &[&str]) {
         for order in orders {
-            let directory = directory.clone();
-            let asked = tokio::task::spawn_blocking(move || owner::ask(&directory, order)).await;
+            let (directory, question) = (self.directory().clone(), (*order).to_owned());
+            let asked = tokio::task::spawn_blocking(move || owner::ask(&directory, &question)).await;
             asked.expect("it does not panic").unwrap_or_else(|error| panic!("{order}: {error}"));
         }
     }

@@ -118,7 +118,7 @@ impl Directory {
         let patience = Instant::now() + END;
         loop {
             let (processes, groups) = (self.processes(), self.cgroups());
-            for pid in processes.iter().copied().chain(groups.iter().flat_map(|group| members(group))) {
+            for &pid in &processes {
                 // Who has ended meanwhile need not be killed.
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -131,25 +131,39 @@ impl Directory {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", self.path.display()).into())
-            }
-            _ => Ok(()),
-        }
+        self.remove_files().map_err(|error| format!("{}: {error}", self.path.display()).into())
     }
 
-    /// Every process whose environment says that it is of this cluster, but for the caller. Those in a node's pods have another
-    /// environment; they end with the node.
+    /// The lock last, so that what an interrupted removal leaves is still somebody's to remove.
+    fn remove_files(&self) -> io::Result<()> {
+        let lock = self.path.join("lock");
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in entries.filter(|path| *path != lock) {
+            missing_is_fine(if path.is_dir() && !path.is_symlink() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            })?;
+        }
+        missing_is_fine(fs::remove_file(&lock))?;
+        missing_is_fine(fs::remove_dir(&self.path))
+    }
+
+    /// Every process of it, but for the caller: those whose environment says so, and those in the cgroups of its nodes.
     pub fn processes(&self) -> Vec<Pid> {
         let mark = [OWNER.as_bytes(), b"=", self.path.as_os_str().as_bytes()].concat();
         let is_marked = |pid: &Pid| {
             let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
             environment.split(|&byte| byte == 0).any(|variable| variable == mark)
         };
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter_map(Pid::from_raw).filter(|&pid| pid != rustix::process::getpid()).filter(is_marked).collect()
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+        let mut all: Vec<Pid> = pids.filter(is_marked).collect();
+        all.extend(self.cgroups().iter().flat_map(|group| members(group)));
+        all.retain(|&pid| pid != rustix::process::getpid());
+        all.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
+        all.dedup();
+        all
     }
 
     /// The cgroups of its nodes, in every hierarchy.
@@ -183,13 +197,26 @@ fn all() -> PathBuf {
 pub fn remove_leftovers() -> Result<Vec<String>, Failure> {
     let mut removed = Vec::new();
     for directory in Directory::every() {
-        // Whoever has the lock while it is removed, is the only one who does so.
-        if let Ok(_lock) = directory.lock() {
-            directory.remove()?;
-            removed.push(directory.name());
+        match directory.lock() {
+            // Whoever has the lock is the only one who removes it.
+            Ok(_lock) => {
+                directory.remove()?;
+                removed.push(directory.name());
+            }
+            // There was no time to remove the last of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(directory.path())),
+            Err(_) => {}
         }
     }
     Ok(removed)
+}
+
+/// Whoever removes the same may have been quicker.
+fn missing_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// The processes in a cgroup and those below.
@@ -209,4 +236,32 @@ fn remove_cgroup(group: &Path) {
 fn below(group: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        for name in ["", "a/b", "..", "A", "a b", "a.b", "0123456789012345678901234567890"] {
+            assert!(Directory::named(name).is_err(), "{name:?}");
+        }
+        let directory = Directory::named("dev-1").unwrap();
+        assert_eq!((directory.name().as_str(), directory.cgroup("n1").as_str()), ("dev-1", "tidegate-dev-1.n1"));
+    }
+
+    #[test]
+    fn whoever_has_the_lock_is_alone() {
+        let directory = Directory::named(&format!("lock-{}", std::process::id())).unwrap();
+        assert!(!directory.is_alive());
+        let lock = directory.create().unwrap();
+        assert!(directory.is_alive());
+        let again = directory.create().unwrap_err().to_string();
+        assert!(again.contains("down --name lock-"), "{again}");
+        drop(lock);
+        assert!(!directory.is_alive());
+        directory.remove().unwrap();
+        assert!(!directory.path().exists());
+    }
 }

@@ -40,7 +40,9 @@ struct Module {
     sources: &'static [&'static str],
 }
 
-const MODULES: &[Module] = &[Module {
+const MODULES: &[Module] = &[KUBERNETES, COREDNS];
+
+const KUBERNETES: Module = Module {
     name: "kubernetes",
     packages: &[
         ("go.etcd.io/etcd/server/v3", "etcd"),
@@ -54,7 +56,10 @@ const MODULES: &[Module] = &[Module {
         ("./pause", "pause"),
     ],
     sources: &["pause/main.go"],
-}];
+};
+
+const COREDNS: Module =
+    Module { name: "coredns", packages: &[("tidegate.io/tests/cluster/coredns", "coredns")], sources: &["main.go"] };
 
 /// What a cluster without nodes takes.
 const CONTROL_PLANE: &[&str] = &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];
@@ -90,12 +95,12 @@ impl Programs {
         }
     }
 
-    /// All of them, built if they are missing. `say` is told how far it is.
+    /// Those that a cluster takes, built if they are missing. `say` is told how far it is.
     ///
     /// # Errors
     /// What the Go compiler says.
-    pub fn build(say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
-        if env::var_os(ASSETS).is_none() {
+    pub fn build(tier: Tier, say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
+        if Self::find(tier).is_err() && env::var_os(ASSETS).is_none() {
             fs::create_dir_all(cache()?)?;
             let lock = fs::File::create(cache()?.join("lock"))?;
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -106,7 +111,7 @@ impl Programs {
                 module.build(say)?;
             }
         }
-        Self::find(Tier::TwoNodes)
+        Self::find(tier)
     }
 
     /// Where the program of this name is, or would be.
