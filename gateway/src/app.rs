@@ -142,12 +142,7 @@ impl App {
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
         let addresses = (opens == Opens::Node).then(|| LocalAddresses::start(status.clone())).transpose()?;
         let planes = planes.with_addresses(addresses.clone());
-        let mut target = None;
-        if let Source::Kubernetes(cluster) = &options.source {
-            status.set_kubernetes(cluster.status().clone());
-            let (server, standings) = (cluster.server().clone(), cluster.standings().clone());
-            target = Some(Target { server, standings, snapshots: snapshots.clone() });
-        }
+        let target = target(&options.source, &status, &snapshots);
         let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
@@ -419,6 +414,18 @@ async fn ask_predecessor(path: Option<&Path>) -> anyhow::Result<(Inherited, Opti
     let Some(path) = path.map(Path::to_owned) else { return Ok(Default::default()) };
     let asked = tokio::task::spawn_blocking(move || takeover::client::inherit(&path)).await?;
     Ok(asked?.map_or_else(Default::default, |(inherited, predecessor)| (inherited, Some(predecessor))))
+}
+
+/// The cluster that is followed and may be written to, if it is one.
+fn target(
+    source: &Source,
+    status: &RuntimeStatus,
+    snapshots: &watch::Receiver<Option<Arc<Snapshot>>>,
+) -> Option<Target> {
+    let Source::Kubernetes(cluster) = source else { return None };
+    status.set_kubernetes(cluster.status().clone());
+    let (server, standings) = (cluster.server().clone(), cluster.standings().clone());
+    Some(Target { server, standings, snapshots: snapshots.clone() })
 }
 
 /// Completes when told to stop.
