@@ -170,7 +170,7 @@ impl AppPlanes {
     fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
         let opens = self.opens;
         let wanted = self.snapshot.table.listening().filter(|(_, kind)| opens.takes(*kind));
-        let wanted = wanted.map(|(frontend, kind)| Wanted { frontend, anyhow: opens.is_led_here(kind) });
+        let wanted = wanted.map(|(frontend, kind)| Wanted { frontend, is_led_here: opens.is_led_here(kind) });
         let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
         let moved = !opened.is_empty() || !closed.is_empty();
         for frontend in closed {
