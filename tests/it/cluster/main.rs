@@ -3,6 +3,7 @@
 mod bed;
 mod controller;
 mod deploy;
+mod node;
 mod nodes;
 mod pools;
 mod rbac;
