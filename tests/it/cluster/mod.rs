@@ -1,6 +1,7 @@
 //! Tests in a real cluster: its control plane alone, or with two nodes.
 
 mod bed;
+mod controller;
 mod deploy;
 mod nodes;
 mod pools;
