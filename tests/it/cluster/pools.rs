@@ -1,6 +1,6 @@
 //! Tidegate's own kinds at a real API server: they install, are checked and shown, and do what they say.
 
-use std::{fs, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use tidegate::{
     app::Source,
