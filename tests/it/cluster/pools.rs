@@ -80,7 +80,9 @@ async fn the_definitions_refuse_what_means_nothing_and_say_why() {
             "c",
             "addresses: [198.51.100.8], namespaceSelector: {matchExpressions: [{key: a, operator: In, values: [b]}]}",
         ),
-        parameters("annotations: {tidegate.io/request-timeout: 9s}, defaultBackend: {namespace: a, name: b, port: http}"),
+        parameters(
+            "annotations: {tidegate.io/request-timeout: 9s}, defaultBackend: {namespace: a, name: b, port: http}",
+        ),
     ];
     control_plane.apply(&good.join("---\n"));
     let refused = [
