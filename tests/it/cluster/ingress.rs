@@ -236,7 +236,7 @@ async fn the_api_of_ingresses_with_a_controller() {
     assert_eq!((listed.items.len(), everywhere.list(&list).await.unwrap().items.len()), (3, 3));
     let since = listed.metadata.resource_version.expect("a list has a version");
     let mut watched = pin!(api.watch(&watch, &since).await.unwrap());
-    everywhere.watch(&watch, &since).await.expect("it can be watched everywhere");
+    let _everywhere = everywhere.watch(&watch, &since).await.expect("it can be watched everywhere");
 
     let patch = |value: Value| async { api.patch(of, &PatchParams::default(), &Patch::Merge(value)).await.unwrap() };
     let patched = patch(json!({"metadata": {"annotations": {"patched": "true"}}})).await;
