@@ -7,10 +7,10 @@ use tidegate::pod::Pod;
 use tidegate_tests::{
     Bed, Client, Net, Response,
     certificates::{Ca, TlsClient, secret_manifest},
-    http_pod, pod_manifest, service_manifest,
+    http_pod,
+    ingress_suite::{DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES, TLS, USER_AGENT, host_and_path},
+    pod_manifest, service_manifest,
 };
-
-use crate::ingress_suite::{DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES, TLS, USER_AGENT, host_and_path};
 
 fn ingress(name: &str, spec: &str) -> String {
     format!("---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")

@@ -2,7 +2,6 @@
 
 mod broken;
 mod browser;
-mod cluster;
 mod controller;
 mod demo_page;
 mod deploy;
@@ -14,7 +13,6 @@ mod explain;
 mod h2spec;
 mod hostile;
 mod ingress_conformance;
-mod ingress_suite;
 mod kubernetes;
 mod live;
 mod never_drop;

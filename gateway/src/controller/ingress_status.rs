@@ -23,7 +23,7 @@ use super::{
     limits::{STATUS_AT_ONCE, STATUS_LOOK},
     publish::Published,
     status::{ControllerStatus, Writing},
-    writer::Writer,
+    writer::{Writer, sleep_until},
 };
 use crate::{
     control::kubernetes::{
@@ -115,12 +115,11 @@ impl IngressStatuses {
             for (wanted, failure) in self.write(due).await {
                 attempts.done(wanted, failure.as_ref(), Instant::now());
             }
-            let next = next.map(|next| tokio::time::sleep_until(next.into()));
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
                 _ = self.published.changed() => {}
                 _ = changes.changed() => {}
-                Some(()) = async { Some(next?.await) } => {}
+                () = sleep_until(next) => {}
             }
             tokio::time::sleep(STATUS_LOOK).await;
         }

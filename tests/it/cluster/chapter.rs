@@ -212,15 +212,19 @@ async fn endpoints_are_the_ready_pods() {
     assert_eq!((endpoints.len(), &endpoints), (3, &pods));
 }
 
-/// "All requests of one client go to the same pod, with sessionAffinity: ClientIP."
+/// "All connections of one client go to the same pod, with sessionAffinity: ClientIP", within the cluster and from outside.
 #[tokio::test(flavor = "multi_thread")]
 async fn session_affinity_client_ip_sticks() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: sticky}, spec: {sessionAffinity: ClientIP, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
-    let url = format!("http://{}", chapter.cluster_ip("sticky"));
-    eventually("curl", || chapter.exec(&format!("curl -sS --max-time 5 {url}")));
-    let said = chapter.exec(&each_a_connection(&url)).unwrap();
-    assert_eq!((hits(&said).len(), hit(&said).len()), (ENOUGH, 1), "{said}");
+    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: sticky}, spec: {type: NodePort, sessionAffinity: ClientIP, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
+    let within = format!("http://{}", chapter.cluster_ip("sticky"));
+    eventually("within", || chapter.exec(&format!("curl -sS --max-time 5 {within}")));
+    let without = format!("http://{}:{}", chapter.cluster.node_ip("n1"), chapter.node_port("sticky"));
+    eventually("from outside", || chapter.outside(&format!("curl -sS --max-time 5 {without}")));
+    for said in [chapter.exec(&each_a_connection(&within)), chapter.outside(&each_a_connection(&without))] {
+        let said = said.unwrap();
+        assert_eq!((hits(&said).len(), hit(&said).len()), (ENOUGH, 1), "{said}");
+    }
 }
 
 /// "One Service can have several ports, and may name those of the pods."
@@ -336,6 +340,21 @@ async fn external_traffic_policy_local_stays_on_the_node() {
     let url = |node: &str| format!("curl -sS --max-time 3 http://{}:{port}", chapter.cluster.node_ip(node));
     assert_eq!(eventually("n1", || chapter.outside(&url("n1"))), "You've hit quiz\n");
     chapter.outside(&url("n2")).expect_err("the pod is on n1");
+}
+
+/// "So the load balancer must send connections to nodes that have such a pod", which it is told at the health check node port.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_is_told_which_nodes_have_pods() {
+    let Some(chapter) = Chapter::open().await else { return };
+    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: quiz-loadbalancer}, spec: {type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer, externalTrafficPolicy: Local, selector: {app: quiz}, ports: [{port: 80, targetPort: 8080}]}}\n");
+    let port = chapter.field("service/quiz-loadbalancer", ".spec.healthCheckNodePort");
+    for (node, expected) in [("n1", "200"), ("n2", "503")] {
+        let url = format!("http://{}:{port}/", chapter.cluster.node_ip(node));
+        eventually(&url, || {
+            let said = chapter.outside(&format!("curl -sS --max-time 5 -o /dev/null -w '%{{http_code}}' {url}"))?;
+            if said == expected { Ok(()) } else { Err(said) }
+        });
+    }
 }
 
 /// "A LoadBalancer has an address of its own, in front of the nodes." A browser, which keeps its connection, stays with one pod even

@@ -19,13 +19,13 @@ use tidegate_tests::{
         Cluster, Namespace, Shared,
         tidegate::{Installed, is_rolled_out},
     },
+    ingress_suite::{
+        DEFAULT_BACKEND, Feature, HOST_RULES, INGRESS_CLASS, LOAD_BALANCING, PATH_RULES, TLS, USER_AGENT, host_and_path,
+    },
 };
 use tokio::sync::{Mutex, MutexGuard};
 
 use super::bed::until;
-use crate::ingress_suite::{
-    DEFAULT_BACKEND, Feature, HOST_RULES, INGRESS_CLASS, LOAD_BALANCING, PATH_RULES, TLS, USER_AGENT, host_and_path,
-};
 
 /// The class that comes with the installation.
 const CLASS: &str = "ingressClassName: tidegate, ";

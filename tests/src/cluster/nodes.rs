@@ -15,8 +15,8 @@ use super::{
     control_plane::{ControlPlane, output},
     directory::Directory,
     supervisor::{
-        PROXIES,
-        network::{enter, node_ip},
+        API_SERVER, PROXIES,
+        network::{CONTROL_PLANE, enter, node_ip},
     },
 };
 
@@ -121,6 +121,14 @@ impl Cluster {
         self.directory().file("inside.kubeconfig")
     }
 
+    /// A kubeconfig of whoever has this token, for the same processes.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn inside_user_kubeconfig(&self, token: &str) -> PathBuf {
+        self.user_kubeconfig_at(&format!("https://{CONTROL_PLANE}:{API_SERVER}"), token)
+    }
+
     /// Gives both nodes the image of an archive, as `docker save` and [`crate::oci`] write them.
     ///
     /// # Panics
@@ -159,11 +167,10 @@ pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failu
         .map_err(|_| format!("{network}: in a cluster with nodes, there are n1, n2 and outside"))?;
     let prefix = enter(pid.parse()?);
     let mut command = Command::new(&prefix[0]);
-    command.args(&prefix[1..]);
-    // It is no way from here to the world.
     for name in PROXIES {
         command.env_remove(name);
     }
+    command.args(&prefix[1..]);
     Ok(command)
 }
 

@@ -164,6 +164,7 @@ async fn pass_on(
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::with_capacity(WAITING);
     let mut fetching = FuturesUnordered::new();
+    let mut is_listed = false;
     loop {
         while let Some((watch, name)) = mirror.next_fetch() {
             let client = client.clone();
@@ -199,7 +200,11 @@ async fn pass_on(
             // Says nothing new, but is how it is learned that nobody listens.
             _ = look.tick() => mirror.again(),
         };
-        if batch.is_some_and(|batch| !send(batch)) {
+        let Some(batch) = batch else { continue };
+        if !std::mem::replace(&mut is_listed, true) {
+            tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
+        }
+        if !send(batch) {
             return;
         }
     }

@@ -3,46 +3,46 @@
 //!
 //! `ingress_conformance.rs` holds them against plain manifests, and `cluster/ingress.rs` against a Deployment in a cluster.
 
-use serde_json::Value;
-use tidegate_tests::Response;
-
 use self::Then::{NotFound, ServedBy};
+use crate::Response;
+use serde_json::Value;
 
 /// What the suite's client, written in Go, calls itself.
-pub(super) const USER_AGENT: &str = "Go-http-client/1.1";
+pub const USER_AGENT: &str = "Go-http-client/1.1";
 
 /// The Secret, and for which host, of the feature that speaks TLS.
-pub(super) const TLS: (&str, &str) = ("conformance-tls", "foo.bar.com");
+pub const TLS: (&str, &str) = ("conformance-tls", "foo.bar.com");
 
 /// Redirects that the suite's client follows; more are a loop.
 const REDIRECTS: usize = 2;
 
 /// A feature.
 #[derive(Debug)]
-pub(super) struct Feature {
+pub struct Feature {
     /// What the Ingress is called.
-    pub(super) name: &'static str,
+    pub name: &'static str,
     /// Its spec, as YAML between braces.
-    pub(super) given: &'static str,
+    pub given: &'static str,
     /// The Services that it names, each with a pod that says it is of this name.
-    pub(super) services: &'static [&'static str],
+    pub services: &'static [&'static str],
     /// What must come of it.
-    pub(super) scenarios: &'static [Scenario],
+    pub scenarios: &'static [Scenario],
 }
 
 /// What it shows, what the client asks for, and what must come of it.
-pub(super) type Scenario = (&'static str, &'static str, &'static str, Then);
+pub type Scenario = (&'static str, &'static str, &'static str, Then);
 
 /// What must come of a request.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Then {
+pub enum Then {
     /// It is answered 200 by a pod of this Service, as it was asked.
     ServedBy(&'static str),
     /// It is answered 404.
     NotFound,
 }
 
-pub(super) const DEFAULT_BACKEND: Feature = Feature {
+/// An Ingress without rules.
+pub const DEFAULT_BACKEND: Feature = Feature {
     name: "default-backend",
     given: "defaultBackend: {service: {name: echo-service, port: {number: 8080}}}",
     services: &["echo-service"],
@@ -56,7 +56,8 @@ pub(super) const DEFAULT_BACKEND: Feature = Feature {
     ],
 };
 
-pub(super) const HOST_RULES: Feature = Feature {
+/// Hosts, by name and with a wildcard, and TLS.
+pub const HOST_RULES: Feature = Feature {
     name: "host-rules",
     given: "tls: [{hosts: [foo.bar.com], secretName: conformance-tls}], rules: [
         {host: '*.foo.com', http: {paths: [
@@ -75,7 +76,7 @@ pub(super) const HOST_RULES: Feature = Feature {
 };
 
 /// Its Ingress is of a class that there is not: it must be left alone.
-pub(super) const INGRESS_CLASS: Feature = Feature {
+pub const INGRESS_CLASS: Feature = Feature {
     name: "test-ingress-class",
     given: "ingressClassName: some-invalid-class-name, rules: [{host: ingress-class, http: {paths: [
         {path: /, pathType: Prefix, backend: {service: {name: ingress-class-prefix, port: {number: 8080}}}}]}}]",
@@ -84,14 +85,15 @@ pub(super) const INGRESS_CLASS: Feature = Feature {
 };
 
 /// Its Service has ten pods, and all of them must be hit by a hundred requests.
-pub(super) const LOAD_BALANCING: Feature = Feature {
+pub const LOAD_BALANCING: Feature = Feature {
     name: "load-balancing",
     given: "defaultBackend: {service: {name: echo-service, port: {number: 8080}}}",
     services: &["echo-service"],
     scenarios: &[],
 };
 
-pub(super) const PATH_RULES: Feature = Feature {
+/// Paths, exact and by prefix.
+pub const PATH_RULES: Feature = Feature {
     name: "path-rules",
     given: "rules: [
         {host: exact-path-rules, http: {paths: [
@@ -145,7 +147,7 @@ pub(super) const PATH_RULES: Feature = Feature {
 
 impl Feature {
     /// The manifest of the Ingress; `class` is more of its spec, such as `ingressClassName: x, `.
-    pub(super) fn ingress(&self, class: &str) -> String {
+    pub fn ingress(&self, class: &str) -> String {
         format!(
             "---\n{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: {}}}, spec: {{{class}{}}}}}\n",
             self.name, self.given
@@ -153,7 +155,7 @@ impl Feature {
     }
 
     /// The manifests of the Services.
-    pub(super) fn service_manifests(&self) -> String {
+    pub fn service_manifests(&self) -> String {
         let service = |name: &&str| {
             format!(
                 "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{selector: {{app: {name}}}, \
@@ -164,7 +166,7 @@ impl Feature {
     }
 
     /// Goes through the scenarios. `ask` sends a request of this method to this URL, and follows no redirect.
-    pub(super) async fn holds(&self, ask: impl AsyncFn(&str, &str) -> Response) {
+    pub async fn holds(&self, ask: impl AsyncFn(&str, &str) -> Response) {
         for &(shows, method, url, then) in self.scenarios {
             let scenario = format!("{}: {shows}: {method} {url}", self.name);
             let response = follow(&ask, method, url).await;
@@ -210,7 +212,7 @@ fn is_served_by(service: &str, method: &str, url: &str, response: &Response, sce
 }
 
 /// What a URL names.
-pub(super) fn host_and_path(url: &str) -> (&str, &str) {
+pub fn host_and_path(url: &str) -> (&str, &str) {
     let rest = url.split_once("://").expect("a URL").1;
     rest.split_at(rest.find('/').expect("it has a path"))
 }

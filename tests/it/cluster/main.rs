@@ -2,6 +2,7 @@
 
 mod bed;
 mod chapter;
+mod controller;
 mod deploy;
 mod ingress;
 mod nodes;
