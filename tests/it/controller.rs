@@ -50,7 +50,7 @@ async fn until(what: &str, server: &ApiServer, is_it: impl Fn(&ApiServer) -> boo
 fn shown(server: &ApiServer, name: &str) -> Vec<String> {
     let object = server.object("ingresses", "default", name).expect("it is there");
     let entries = object["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
-    let address = |entry: &Value| entry["ip"].as_str().or(entry["hostname"].as_str()).map(str::to_owned);
+    let address = |entry: &Value| entry["ip"].as_str().or_else(|| entry["hostname"].as_str()).map(str::to_owned);
     entries.iter().filter_map(address).collect()
 }
 

@@ -24,7 +24,7 @@ use super::{
     },
     publish::Published,
     status::{ControllerStatus, Writing},
-    writer::Writer,
+    writer::{Writer, sleep_until},
 };
 use crate::{
     control::kubernetes::{
@@ -178,12 +178,11 @@ impl IngressStatuses {
             for (wanted, failure) in self.write(due).await {
                 attempts.done(wanted, failure.as_ref(), Instant::now());
             }
-            let next = next.map(|next| tokio::time::sleep_until(next.into()));
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
                 _ = self.published.changed() => {}
                 _ = changes.changed() => {}
-                Some(()) = async { Some(next?.await) } => {}
+                () = sleep_until(next) => {}
             }
             tokio::time::sleep(STATUS_LOOK).await;
         }

@@ -75,7 +75,6 @@ const RESULTS: [&str; 6] = ["done", "conflict", "forbidden", "gone", "refused", 
 #[derive(Debug, Default)]
 pub struct ControllerStatus {
     leads: AtomicBool,
-    holder: Mutex<Arc<str>>,
     written: [[AtomicU64; RESULTS.len()]; Writing::ALL.len()],
     failing: Mutex<BTreeMap<Writing, BTreeMap<Arc<str>, Failure>>>,
     /// Why it is not known which addresses to show.
@@ -86,11 +85,6 @@ impl ControllerStatus {
     /// Whether this replica is the leader.
     pub fn is_leader(&self) -> bool {
         self.leads.load(Relaxed)
-    }
-
-    /// Who holds the Lease, as far as is known; empty for nobody.
-    pub fn holder(&self) -> Arc<str> {
-        lock(&self.holder).clone()
     }
 
     /// What was written, by resource and result.
@@ -131,14 +125,6 @@ impl ControllerStatus {
 
     pub(super) fn set_leader(&self, leads: bool) {
         self.leads.store(leads, Relaxed);
-    }
-
-    pub(super) fn set_holder(&self, name: &str) {
-        let mut holder = lock(&self.holder);
-        if **holder != *name {
-            tracing::debug!(holder = name, "the Lease is another's");
-            *holder = name.into();
-        }
     }
 
     /// Somebody else was quicker.

@@ -1,5 +1,6 @@
 //! Tests in a real cluster: its control plane alone, or with two nodes.
 
 mod bed;
+mod controller;
 mod node;
 mod nodes;
