@@ -144,9 +144,9 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     let mut out = Bounded { file: BufWriter::new(options.open(path)?), left: MAX_BYTES };
     let Objects { config_maps, slices, ingresses, classes, parameters, pools, .. } = objects;
     let Objects { namespaces, nodes, secrets, services, .. } = objects;
-    let counts = [config_maps.len(), slices.len(), ingresses.len(), classes.len(), parameters.len(), pools.len()];
-    let others = [namespaces.len(), nodes.len(), secrets.len(), services.len()];
-    let count = counts.iter().chain(&others).sum::<usize>();
+    let of_ingresses = [config_maps.len(), slices.len(), ingresses.len(), classes.len(), parameters.len()];
+    let others = [pools.len(), namespaces.len(), nodes.len(), secrets.len(), services.len()];
+    let count = of_ingresses.iter().chain(&others).sum::<usize>();
     serde_json::to_writer(&mut out, &Head { format: FORMAT, heard, objects: count })?;
     out.write_all(b"\n")?;
     write_all(&mut out, Kind::ConfigMap, config_maps)?;
@@ -293,11 +293,13 @@ mod tests {
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         let text = "{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {tls.key: YQ==}}\n---\n\
                     {apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {ports: [{port: 80}]}}\n---\n\
-                    {apiVersion: v1, kind: Node, metadata: {name: here}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
+                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n---\n\
+                    {apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: p}, spec: {addresses: [192.0.2.1]}}\n---\n\
+                    {apiVersion: tidegate.io/v1alpha1, kind: IngressClassParameters, metadata: {name: i}, spec: {annotations: {a: b}}}";
         let held = objects(text);
         file.save(&held, 77).unwrap();
         let remembered = file.load().unwrap();
-        assert_eq!((remembered.heard, remembered.objects.len()), (77, 3));
+        assert_eq!((remembered.heard, remembered.objects.len()), (77, 5));
         for object in remembered.objects {
             let origin = tidegate_crd::Origin::synthetic("test");
             let mut again = held.clone();
@@ -309,6 +311,12 @@ mod tests {
                     assert_eq!(held.services.iter().next().unwrap().1.object, *service, "{name}");
                 }
                 Object::Node(node) => assert_eq!(held.nodes.iter().next().unwrap().1.object, *node, "{name}"),
+                Object::LoadBalancerPool(pool) => {
+                    assert_eq!(held.pools.iter().next().unwrap().1.object, *pool, "{name}");
+                }
+                Object::IngressClassParameters(parameters) => {
+                    assert_eq!(held.parameters.iter().next().unwrap().1.object, *parameters, "{name}");
+                }
                 other => panic!("there was no {other:?}"),
             }
         }
