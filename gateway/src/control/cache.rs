@@ -293,7 +293,7 @@ mod tests {
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         let text = "{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {tls.key: YQ==}}\n---\n\
                     {apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {ports: [{port: 80}]}}\n---\n\
-                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
+                    {apiVersion: v1, kind: Node, metadata: {name: here}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
         let held = objects(text);
         file.save(&held, 77).unwrap();
         let remembered = file.load().unwrap();

@@ -5,6 +5,7 @@ mod chapter;
 mod controller;
 mod deploy;
 mod ingress;
+mod node;
 mod nodes;
 mod pools;
 mod rbac;
