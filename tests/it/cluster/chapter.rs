@@ -1,5 +1,5 @@
-//! The chapter on Services and Ingresses, sentence by sentence, in a real cluster: what one is told to type, typed, and what must come of it.
-//! ClusterIPs are kube-proxy's; node ports, LoadBalancers and Ingresses are Tidegate's.
+//! The chapter on Services and Ingresses, sentence by sentence, in a real cluster: what one is told to type, typed, and what must
+//! come of it. ClusterIPs are kube-proxy's; node ports, LoadBalancers and Ingresses are Tidegate's.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +19,7 @@ use tokio::sync::OnceCell;
 /// Where all of it happens.
 const NAMESPACE: &str = "chapter";
 
-/// The pods, the first Service, and a pod to type commands in, which knows of the Service by its environment because it is younger.
+/// The pods, and the first Services.
 const KUBIA: &str = "\
 ---
 apiVersion: v1
@@ -38,7 +38,10 @@ spec:
     spec:
       terminationGracePeriodSeconds: 0
       topologySpreadConstraints:
-      - {topologyKey: kubernetes.io/hostname, maxSkew: 1, whenUnsatisfiable: DoNotSchedule, labelSelector: {matchLabels: {app: kubia}}}
+      - topologyKey: kubernetes.io/hostname
+        maxSkew: 1
+        whenUnsatisfiable: DoNotSchedule
+        labelSelector: {matchLabels: {app: kubia}}
       containers:
       - name: kubia
         image: IMAGE
@@ -53,7 +56,7 @@ metadata: {name: quiz, labels: {app: quiz}}
 spec:
   terminationGracePeriodSeconds: 0
   nodeName: n1
-  containers: [{name: quiz, image: IMAGE, args: [pod, --name, quiz, --listen, '0.0.0.0:8080'], ports: [{name: http, containerPort: 8080}]}]
+  containers: [{name: quiz, image: IMAGE, args: [pod, --name, quiz, --listen, '0.0.0.0:8080']}]
 ---
 apiVersion: v1
 kind: Service
@@ -61,6 +64,7 @@ metadata: {name: quiz}
 spec: {selector: {app: quiz}, ports: [{port: 80, targetPort: 8080}]}
 ";
 
+/// A pod to type commands in. It is younger than the Services, and so has them in its environment.
 const CLIENT: &str = "\
 ---
 apiVersion: v1
@@ -68,6 +72,9 @@ kind: Pod
 metadata: {name: client}
 spec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: 'IMAGE', args: [pause]}]}
 ";
+
+/// What a Service says that is to have an address of ours.
+const LOAD_BALANCER: &str = "type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer";
 
 /// Requests to three pods: one of them is missed by one run in a million million.
 const ENOUGH: usize = 70;
@@ -138,6 +145,31 @@ impl Chapter {
         self.tidegate.all_serve(&self.cluster, NAMESPACE, name, true);
         self.address(&format!("ingress/{name}"))
     }
+}
+
+/// The manifest of a Service.
+fn service(name: &str, spec: &str) -> String {
+    format!("---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}}}, spec: {{{spec}}}}}\n")
+}
+
+/// The same for the kubia pods; `more` is more of its spec.
+fn kubia_with(name: &str, more: &str) -> String {
+    let comma = if more.is_empty() { "" } else { ", " };
+    service(name, &format!("{more}{comma}selector: {{app: kubia}}, ports: [{{port: 80, targetPort: http}}]"))
+}
+
+/// The same for the quiz pod, which is on the first node.
+fn quiz_with(name: &str, more: &str) -> String {
+    service(name, &format!("{more}, selector: {{app: quiz}}, ports: [{{port: 80, targetPort: 8080}}]"))
+}
+
+/// A rule of an Ingress: a host, and the Service of each path.
+fn rule(host: &str, paths: &[(&str, &str)]) -> String {
+    let path = |(path, service): &(&str, &str)| {
+        format!("{{path: {path}, pathType: Prefix, backend: {{service: {{name: {service}, port: {{number: 80}}}}}}}}")
+    };
+    let paths: Vec<String> = paths.iter().map(path).collect();
+    format!("{{host: {host}, http: {{paths: [{}]}}}}", paths.join(", "))
 }
 
 fn prepare(cluster: &Cluster) {
@@ -216,7 +248,7 @@ async fn endpoints_are_the_ready_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn session_affinity_client_ip_sticks() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: sticky}, spec: {type: NodePort, sessionAffinity: ClientIP, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
+    chapter.apply(&kubia_with("sticky", "type: NodePort, sessionAffinity: ClientIP"));
     let within = format!("http://{}", chapter.cluster_ip("sticky"));
     eventually("within", || chapter.exec(&format!("curl -sS --max-time 5 {within}")));
     let without = format!("http://{}:{}", chapter.cluster.node_ip("n1"), chapter.node_port("sticky"));
@@ -231,7 +263,8 @@ async fn session_affinity_client_ip_sticks() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_has_several_ports_by_name() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: ports}, spec: {selector: {app: kubia}, ports: [{name: http, port: 80, targetPort: http}, {name: https, port: 443, targetPort: https}]}}\n");
+    let ports = "[{name: http, port: 80, targetPort: http}, {name: https, port: 443, targetPort: https}]";
+    chapter.apply(&service("ports", &format!("selector: {{app: kubia}}, ports: {ports}")));
     let ip = chapter.cluster_ip("ports");
     for port in [80, 443] {
         let said = eventually("curl", || chapter.exec(&format!("curl -sS --max-time 5 http://{ip}:{port}/headers")));
@@ -282,7 +315,10 @@ async fn a_service_without_a_selector_has_endpoints_by_hand() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_external_name_is_a_cname() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: external-service}, spec: {type: ExternalName, externalName: api.somecompany.com, ports: [{port: 80}]}}\n");
+    chapter.apply(&service(
+        "external-service",
+        "type: ExternalName, externalName: api.somecompany.com, ports: [{port: 80}]",
+    ));
     let name = "external-service.chapter.svc.cluster.local";
     let said = eventually(name, || match chapter.exec(&format!("dig +short {name} CNAME")) {
         Ok(said) if said.is_empty() => Err("no answer".to_owned()),
@@ -296,7 +332,7 @@ async fn an_external_name_is_a_cname() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_headless_service_is_all_its_pods() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: kubia-headless}, spec: {clusterIP: None, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
+    chapter.apply(&kubia_with("kubia-headless", "clusterIP: None"));
     let path = "jsonpath={.items[*].status.podIP}";
     let ips = chapter.cluster.kubectl(&["get", "pods", "-n", NAMESPACE, "-l", "app=kubia", "-o", path]);
     let ips: BTreeSet<&str> = ips.split_whitespace().collect();
@@ -312,7 +348,7 @@ async fn a_headless_service_is_all_its_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_port_is_open_on_both_nodes() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: kubia-nodeport}, spec: {type: NodePort, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
+    chapter.apply(&kubia_with("kubia-nodeport", "type: NodePort"));
     let port = chapter.node_port("kubia-nodeport");
     for node in ["n1", "n2"] {
         let url = format!("http://{}:{port}", chapter.cluster.node_ip(node));
@@ -326,7 +362,9 @@ async fn a_node_port_is_open_on_both_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn external_traffic_policy_local_stays_on_the_node() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: kubia-local}, spec: {type: NodePort, externalTrafficPolicy: Local, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n---\n{apiVersion: v1, kind: Service, metadata: {name: quiz-local}, spec: {type: NodePort, externalTrafficPolicy: Local, selector: {app: quiz}, ports: [{port: 80, targetPort: 8080}]}}\n");
+    let local = "type: NodePort, externalTrafficPolicy: Local";
+    chapter.apply(&kubia_with("kubia-local", local));
+    chapter.apply(&quiz_with("quiz-local", local));
     let port = chapter.node_port("kubia-local");
     for node in ["n1", "n2"] {
         let url = format!("http://{}:{port}", chapter.cluster.node_ip(node));
@@ -346,7 +384,7 @@ async fn external_traffic_policy_local_stays_on_the_node() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_balancer_is_told_which_nodes_have_pods() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: quiz-loadbalancer}, spec: {type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer, externalTrafficPolicy: Local, selector: {app: quiz}, ports: [{port: 80, targetPort: 8080}]}}\n");
+    chapter.apply(&quiz_with("quiz-loadbalancer", &format!("{LOAD_BALANCER}, externalTrafficPolicy: Local")));
     let port = chapter.field("service/quiz-loadbalancer", ".spec.healthCheckNodePort");
     for (node, expected) in [("n1", "200"), ("n2", "503")] {
         let url = format!("http://{}:{port}/", chapter.cluster.node_ip(node));
@@ -362,7 +400,7 @@ async fn a_load_balancer_is_told_which_nodes_have_pods() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_balancer_is_reached_from_outside() {
     let Some(chapter) = Chapter::open().await else { return };
-    chapter.apply("---\n{apiVersion: v1, kind: Service, metadata: {name: kubia-loadbalancer}, spec: {type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer, selector: {app: kubia}, ports: [{port: 80, targetPort: http}]}}\n");
+    chapter.apply(&kubia_with("kubia-loadbalancer", LOAD_BALANCER));
     let ip = chapter.address("service/kubia-loadbalancer");
     let shown = chapter.cluster.kubectl(&["get", "svc", "kubia-loadbalancer", "-n", NAMESPACE]);
     assert!(shown.contains(&format!(" {ip} ")), "{shown}");
@@ -381,7 +419,7 @@ async fn a_load_balancer_without_a_pool_is_pending() {
     let Some(chapter) = Chapter::open().await else { return };
     let namespace = chapter.cluster.namespace("pending");
     let name = &namespace.name[..];
-    chapter.cluster.apply_in(name, "---\n{apiVersion: v1, kind: Service, metadata: {name: pending}, spec: {type: LoadBalancer, loadBalancerClass: tidegate.io/load-balancer, selector: {app: kubia}, ports: [{port: 80}]}}\n");
+    chapter.cluster.apply_in(name, &kubia_with("pending", LOAD_BALANCER));
     let said = eventually("the Event", || {
         let said = chapter.cluster.try_kubectl(&["describe", "service", "pending", "-n", name])?;
         if said.contains("LoadBalancerPending") { Ok(said) } else { Err(said) }
@@ -396,16 +434,8 @@ async fn a_load_balancer_without_a_pool_is_pending() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingress_is_one_address_for_many_services() {
     let Some(chapter) = Chapter::open().await else { return };
-    let path = |path: &str, service: &str| {
-        format!("{{path: {path}, pathType: Prefix, backend: {{service: {{name: {service}, port: {{number: 80}}}}}}}}")
-    };
-    let rules = format!(
-        "rules: [{{host: kubia.example.com, http: {{paths: [{}, {}]}}}}, {{host: quiz.example.com, http: {{paths: [{}]}}}}]",
-        path("/", "kubia"),
-        path("/quiz", "quiz"),
-        path("/", "quiz")
-    );
-    let ip = chapter.ingress("kubia", "", &rules);
+    let kubia = rule("kubia.example.com", &[("/", "kubia"), ("/quiz", "quiz")]);
+    let ip = chapter.ingress("kubia", "", &format!("rules: [{kubia}, {}]", rule("quiz.example.com", &[("/", "quiz")])));
     assert_eq!(ip, chapter.tidegate.address().to_string());
     let shown = chapter.cluster.kubectl(&["get", "ingress", "kubia", "-n", NAMESPACE]);
     assert!(shown.contains("kubia.example.com,quiz.example.com") && shown.contains(&ip), "{shown}");
@@ -424,8 +454,9 @@ async fn an_ingress_is_one_address_for_many_services() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cookie_sticks() {
     let Some(chapter) = Chapter::open().await else { return };
-    let cookie = ", annotations: {nginx.ingress.kubernetes.io/affinity: cookie, nginx.ingress.kubernetes.io/session-cookie-name: SESSION_COOKIE}";
-    let ip = chapter.ingress("sticky", cookie, "rules: [{host: sticky.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: kubia, port: {name: http}}}}]}}]");
+    let cookie = ", annotations: {nginx.ingress.kubernetes.io/affinity: cookie, \
+                  nginx.ingress.kubernetes.io/session-cookie-name: SESSION_COOKIE}";
+    let ip = chapter.ingress("sticky", cookie, &format!("rules: [{}]", rule("sticky.example.com", &[("/", "kubia")])));
     let jar = |browser: usize| chapter.cluster.directory().file(&format!("browser-{browser}")).display().to_string();
     let ask = |options: &str| {
         let command = format!("curl -sS --max-time 20 -H 'Host: sticky.example.com' {options} 'http://{ip}/?[1-20]'");
@@ -458,7 +489,9 @@ async fn tls_is_of_a_secret() {
     let (believed, cert, key) = (file("tls.ca", &ca.pem), file("tls.cert", &pair.chain), file("tls.key", &pair.key));
     let files = [format!("--cert={cert}"), format!("--key={key}")];
     chapter.cluster.kubectl(&["create", "secret", "tls", "tls-secret", "-n", NAMESPACE, &files[0], &files[1]]);
-    let ip = chapter.ingress("secure", "", "tls: [{hosts: [secure.example.com], secretName: tls-secret}], rules: [{host: secure.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: kubia, port: {number: 80}}}}]}}]");
+    let tls = "tls: [{hosts: [secure.example.com], secretName: tls-secret}]";
+    let ip =
+        chapter.ingress("secure", "", &format!("{tls}, rules: [{}]", rule("secure.example.com", &[("/", "kubia")])));
     let to = format!("curl -sS --max-time 10 --connect-to ::{ip}: --cacert {believed}");
     // The Secret is read once an Ingress refers to it.
     let said = eventually("https", || chapter.outside(&format!("{to} https://secure.example.com")));
@@ -476,9 +509,9 @@ async fn a_pod_that_is_not_ready_gets_nothing() {
     let pod = |name: &str| {
         format!(
             "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: ready}}}}, spec: {{\
-             terminationGracePeriodSeconds: 0, containers: [{{name: main, image: '{}', args: [pod, --name, {name}, --listen, \
-             '0.0.0.0:8080']}}, {{name: probe, image: '{AGNHOST}', args: [pause], readinessProbe: {{exec: {{command: [ls, \
-             /tmp/ready]}}, periodSeconds: 1, failureThreshold: 1}}}}]}}}}\n",
+             terminationGracePeriodSeconds: 0, containers: [{{name: main, image: '{}', args: [pod, --name, {name}, \
+             --listen, '0.0.0.0:8080']}}, {{name: probe, image: '{AGNHOST}', args: [pause], readinessProbe: \
+             {{exec: {{command: [ls, /tmp/ready]}}, periodSeconds: 1, failureThreshold: 1}}}}]}}}}\n",
             Installed::image()
         )
     };
@@ -488,7 +521,7 @@ async fn a_pod_that_is_not_ready_gets_nothing() {
         pod("ready-a"),
         pod("ready-b")
     ));
-    let ip = chapter.ingress("ready", "", "rules: [{host: ready.example.com, http: {paths: [{path: /, pathType: Prefix, backend: {service: {name: ready, port: {number: 80}}}}]}}]");
+    let ip = chapter.ingress("ready", "", &format!("rules: [{}]", rule("ready.example.com", &[("/", "ready")])));
     let ask = || {
         let urls = format!("'http://{ip}/?[1-20]'");
         chapter.outside(&format!("curl -sSf --max-time 20 -H 'Host: ready.example.com' -H 'Connection: close' {urls}"))

@@ -201,8 +201,8 @@ async fn load_balancing() {
     }
 }
 
-/// The upstream e2e test "Ingress API should support creating Ingress API operations", step by step, with Ingresses that are ours: the controller
-/// writes their status meanwhile, and is in nobody's way.
+/// The upstream e2e test "Ingress API should support creating Ingress API operations", step by step, with Ingresses that are
+/// ours: the controller writes their status meanwhile, and is in nobody's way.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_api_of_ingresses_with_a_controller() {
     let Some(cluster) = Cluster::shared().await else { return };
