@@ -57,6 +57,11 @@ macro_rules! kinds {
                 match self { $(Self::$kind(object) => &object.metadata,)* }
             }
 
+            /// The same, to be changed.
+            pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
+                match self { $(Self::$kind(object) => &mut object.metadata,)* }
+            }
+
             pub(crate) fn decode<'de, D: Deserializer<'de>>(kind: Kind, decoder: D) -> Result<Self, D::Error> {
                 Ok(match kind { $(Kind::$kind => Self::$kind(Box::new(<$type>::deserialize(decoder)?)),)* })
             }

@@ -24,6 +24,7 @@ use crate::{
     bind::{Addresses, Bound},
     compile::{allocate::Allocations, compile, finding::Finding, objects::Objects, settings::Settings},
     control::Change,
+    controller::{Controller, ControllerOptions, Target},
     dns::{DnsServer, Zone},
     explain::{Question, explain},
     health_check::{self, Health},
@@ -74,6 +75,8 @@ pub struct Options {
     pub access_log: Option<LogOptions>,
     /// Whether `/metrics` also has the names of ingress-nginx.
     pub nginx_metrics: bool,
+    /// What is written to the cluster that the objects come from, if anything.
+    pub controller: Option<ControllerOptions>,
     /// The demo, if this is one: its page may then change what is served.
     pub demo: Option<Arc<dyn Demo>>,
 }
@@ -87,6 +90,7 @@ pub struct App {
     status: Arc<RuntimeStatus>,
     tail: Arc<Tail>,
     access_log: Option<AccessLog>,
+    controller: Option<Controller>,
     stop_servers: watch::Sender<bool>,
     http: SocketAddr,
     https: Option<SocketAddr>,
@@ -128,8 +132,11 @@ impl App {
         let opens = !matches!(options.source, Source::Kubernetes(_));
         let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty, opens);
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
+        let mut target = None;
         if let Source::Kubernetes(cluster) = &options.source {
             status.set_kubernetes(cluster.status().clone());
+            let (server, standings) = (cluster.server().clone(), cluster.standings().clone());
+            target = Some(Target { server, standings, snapshots: snapshots.clone() });
         }
         let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
@@ -138,10 +145,14 @@ impl App {
         let (refuse, refused) = oneshot::channel();
         let refuse = predecessor.is_some().then_some(refuse);
         let control = options.source.start(options.settings, options.remember, planes, refuse)?;
+        let controller = options.controller.zip(target).map(|(options, target)| Controller::start(options, target));
+        let controller = controller.transpose().context("cannot write to the cluster")?;
+        controller.iter().for_each(|controller| status.set_controller(controller.status().clone()));
         let (http, admin, dns) = (bound.http_addr, bound.admin.local_addr()?, bound.dns.as_ref());
         let mut app = Self {
             workers,
             access_log,
+            controller,
             control,
             snapshots,
             status,
@@ -331,6 +342,10 @@ impl App {
             drop(self.control.send(Change::Stop));
         }
         self.close_door();
+        // Another replica leads at once, and not when the last connection has ended.
+        if let Some(controller) = &self.controller {
+            controller.stop().await;
+        }
         self.workers.drain(timeout).await;
         if let Some(log) = self.access_log.clone() {
             // The workers have handed over what they had.

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! files ─▶ control ─▶ compile ─▶ Snapshot ─▶ workers: L4 (tidegate-l4) and http
-//!                        └─▶ findings        admin, dns, explain
+//!                        └─▶ findings        admin, dns, explain, controller (writes to the cluster)
 //! ```
 
 pub mod access_log;
@@ -16,6 +16,7 @@ pub mod check;
 pub mod cli;
 pub mod compile;
 pub mod control;
+pub mod controller;
 pub mod dns;
 pub mod explain;
 #[cfg(feature = "fuzzing")]

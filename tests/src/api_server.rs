@@ -1,5 +1,9 @@
-//! A Kubernetes API server of our own, as far as a client that lists and watches can tell: pages, bookmarks, versions that are too
-//! old, permissions that are missing. It can keep its clients waiting, and go away and come back at the same address.
+//! A Kubernetes API server of our own, as far as its clients can tell: pages, bookmarks, versions that are too old, permissions that are
+//! missing; objects that are created, replaced, merged, applied and deleted, their status apart, with conflicts and owners of
+//! fields. It can keep its clients waiting, and go away and come back at the same address.
+
+mod fields;
+mod write;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +19,8 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::BodyExt;
 use hyper::{
     body::{Body, Frame, Incoming},
     server::conn::http1,
@@ -32,6 +37,11 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     sync::{mpsc, watch},
     task::{AbortHandle, JoinSet},
+};
+
+use self::{
+    fields::{Owners, Writer},
+    write::{Write, has_status, not_found},
 };
 
 /// Objects in a page of a list: a server may send fewer than it is asked for.
@@ -58,6 +68,8 @@ struct Store {
 struct State {
     version: u64,
     objects: BTreeMap<Key, Value>,
+    /// Of what clients wrote.
+    owners: BTreeMap<Key, Owners>,
     /// What changed at which version; what came before `forgotten` is not known any more.
     history: Vec<(u64, Key, &'static str, Value)>,
     forgotten: u64,
@@ -70,10 +82,11 @@ struct State {
     /// Every watch ends as soon as it has begun.
     ends_watches: bool,
     asked: Vec<String>,
+    written: Vec<String>,
 }
 
 /// Resource, namespace and name.
-type Key = (&'static str, String, String);
+type Key = (String, String, String);
 
 impl ApiServer {
     /// A server of an empty cluster, on a port of this address.
@@ -134,14 +147,14 @@ impl ApiServer {
         self.store.change(|state| state.ends_watches = true);
     }
 
-    /// Nobody may see a resource, such as `secrets`.
+    /// Nobody may see a resource or write it: `secrets`, `ingresses/status`.
     pub fn forbid(&self, resource: &str) {
         self.store.change(|state| {
             let _ = state.forbidden.insert(resource.to_owned());
         });
     }
 
-    /// Everybody may see it again.
+    /// Everybody may again.
     pub fn permit(&self, resource: &str) {
         self.store.change(|state| {
             let _ = state.forbidden.remove(resource);
@@ -190,6 +203,40 @@ impl ApiServer {
     pub fn asked(&self) -> Vec<String> {
         self.store.lock().asked.clone()
     }
+
+    /// The methods and targets of all requests so far that were to write, done or refused: `PATCH /apis/…`.
+    pub fn written(&self) -> Vec<String> {
+        self.store.lock().written.clone()
+    }
+
+    /// An object as it is now; resources are named as in permissions, such as `leases`.
+    pub fn object(&self, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+        let key = (resource.to_owned(), namespace.to_owned(), name.to_owned());
+        self.store.lock().objects.get(&key).cloned()
+    }
+
+    /// All objects of a resource, by namespace and name.
+    pub fn objects(&self, resource: &str) -> Vec<Value> {
+        let state = self.store.lock();
+        state.objects.iter().filter(|(key, _)| key.0 == resource).map(|(_, object)| object.clone()).collect()
+    }
+
+    /// Writes the status of an object as somebody else does: another controller, or a person.
+    ///
+    /// # Panics
+    /// If the object is not there.
+    pub fn write_status(&self, manager: &str, kind: Kind, namespace: &str, name: &str, status: &Value) {
+        let query = BTreeMap::from([("fieldManager".to_owned(), manager.to_owned())]);
+        let (resource, subresource) = (resource(kind).to_owned(), "status".to_owned());
+        let (namespace, name) = (namespace.to_owned(), name.to_owned());
+        let question = Question { resource, namespace, name, subresource, query };
+        let head = http::HeaderMap::new();
+        let write = Write { method: Method::PUT, head, body: json!({"status": status}) };
+        self.store.change(|state| {
+            let (code, answer) = state.write(&question, &write);
+            assert_eq!(code, StatusCode::OK, "{answer}");
+        });
+    }
 }
 
 impl Drop for ApiServer {
@@ -205,25 +252,28 @@ impl State {
         assert_eq!(parsed.problems, [], "{manifests}");
         for document in parsed.documents {
             let name = document.object.object_ref();
-            let key = (resource(name.kind), name.namespace.to_string(), name.name.to_string());
-            self.version += 1;
+            let key = (resource(name.kind).to_owned(), name.namespace.to_string(), name.name.to_string());
             let mut value = wire(&document.object);
-            if name.kind.is_namespaced() {
-                value["metadata"]["namespace"] = json!(&*name.namespace);
+            let before = self.objects.get(&key);
+            if let Some(before) = before {
+                for field in ["uid", "creationTimestamp"] {
+                    value["metadata"][field] = before["metadata"][field].clone();
+                }
+                // As with kubectl, which does not write it.
+                if value.get("status").is_none() && has_status(&key.0) && !before["status"].is_null() {
+                    value["status"] = before["status"].clone();
+                }
+            } else {
+                self.begin(&mut value, &key);
             }
-            value["metadata"]["resourceVersion"] = json!(self.version.to_string());
-            value["metadata"]["managedFields"] = json!([{"manager": "test"}]);
-            let what = if self.objects.insert(key.clone(), value.clone()).is_some() { "MODIFIED" } else { "ADDED" };
-            self.history.push((self.version, key, what, value));
+            let before = before.cloned().unwrap_or_else(|| json!({}));
+            self.updated(key, &before, value, &Writer::new("test", "Update"));
         }
     }
 
     fn delete(&mut self, kind: Kind, namespace: &str, name: &str) {
-        let key = (resource(kind), namespace.to_owned(), name.to_owned());
-        let mut value = self.objects.remove(&key).expect("it is there");
-        self.version += 1;
-        value["metadata"]["resourceVersion"] = json!(self.version.to_string());
-        self.history.push((self.version, key, "DELETED", value));
+        let key = (resource(kind).to_owned(), namespace.to_owned(), name.to_owned());
+        assert!(self.remove(&key), "it is there");
     }
 }
 
@@ -250,11 +300,15 @@ fn serve(listener: TcpListener, store: Arc<Store>) -> AbortHandle {
     tokio::spawn(accept).abort_handle()
 }
 
-/// What a request asks for.
+/// What a request asks for, or writes.
 struct Question {
     resource: String,
     /// Empty for all.
     namespace: String,
+    /// Empty for all.
+    name: String,
+    /// Empty for the object itself.
+    subresource: String,
     query: BTreeMap<String, String>,
 }
 
@@ -262,15 +316,29 @@ impl Question {
     fn of(request: &Request<Incoming>) -> Self {
         let segments: Vec<&str> = request.uri().path().split('/').skip(1).collect();
         let rest = if segments[0] == "api" { &segments[2..] } else { &segments[3..] };
-        let (namespace, resource) = match rest {
-            ["namespaces", namespace, resource] => (*namespace, *resource),
-            [resource] => ("", *resource),
-            other => panic!("a watch never asks for {other:?}"),
+        let (namespace, resource, name, subresource) = match rest {
+            ["namespaces", name, "status"] => ("", "namespaces", *name, "status"),
+            ["namespaces", namespace, resource] => (*namespace, *resource, "", ""),
+            ["namespaces", namespace, resource, name] => (*namespace, *resource, *name, ""),
+            ["namespaces", namespace, resource, name, subresource] => (*namespace, *resource, *name, *subresource),
+            [resource] => ("", *resource, "", ""),
+            [resource, name] => ("", *resource, *name, ""),
+            [resource, name, subresource] => ("", *resource, *name, *subresource),
+            other => panic!("nobody asks for {other:?}"),
         };
         let base = url::Url::parse("http://api").expect("a URL");
         let target = base.join(&request.uri().to_string()).expect("a target");
         let query = target.query_pairs().into_owned().collect();
-        Self { resource: resource.to_owned(), namespace: namespace.to_owned(), query }
+        let [namespace, resource, name, subresource] = [namespace, resource, name, subresource].map(str::to_owned);
+        Self { resource, namespace, name, subresource, query }
+    }
+
+    /// What one needs a permission for.
+    fn permission(&self) -> String {
+        match self.subresource.as_str() {
+            "" => self.resource.clone(),
+            subresource => format!("{}/{subresource}", self.resource),
+        }
     }
 
     fn takes(&self, key: &Key, object: &Value) -> bool {
@@ -297,10 +365,34 @@ impl Question {
 async fn answer(store: Arc<Store>, request: Request<Incoming>) -> Result<Response<Lines>, Infallible> {
     let question = Question::of(&request);
     assert_eq!(request.headers()[header::AUTHORIZATION], "Bearer secret");
-    store.lock().asked.push(request.uri().to_string());
-    if store.lock().forbidden.contains(&question.resource) {
-        let message = format!("{} is forbidden: User \"test\" cannot see it", question.resource);
+    let target = request.uri().to_string();
+    let is_write = request.method() != Method::GET;
+    if is_write {
+        store.lock().written.push(format!("{} {target}", request.method()));
+    }
+    store.lock().asked.push(target);
+    if store.lock().forbidden.contains(&question.permission()) {
+        let message = format!("{} is forbidden: User \"test\" cannot see it", question.permission());
         return Ok(whole(StatusCode::FORBIDDEN, &status(403, "Forbidden", &message)));
+    }
+    if is_write {
+        let (head, body) = request.into_parts();
+        // A client that leaves in the middle of its words has written nothing.
+        let Ok(body) = body.collect().await else {
+            return Ok(whole(StatusCode::BAD_REQUEST, &status(400, "BadRequest", "half a body")));
+        };
+        let body = serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null);
+        let write = Write { method: head.method, head: head.headers, body };
+        let mut answer = None;
+        store.change(|state| answer = Some(state.write(&question, &write)));
+        let (code, object) = answer.expect("it was written");
+        return Ok(whole(code, &object));
+    }
+    if !question.name.is_empty() {
+        let key = (question.resource, question.namespace, question.name);
+        let object = store.lock().objects.get(&key).cloned();
+        let (code, object) = object.map_or_else(|| not_found(&key), |object| (StatusCode::OK, object));
+        return Ok(whole(code, &object));
     }
     if question.query.contains_key("watch") {
         let since = question.number("resourceVersion").expect("a watch goes on from a version");

@@ -65,6 +65,7 @@ impl Bed {
             upgrade_socket: None,
             access_log: None,
             nginx_metrics: false,
+            controller: None,
             demo: None,
         };
         change(&mut options);

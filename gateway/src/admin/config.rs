@@ -27,6 +27,7 @@ use crate::{
         finding::Finding,
         rows::{IngressRow, PortRow, ServiceRow},
     },
+    controller::status::ControllerStatus,
     route::{Backend, Owner, Rule, sticky::AffinityMode},
     snapshot::Snapshot,
 };
@@ -63,11 +64,13 @@ impl ConfigView {
     }
 }
 
-/// What is wrong: what the compiler found, and what could not be opened.
+/// What is wrong: what the compiler found, what could not be opened, and what could not be written to the cluster.
 pub(super) fn findings(snapshot: &Snapshot, runtime: &RuntimeStatus) -> Vec<FindingView> {
     let failed = runtime.failed();
-    let runtime = failed.iter().map(|failed| FindingView::from(&failed.finding()));
-    snapshot.findings.iter().map(FindingView::from).chain(runtime).collect()
+    let of_listeners = failed.iter().map(|failed| FindingView::from(&failed.finding()));
+    let of_controller = runtime.controller().map_or_else(Vec::new, ControllerStatus::findings);
+    let of_controller = of_controller.iter().map(FindingView::from);
+    snapshot.findings.iter().map(FindingView::from).chain(of_listeners).chain(of_controller).collect()
 }
 
 impl From<&Finding> for FindingView {

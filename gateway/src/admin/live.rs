@@ -22,6 +22,7 @@ use crate::{
         finding::Finding,
         rows::{IngressRow, ServiceRow},
     },
+    controller::status::ControllerStatus,
     http::stats::sum,
     route::Rule,
     snapshot::Snapshot,
@@ -79,7 +80,8 @@ impl LiveView {
         let failed: Vec<&BindFailed> = failed.iter().filter(|failed| filter.takes(&failed.service)).collect();
         let (services, services_total) = services(snapshot, filter);
         let rules = RulesOf::new(snapshot, filter);
-        let (findings, findings_total) = findings(snapshot, &failed, filter);
+        let of_controller = state.runtime.controller().map_or_else(Vec::new, ControllerStatus::findings);
+        let (findings, findings_total) = findings(snapshot, &failed, &of_controller, filter);
         let (certificates, certificates_total) = certificates(snapshot, filter);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -197,12 +199,17 @@ fn views(rules: &[&Rule], most: usize, snapshot: &Snapshot) -> Vec<RuleView> {
 }
 
 /// What could not be opened first: it is an error, and only the running process knows it.
-fn findings(snapshot: &Snapshot, failed: &[&BindFailed], filter: &Filter) -> (Vec<FindingView>, usize) {
+fn findings(
+    snapshot: &Snapshot,
+    failed: &[&BindFailed],
+    of_controller: &[Finding],
+    filter: &Filter,
+) -> (Vec<FindingView>, usize) {
     let of_object = |finding: &Finding| {
         finding.object.as_ref().is_some_and(|object| filter.takes_name(&object.namespace, &object.name))
     };
     let takes = |finding: &&Finding| of_object(finding) || filter.takes(&finding.message);
-    let mut found: Vec<&Finding> = snapshot.findings.iter().filter(takes).collect();
+    let mut found: Vec<&Finding> = snapshot.findings.iter().chain(of_controller).filter(takes).collect();
     found.sort_by_key(|finding| Reverse(finding.severity));
     let total = failed.len() + found.len();
     let runtime = failed.iter().take(MAX_ROWS).map(|failed| FindingView::from(&failed.finding()));

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     access_log::LogStats,
+    controller::status::ControllerStatus,
     http::HttpStats,
     snapshot::Snapshot,
     tail::{Event, Tail},
@@ -55,7 +56,8 @@ impl AdminState {
         if self.runtime.is_draining() {
             Answer::text(StatusCode::SERVICE_UNAVAILABLE, "draining: the process is about to end\n")
         } else if let Some(kubernetes) = self.runtime.kubernetes() {
-            let report = kubernetes.report();
+            let written = self.runtime.controller().map_or_else(String::new, ControllerStatus::report);
+            let report = kubernetes.report() + &written;
             if self.snapshot.borrow().is_none() || !kubernetes.is_ready() {
                 let text = format!("not all of the cluster is known yet:\n{report}");
                 Answer::text(StatusCode::SERVICE_UNAVAILABLE, text)

@@ -15,6 +15,7 @@ use tidegate_l4::table::Frontend;
 use crate::{
     compile::finding::{Finding, Severity},
     control::kubernetes::status::KubernetesStatus,
+    controller::status::ControllerStatus,
 };
 
 /// The state of the process.
@@ -22,6 +23,7 @@ use crate::{
 pub struct RuntimeStatus {
     started: SystemTime,
     kubernetes: OnceLock<Arc<KubernetesStatus>>,
+    controller: OnceLock<Arc<ControllerStatus>>,
     current: Mutex<Status>,
 }
 
@@ -79,7 +81,8 @@ impl BindFailed {
 impl Default for RuntimeStatus {
     /// A process that begins now and has opened nothing yet.
     fn default() -> Self {
-        Self { started: SystemTime::now(), kubernetes: OnceLock::new(), current: Mutex::default() }
+        let (kubernetes, controller) = (OnceLock::new(), OnceLock::new());
+        Self { started: SystemTime::now(), kubernetes, controller, current: Mutex::default() }
     }
 }
 
@@ -100,6 +103,16 @@ impl RuntimeStatus {
     /// How it goes with the cluster, if the objects come from one.
     pub fn kubernetes(&self) -> Option<&KubernetesStatus> {
         self.kubernetes.get().map(|status| &**status)
+    }
+
+    /// The cluster is written to, and this is how that goes. Said once.
+    pub fn set_controller(&self, status: Arc<ControllerStatus>) {
+        drop(self.controller.set(status));
+    }
+
+    /// How it goes with what is written to the cluster, if anything is.
+    pub fn controller(&self) -> Option<&ControllerStatus> {
+        self.controller.get().map(|status| &**status)
     }
 
     /// Sets where Ingresses are served.

@@ -1,11 +1,13 @@
 //! What each subcommand does, but for `demo`.
 
-use std::{io::Write, process::ExitCode, time::Duration};
+use std::{io::Write, process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use tidegate_l4::worker::now;
 
-use super::{CheckArgs, ClusterArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What};
+use super::{
+    CheckArgs, ClusterArgs, ControllerArgs, ExplainArgs, GetArgs, PodArgs, RunArgs, TableOutput, What, host_name,
+};
 use crate::{
     admin::{client, tables, view::ConfigView},
     app::{App, Options, Source},
@@ -16,6 +18,7 @@ use crate::{
         kubernetes::{Cluster, api_server::ApiServer},
         unix_seconds,
     },
+    controller::{ControllerOptions, publish::Publish},
     explain::{self, Question},
     http::HttpOptions,
     pod::{Pod, PodOptions},
@@ -26,11 +29,13 @@ const UNEXPECTED: &str = "the answer of the admin address is not what was expect
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
     let mut settings = args.serve.settings();
-    let source = if args.cluster.kubernetes {
+    let (source, controller) = if args.cluster.kubernetes {
         settings.addresses = AddressSource::Cluster;
-        Source::Kubernetes(Box::new(runtime.block_on(cluster(args.cluster, &settings.node_name))?))
+        let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
+        let controller = controller(args.controller, cluster.server().default_namespace());
+        (Source::Kubernetes(Box::new(cluster)), Some(controller))
     } else {
-        Source::Files(args.manifests)
+        (Source::Files(args.manifests), None)
     };
     let options = Options {
         access_log: args.see.access_log(),
@@ -51,6 +56,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         drain_timeout: args.drain_timeout,
         remember: true,
         upgrade_socket: args.upgrade_socket,
+        controller,
         demo: None,
     };
     runtime.block_on(serve(options, |app| print(&app.listening())))
@@ -60,6 +66,22 @@ async fn cluster(args: ClusterArgs, node_name: &str) -> anyhow::Result<Cluster> 
     let server = ApiServer::find(args.kubeconfig, args.context).await?;
     tracing::info!("the objects come from the API server at {}", server.url());
     Ok(Cluster::new(server, &args.watch_namespace, node_name))
+}
+
+/// What is written to the cluster, and who we are there: our pod, as it is told by the downward API, if this is one.
+fn controller(args: ControllerArgs, default_namespace: &str) -> ControllerOptions {
+    let of_pod = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let namespace = args.leader_namespace.clone().or_else(|| of_pod("POD_NAMESPACE"));
+    let namespace = namespace.map_or_else(|| default_namespace.into(), Arc::from);
+    let identity = of_pod("POD_NAME").unwrap_or_else(|| format!("{}_{:08x}", host_name(), fastrand::u32(..)));
+    let lease = args.leader_election_id.as_str().into();
+    let publish = args.publish();
+    if publish == Publish::Nothing {
+        tracing::info!(
+            "Ingresses will show no address: neither --publish-service nor --publish-status-address says which"
+        );
+    }
+    ControllerOptions { namespace, lease, identity: identity.into(), publish }
 }
 
 /// Runs until a signal comes, drains, and gives up draining at the second signal.

@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use crate::{
     access_log::{Format, LogOptions, Target},
     compile::settings::{AddressSource, ClassSettings, DefaultBackend, Settings, TlsSettings},
+    controller::publish::{Address, Publish},
     pod::Listen,
     tls::MinVersion,
 };
@@ -56,6 +57,8 @@ struct RunArgs {
     manifests: Vec<PathBuf>,
     #[command(flatten)]
     cluster: ClusterArgs,
+    #[command(flatten)]
+    controller: ControllerArgs,
     /// Serve HTTP here
     #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
     http: SocketAddr,
@@ -107,6 +110,39 @@ struct ClusterArgs {
     /// Look at these namespaces only [default: all]
     #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
     watch_namespace: Vec<String>,
+}
+
+/// What is written to the cluster.
+#[derive(Args, Debug)]
+struct ControllerArgs {
+    /// NAMESPACE/NAME of the Service whose addresses the status of Ingresses shows [default: none, and it is not written]
+    #[arg(
+        long,
+        requires = "kubernetes",
+        conflicts_with = "publish_status_address",
+        value_name = "SERVICE",
+        value_parser = service_name
+    )]
+    publish_service: Option<DefaultBackend>,
+    /// IP addresses and names that the status of Ingresses shows
+    #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "ADDRESS", value_parser = publish_address)]
+    publish_status_address: Vec<Address>,
+    /// The Lease by which the replicas agree which of them writes; other classes, another Lease
+    #[arg(long, default_value = "tidegate-leader", value_name = "NAME")]
+    leader_election_id: String,
+    /// The namespace of the Lease [default: $POD_NAMESPACE, else the service account's or the kubeconfig's]
+    #[arg(long, requires = "kubernetes", value_name = "NAMESPACE")]
+    leader_namespace: Option<String>,
+}
+
+impl ControllerArgs {
+    fn publish(self) -> Publish {
+        match self.publish_service {
+            Some(DefaultBackend { namespace, service }) => Publish::Service { namespace, name: service },
+            None if self.publish_status_address.is_empty() => Publish::Nothing,
+            None => Publish::Addresses(self.publish_status_address),
+        }
+    }
 }
 
 /// What is written down about requests.
@@ -368,6 +404,13 @@ fn domain(text: &str) -> Result<String, String> {
     } else {
         Err("write a DNS name such as cluster.local".to_owned())
     }
+}
+
+fn publish_address(text: &str) -> Result<Address, String> {
+    if let Ok(ip) = text.parse() {
+        return Ok(Address::Ip(ip));
+    }
+    domain(text).map(Address::Name).map_err(|_| "write an IP address or a DNS name such as edge.example.com".to_owned())
 }
 
 /// Never an error: any path may name a file, and whether it can be opened is seen when it is.

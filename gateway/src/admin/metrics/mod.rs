@@ -5,9 +5,10 @@
 //! kind has a limit, and `tidegate_left_out` says how many of that kind were beyond it.
 //!
 //! A family of metrics is a row of a table: `services` has those of service ports and endpoints, `http` those of HTTP, `tls` those
-//! of certificates, `kubernetes` those of the cluster's API server, `process` those every process has. `nginx` says some of it again under the names that dashboards of
-//! ingress-nginx ask for.
+//! of certificates, `kubernetes` those of the cluster's API server, `controller` those of what is written there, `process` those every
+//! process has. `nginx` says some of it again under the names that dashboards of ingress-nginx ask for.
 
+mod controller;
 mod http;
 mod kubernetes;
 mod nginx;
@@ -25,7 +26,10 @@ use prometheus_client::{
 };
 
 use super::{state::AdminState, status::RuntimeStatus};
-use crate::{access_log::LogStats, compile::finding::Severity, http::HttpStats, snapshot::Snapshot};
+use crate::{
+    access_log::LogStats, compile::finding::Severity, controller::status::ControllerStatus, http::HttpStats,
+    snapshot::Snapshot,
+};
 
 /// OpenMetrics 1.0: what Prometheus asks for first. Its older format has other rules for the names of counters.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -78,9 +82,12 @@ impl Collector for Scrape {
         if let Some(status) = self.runtime.kubernetes() {
             kubernetes::encode(&mut encoder, status)?;
         }
+        if let Some(status) = self.runtime.controller() {
+            controller::encode(&mut encoder, status)?;
+        }
         let mut left_out = Vec::new();
         if let Some(snapshot) = &self.snapshot {
-            configuration(&mut encoder, snapshot, self.runtime.failed().len())?;
+            configuration(&mut encoder, snapshot, &self.runtime)?;
             left_out.extend(services::encode(&mut encoder, snapshot)?);
             left_out.push(tls::encode(&mut encoder, &snapshot.tls)?);
         }
@@ -168,13 +175,15 @@ fn time(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, at: SystemT
     seconds(encoder, name, help, at.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()))
 }
 
-fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, failed: usize) -> fmt::Result {
+fn configuration(encoder: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, runtime: &RuntimeStatus) -> fmt::Result {
+    let of_controller = runtime.controller().map_or_else(Vec::new, ControllerStatus::findings);
     Family::gauge("config_generation", "Configurations this process has had.")
         .encode_one(encoder, snapshot.generation)?;
     let findings = [Severity::Info, Severity::Warning, Severity::Error].map(|severity| {
-        let count = snapshot.findings.iter().filter(|finding| finding.severity == severity).count();
+        let all = snapshot.findings.iter().chain(&of_controller);
+        let count = all.filter(|finding| finding.severity == severity).count();
         // A frontend that cannot be opened is an error that only the running process can find.
-        let failed = if severity == Severity::Error { failed } else { 0 };
+        let failed = if severity == Severity::Error { runtime.failed().len() } else { 0 };
         ([("severity", severity.as_str())], (count + failed) as u64)
     });
     Family::gauge("findings", "What is wrong with the objects, by severity; /findings has the list.")

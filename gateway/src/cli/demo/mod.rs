@@ -115,6 +115,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             upgrade_socket: None,
             access_log: None,
             nginx_metrics: false,
+            controller: None,
             demo: Some(play.clone()),
         };
         commands::serve(options, |app| introduce(app, &play, args.open)).await

@@ -100,8 +100,13 @@ impl ApiServer {
         &self.config.cluster_url
     }
 
+    /// The namespace that is meant where none is named: that of our pod, or of the kubeconfig's context.
+    pub fn default_namespace(&self) -> &str {
+        &self.config.default_namespace
+    }
+
     /// A client for it. Needs a runtime to be entered.
-    pub(super) fn client(&self) -> Result<Client, kube::Error> {
+    pub(crate) fn client(&self) -> Result<Client, kube::Error> {
         Client::try_from(self.config.clone())
     }
 }

@@ -38,7 +38,7 @@ impl Failure {
     pub const REASONS: [&'static str; 4] = ["forbidden", "gone", "refused", "unreachable"];
 
     /// Which of [`Self::REASONS`] this is.
-    pub(super) fn reason(&self) -> usize {
+    pub(crate) fn reason(&self) -> usize {
         match self {
             Self::Forbidden { .. } => 0,
             Self::Gone { .. } => 1,
@@ -74,7 +74,8 @@ impl Failure {
         }
     }
 
-    fn of_client(verb: &'static str, error: &kube::Error) -> Self {
+    /// What the answer to one request says.
+    pub(crate) fn of_client(verb: &'static str, error: &kube::Error) -> Self {
         if let kube::Error::Api(status) = error {
             return Self::of_status(verb, status);
         }

@@ -10,6 +10,7 @@ use tidegate_crd::{Document, Object, ObjectRef, Origin};
 
 use super::{
     failure::Failure,
+    standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
 };
 use crate::{
@@ -50,6 +51,7 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Mirror {
     status: Arc<KubernetesStatus>,
+    standings: Arc<Standings>,
     watches: Vec<Known>,
     origin: Arc<Origin>,
     /// New or changed, or gone, by name: the last word counts.
@@ -71,10 +73,10 @@ struct Known {
 }
 
 impl Mirror {
-    pub(super) fn new(status: Arc<KubernetesStatus>) -> Self {
+    pub(super) fn new(status: Arc<KubernetesStatus>, standings: Arc<Standings>) -> Self {
         let watches = status.watches().iter().map(|_| Known::default()).collect();
         let (waiting, origin) = (BTreeMap::new(), Origin::synthetic(LABEL));
-        Self { status, watches, origin, waiting, problems_changed: false, began: false }
+        Self { status, standings, watches, origin, waiting, problems_changed: false, began: false }
     }
 
     /// Takes in what a watch says.
@@ -142,12 +144,20 @@ impl Mirror {
         }
         self.problems_changed = false;
         let mut batch = Batch { problems: self.problems(), ..Batch::default() };
+        let mut standings = Vec::new();
         for (name, object) in std::mem::take(&mut self.waiting) {
             match object {
-                Some(object) => batch.apply.push(Document { object, origin: self.origin.clone() }),
-                None => batch.delete.push(name),
+                Some(mut object) => {
+                    standings.push((name, Standing::take(&mut object)));
+                    batch.apply.push(Document { object, origin: self.origin.clone() });
+                }
+                None => {
+                    standings.push((name.clone(), None));
+                    batch.delete.push(name);
+                }
             }
         }
+        self.standings.set(standings);
         Some(batch)
     }
 
@@ -189,7 +199,7 @@ mod tests {
     use super::{super::kinds::Kinds, *};
 
     fn mirror() -> Mirror {
-        Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())))
+        Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())), Arc::default())
     }
 
     fn number_of(mirror: &Mirror, kind: Kind) -> usize {
@@ -268,6 +278,29 @@ mod tests {
         let batch = mirror.take().unwrap();
         assert_eq!(batch.apply.iter().map(|document| document.object.object_ref()).collect::<Vec<_>>(), [name("a")]);
         assert_eq!(batch.delete, [name("b")]);
+    }
+
+    #[test]
+    fn how_objects_stand_is_told_apart() {
+        let mut mirror = synced(&[]);
+        let standings = mirror.standings.clone();
+        let mut changes = standings.changes();
+        let of_uid = |uid: &str| {
+            let mut object = service("a");
+            object.metadata_mut().uid = Some(uid.to_owned());
+            News::Applied(object)
+        };
+        let uid = || standings.read(|held| held.get(&name("a")).map(|standing| standing.uid.to_string()));
+        say(&mut mirror, Kind::Service, of_uid("first"));
+        assert_eq!(mirror.take().unwrap().apply[0].object, service("a"), "it is no part of the object");
+        assert!(changes.has_changed().unwrap() && uid().as_deref() == Some("first"));
+        changes.mark_unchanged();
+        say(&mut mirror, Kind::Service, of_uid("first"));
+        mirror.take();
+        assert!(!changes.has_changed().unwrap(), "nothing is another");
+        say(&mut mirror, Kind::Service, News::Deleted(name("a")));
+        mirror.take();
+        assert!(changes.has_changed().unwrap() && uid().is_none());
     }
 
     #[test]

@@ -9,18 +9,20 @@
 //! | where the API server is, who we are to it | [`api_server`] |
 //! | which kinds are watched, what they are for | [`kinds`] |
 //! | what is kept of an object | `trim` |
+//! | what is kept apart from it, for those who write | [`standing`] |
 //! | the life of one watch | `watch`; when it tries again: `backoff` |
 //! | what went wrong, which permission is missing | [`failure`] |
 //! | all that was heard, as changes of what is held | `mirror` |
 //! | log, metrics, readiness | [`status`] |
 //!
-//! Nothing is ever written to the cluster.
+//! Nothing is written to the cluster here: that is the [`controller`](crate::controller).
 
 pub mod api_server;
 mod backoff;
 pub mod failure;
 pub mod kinds;
 mod mirror;
+pub mod standing;
 pub mod status;
 mod trim;
 mod watch;
@@ -33,6 +35,7 @@ use self::{
     api_server::ApiServer,
     kinds::Kinds,
     mirror::{Heard, Mirror},
+    standing::Standings,
     status::KubernetesStatus,
 };
 use super::files::Batch;
@@ -49,6 +52,7 @@ pub struct Cluster {
     server: ApiServer,
     kinds: Kinds,
     status: Arc<KubernetesStatus>,
+    standings: Arc<Standings>,
 }
 
 impl Cluster {
@@ -56,7 +60,17 @@ impl Cluster {
     pub fn new(server: ApiServer, namespaces: &[String], node_name: &str) -> Self {
         let kinds = Kinds::new(namespaces, node_name);
         let status = Arc::new(KubernetesStatus::new(kinds.watches()));
-        Self { server, kinds, status }
+        Self { server, kinds, status, standings: Arc::default() }
+    }
+
+    /// Its API server.
+    pub fn server(&self) -> &ApiServer {
+        &self.server
+    }
+
+    /// How its objects stand, from now on.
+    pub fn standings(&self) -> &Arc<Standings> {
+        &self.standings
     }
 
     /// How it goes, from now on.
@@ -80,7 +94,7 @@ impl Cluster {
                 let (heard, inbox) = mpsc::channel(WAITING);
                 self.kinds.start(&client, &self.status, &heard);
                 drop(heard);
-                pass_on(Mirror::new(self.status), inbox, send).await;
+                pass_on(Mirror::new(self.status, self.standings), inbox, send).await;
             });
         };
         thread::Builder::new().name("kubernetes".to_owned()).spawn(follow).map(drop)

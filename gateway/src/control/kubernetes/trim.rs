@@ -1,5 +1,5 @@
-//! What is kept of an object: what the compiler reads, and no more. The rest would take most of the memory, and each change of it
-//! would look like a change of ours.
+//! What is kept of an object: what the compiler reads, what its [`Standing`](super::standing::Standing) is made of, and no more. The
+//! rest would take most of the memory, and each change of it would look like a change of ours.
 //!
 //! Each function says whether anything worth keeping is left.
 
@@ -9,6 +9,8 @@ use tidegate_crd::{
     core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, ObjectReference, Secret, Service, ServiceStatus},
     ingress::{Ingress, IngressClass},
 };
+
+use super::standing::keep_ours;
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
@@ -50,7 +52,6 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) -> bool {
 pub(super) fn ingress(ingress: &mut Ingress) -> bool {
     metadata(&mut ingress.metadata);
     ingress.metadata.labels = None;
-    ingress.status = None;
     true
 }
 
@@ -89,20 +90,23 @@ pub(super) fn config_map(map: &mut ConfigMap) -> bool {
     bytes <= MAX_CONFIG_MAP_BYTES && map.metadata.name.as_deref() != Some("kube-root-ca.crt")
 }
 
-/// Name, age, labels and annotations.
+/// Name, uid, age, labels and annotations, and whether we wrote its status.
 fn metadata(metadata: &mut ObjectMeta) {
-    let ObjectMeta { name, namespace, creation_timestamp, labels, mut annotations, .. } = std::mem::take(metadata);
+    keep_ours(metadata);
+    let ObjectMeta { name, namespace, uid, creation_timestamp, labels, mut annotations, managed_fields, .. } =
+        std::mem::take(metadata);
     if let Some(annotations) = &mut annotations {
         annotations.remove(LAST_APPLIED);
     }
     let annotations = annotations.filter(|annotations| !annotations.is_empty());
-    *metadata = ObjectMeta { name, namespace, creation_timestamp, labels, annotations, ..ObjectMeta::default() };
+    let rest = ObjectMeta::default();
+    *metadata = ObjectMeta { name, namespace, uid, creation_timestamp, labels, annotations, managed_fields, ..rest };
 }
 
-/// The name alone.
+/// The name alone, and the uid.
 fn bare(metadata: &mut ObjectMeta) {
-    let ObjectMeta { name, namespace, .. } = std::mem::take(metadata);
-    *metadata = ObjectMeta { name, namespace, ..ObjectMeta::default() };
+    let ObjectMeta { name, namespace, uid, .. } = std::mem::take(metadata);
+    *metadata = ObjectMeta { name, namespace, uid, ..ObjectMeta::default() };
 }
 
 #[cfg(test)]
@@ -111,29 +115,36 @@ mod tests {
 
     use tidegate_crd::Object;
 
-    use super::*;
+    use super::{super::standing::Standing, *};
 
     fn parse(text: &str) -> Object {
         tidegate_crd::yaml::parse(Path::new("test.yaml"), text).documents.remove(0).object
     }
 
     #[test]
-    fn what_only_the_api_server_cares_for_is_no_change() {
-        let one = |version: u32, annotation: &str, status: &str| {
+    fn what_only_the_api_server_and_controllers_care_for_is_no_change() {
+        let one = |version: u32, manager: &str, status: &str| {
             let text = format!(
                 "{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a, namespace: b, uid: c, \
                  resourceVersion: '{version}', generation: {version}, labels: {{l: m}}, creationTimestamp: \
-                 '2026-01-01T00:00:00Z', annotations: {{a.b/c: d, {LAST_APPLIED}: '{annotation}'}}, \
-                 managedFields: [{{manager: m{version}}}]}}, status: {{loadBalancer: {{ingress: [{{ip: {status}}}]}}}}}}"
+                 '2026-01-01T00:00:00Z', annotations: {{a.b/c: d, {LAST_APPLIED}: '{manager}'}}, managedFields: \
+                 [{{manager: tidegate, operation: Update}}, {{manager: {manager}, subresource: status, fieldsV1: {{}}}}]}}, \
+                 status: {{loadBalancer: {{ingress: [{{ip: {status}}}]}}}}}}"
             );
             let Object::Ingress(mut object) = parse(&text) else { panic!("it is an Ingress") };
             assert!(ingress(&mut object));
-            object
+            let mut object = Object::Ingress(object);
+            let standing = Standing::take(&mut object).unwrap();
+            (object, standing)
         };
-        let trimmed = one(1, "x", "192.0.2.1");
-        assert_eq!(trimmed, one(2, "y", "192.0.2.2"));
-        assert_eq!(trimmed.metadata.annotations.unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
-        assert!(trimmed.metadata.creation_timestamp.is_some() && trimmed.metadata.labels.is_none());
+        let (trimmed, standing) = one(1, "tidegate", "192.0.2.1");
+        let (same, others) = one(2, "other", "192.0.2.2");
+        assert_eq!(trimmed, same);
+        assert_eq!((&*standing.uid, standing.ours, others.ours), ("c", true, false));
+        assert_eq!(standing.addresses[0].ip.as_deref(), Some("192.0.2.1"));
+        let metadata = trimmed.metadata();
+        assert_eq!(metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
+        assert!(metadata.creation_timestamp.is_some() && metadata.labels.is_none());
     }
 
     #[test]

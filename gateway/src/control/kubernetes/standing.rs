@@ -1,0 +1,110 @@
+//! `Standings`: what the cluster says of objects that nobody serves by: their uid, and the status that controllers write.
+//!
+//! It is kept apart from the objects, so that a status which was written and comes back as a change is no change of the configuration.
+//! Whoever writes to the cluster reads it here.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use tidegate_crd::{
+    Object, ObjectRef,
+    core::{ManagedFieldsEntry, ObjectMeta},
+    ingress::IngressLoadBalancerIngress,
+};
+use tokio::sync::watch;
+
+/// Who writes, as `metadata.managedFields` calls us.
+pub const FIELD_MANAGER: &str = "tidegate";
+
+/// How one object stands.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Standing {
+    /// `metadata.uid`: an object that is made anew under an old name has another.
+    pub uid: Box<str>,
+    /// Of an Ingress: the addresses in its status.
+    pub addresses: Vec<IngressLoadBalancerIngress>,
+    /// Whether a part of its status was written by us, whichever replica it was.
+    pub ours: bool,
+}
+
+impl Standing {
+    /// Takes out of an object what is not to be compiled; `None` for kinds of which nobody asks.
+    pub(super) fn take(object: &mut Object) -> Option<Self> {
+        let metadata = object.metadata_mut();
+        let uid = metadata.uid.take().unwrap_or_default().into();
+        let ours = metadata.managed_fields.take().is_some_and(|entries| !entries.is_empty());
+        let addresses = match object {
+            Object::Ingress(ingress) => {
+                let balancer = ingress.status.take().and_then(|status| status.load_balancer);
+                balancer.and_then(|balancer| balancer.ingress).unwrap_or_default()
+            }
+            Object::IngressClass(_) | Object::Secret(_) | Object::Service(_) => Vec::new(),
+            Object::ConfigMap(_)
+            | Object::EndpointSlice(_)
+            | Object::Endpoints(_)
+            | Object::Namespace(_)
+            | Object::Node(_)
+            | Object::Pod(_) => return None,
+        };
+        Some(Self { uid, addresses, ours })
+    }
+}
+
+/// Leaves of an object's owners the part that is us, as far as the status goes.
+pub(super) fn keep_ours(metadata: &mut ObjectMeta) {
+    let is_ours = |entry: &ManagedFieldsEntry| {
+        entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.subresource.as_deref() == Some("status")
+    };
+    let ours = metadata.managed_fields.take().and_then(|mut entries| {
+        entries.retain(is_ours);
+        entries.iter_mut().for_each(|entry| entry.fields_v1 = None);
+        (!entries.is_empty()).then_some(entries)
+    });
+    metadata.managed_fields = ours;
+}
+
+/// How the objects of a cluster stand.
+#[derive(Debug, Default)]
+pub struct Standings {
+    held: Mutex<BTreeMap<ObjectRef, Standing>>,
+    changed: watch::Sender<()>,
+}
+
+impl Standings {
+    /// Reads them all at once.
+    pub fn read<T>(&self, read: impl FnOnce(&BTreeMap<ObjectRef, Standing>) -> T) -> T {
+        read(&self.held())
+    }
+
+    /// Hears of every change, until this is dropped.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Takes note of what was heard; `None`: the object is gone.
+    pub(super) fn set(&self, heard: impl IntoIterator<Item = (ObjectRef, Option<Standing>)>) {
+        let mut changed = false;
+        let mut held = self.held();
+        for (name, standing) in heard {
+            match standing {
+                Some(standing) if held.get(&name) == Some(&standing) => {}
+                Some(standing) => {
+                    held.insert(name, standing);
+                    changed = true;
+                }
+                None => changed |= held.remove(&name).is_some(),
+            }
+        }
+        drop(held);
+        if changed {
+            self.changed.send_replace(());
+        }
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<ObjectRef, Standing>> {
+        // Whoever holds the lock only puts and takes whole standings.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

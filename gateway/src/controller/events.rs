@@ -1,0 +1,352 @@
+//! `Events`: what is wrong with an object, where `kubectl describe` shows it, written by the leader.
+//!
+//! One Event for each finding that is no mere information. Its name says which finding it is, so that the next leader, or the same process
+//! begun anew, goes on with the Events there are. (The recorder of kube-runtime names them by the time, and has one for all
+//! findings of the same reason.)
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
+use futures_util::{StreamExt, stream};
+use kube::{
+    Api,
+    api::{ObjectMeta, Patch, PatchParams, PostParams},
+};
+use serde_json::json;
+use tidegate_crd::{
+    ObjectRef,
+    core::{Event, EventSeries, MicroTime, ObjectReference, Timestamp},
+};
+use tokio::sync::watch;
+
+use super::{
+    FIELD_MANAGER,
+    status::{ControllerStatus, Writing},
+    writer::{Limits, Writer},
+};
+use crate::{
+    compile::finding::{Finding, Severity},
+    control::kubernetes::{
+        failure::Failure,
+        standing::{Standing, Standings},
+    },
+    snapshot::Snapshot,
+};
+
+/// Events are for people, and etcd keeps each for an hour: they are in no hurry.
+pub(super) const LIMITS: Limits = Limits { rate: 5, at_once: 2 };
+
+/// Events that are written before it is looked again what is wrong.
+const BATCH: usize = LIMITS.rate as usize;
+
+/// How often it is looked at most: one look goes over all findings.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// How long something must have been wrong: what one `kubectl apply` creates in a row is not complete before its end.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// How often what is wrong still is said again: an API server forgets Events after an hour.
+const REPEAT: Duration = Duration::from_secs(30 * 60);
+
+/// The pause after one that could not be written.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// Findings of one object that become Events; `/findings` has them all.
+const MAX_OF_OBJECT: usize = 10;
+
+/// The longest note that the API server takes, in bytes.
+const MAX_NOTE: usize = 1_024;
+
+/// The longest part of an Event's name that is the name of its object: all of it may be 253 bytes long.
+const MAX_NAME: usize = 230;
+
+/// How much of a digest tells one finding of an object from another.
+const DIGEST: usize = 16;
+
+/// What was done, as Events have it.
+const ACTION: &str = "Configure";
+
+/// Who says so, as Events have it.
+const CONTROLLER: &str = "tidegate.io/ingress";
+
+/// The namespace of Events on objects that have none.
+const DEFAULT_NAMESPACE: &str = "default";
+
+/// An Event that there should be.
+#[derive(Clone, Debug, PartialEq)]
+struct Wanted {
+    name: String,
+    namespace: Arc<str>,
+    reason: &'static str,
+    note: String,
+    regarding: ObjectReference,
+}
+
+impl Wanted {
+    fn new(finding: &Finding, object: &ObjectRef, uid: &str) -> Self {
+        let mut note = match &finding.field {
+            Some(field) => format!("{field}: {} Fix: {}", finding.message, finding.fix),
+            None => format!("{} Fix: {}", finding.message, finding.fix),
+        };
+        let which = [uid, finding.reason, &note].join("\n");
+        let digest = digest(&SHA256, which.as_bytes());
+        let digest = &HEXLOWER.encode(digest.as_ref())[..DIGEST];
+        note.truncate(note.floor_char_boundary(MAX_NOTE));
+        let mut name = object.name.to_string();
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        let namespace = if object.namespace.is_empty() { DEFAULT_NAMESPACE.into() } else { object.namespace.clone() };
+        let regarding = ObjectReference {
+            api_version: Some(object.kind.api_version().to_owned()),
+            kind: Some(object.kind.as_str().to_owned()),
+            namespace: Some(object.namespace.to_string()).filter(|namespace| !namespace.is_empty()),
+            name: Some(object.name.to_string()),
+            uid: Some(uid.to_owned()),
+            field_path: finding.field.clone(),
+            ..ObjectReference::default()
+        };
+        let name = format!("{name}.{digest}");
+        Self { name, namespace, reason: finding.reason, note, regarding }
+    }
+
+    fn event(&self, instance: &str, now: Timestamp) -> Event {
+        Event {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                namespace: Some(self.namespace.to_string()),
+                ..ObjectMeta::default()
+            },
+            event_time: Some(MicroTime(now)),
+            type_: Some("Warning".to_owned()),
+            reason: Some(self.reason.to_owned()),
+            action: Some(ACTION.to_owned()),
+            note: Some(self.note.clone()),
+            regarding: Some(self.regarding.clone()),
+            reporting_controller: Some(CONTROLLER.to_owned()),
+            reporting_instance: Some(instance.to_owned()),
+            ..Event::default()
+        }
+    }
+}
+
+/// The Events that there should be, for the objects that are known.
+fn plan(findings: &[Finding], standings: &BTreeMap<ObjectRef, Standing>) -> Vec<Wanted> {
+    let mut counts: BTreeMap<&ObjectRef, usize> = BTreeMap::new();
+    let mut plan = Vec::new();
+    for finding in findings.iter().filter(|finding| finding.severity > Severity::Info) {
+        let Some((object, standing)) = finding.object.as_ref().and_then(|object| standings.get_key_value(object))
+        else {
+            continue;
+        };
+        let count = counts.entry(object).or_default();
+        *count += 1;
+        if *count <= MAX_OF_OBJECT && !standing.uid.is_empty() {
+            plan.push(Wanted::new(finding, object, &standing.uid));
+        }
+    }
+    plan
+}
+
+/// What was told, so that it is not told all the time.
+#[derive(Debug, Default)]
+struct Told {
+    /// When each finding is to be told (again), by the name of its Event.
+    next: BTreeMap<String, Instant>,
+    /// Namespaces where we may not write, and when it is tried again.
+    forbidden: BTreeMap<Arc<str>, Instant>,
+}
+
+impl Told {
+    /// What of a plan is to be told now, and when there is more to tell if nothing changes.
+    fn due(&mut self, plan: Vec<Wanted>, now: Instant) -> (Vec<Wanted>, Option<Instant>) {
+        let mut planned = BTreeMap::new();
+        let mut due = Vec::new();
+        for wanted in plan {
+            let at = self.next.remove(&wanted.name).unwrap_or(now + SETTLE);
+            let at = self.forbidden.get(&wanted.namespace).map_or(at, |open| at.max(*open));
+            planned.insert(wanted.name.clone(), at);
+            if at <= now && due.len() < BATCH {
+                due.push(wanted);
+            }
+        }
+        self.next = planned;
+        let told = |name: &String| due.iter().any(|wanted| wanted.name == *name);
+        let next = self.next.iter().filter(|(name, _)| !told(name)).map(|(_, at)| *at).min();
+        (due, next)
+    }
+
+    /// It was told, or could not be; says when it is to be told again.
+    fn done(&mut self, wanted: Wanted, told: Result<Duration, Failure>, now: Instant) -> Instant {
+        let next = now + *told.as_ref().unwrap_or(&RETRY);
+        match told {
+            Err(Failure::Forbidden { .. }) => drop(self.forbidden.insert(wanted.namespace, next)),
+            Ok(_) => drop(self.forbidden.remove(&wanted.namespace)),
+            Err(_) => {}
+        }
+        self.next.insert(wanted.name, next);
+        next
+    }
+}
+
+/// All that is read to know what to tell.
+#[derive(Debug)]
+pub(super) struct Events {
+    pub(super) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    pub(super) standings: Arc<Standings>,
+    pub(super) leads: watch::Receiver<bool>,
+    pub(super) writer: Writer,
+    pub(super) status: Arc<ControllerStatus>,
+    /// Who we are.
+    pub(super) instance: Arc<str>,
+}
+
+impl Events {
+    /// Until there are no more configurations.
+    pub(super) async fn run(mut self) {
+        loop {
+            if self.leads.wait_for(|leads| *leads).await.is_err() {
+                return;
+            }
+            let mut leads = self.leads.clone();
+            tokio::select! {
+                () = self.lead() => return,
+                _ = leads.wait_for(|leads| !*leads) => {}
+            }
+            self.status.forget(Writing::Event);
+        }
+    }
+
+    /// As the leader: until there are no more configurations.
+    async fn lead(&mut self) {
+        let mut told = Told::default();
+        loop {
+            let snapshot = self.snapshots.borrow_and_update().clone();
+            let plan = snapshot
+                .map_or_else(Vec::new, |snapshot| self.standings.read(|standings| plan(&snapshot.findings, standings)));
+            let (due, mut next) = told.due(plan, Instant::now());
+            let one = |wanted: Wanted| async {
+                let told = self.tell(&wanted).await;
+                (wanted, told)
+            };
+            let done: Vec<_> = stream::iter(due).map(one).buffer_unordered(LIMITS.at_once).collect().await;
+            for (wanted, result) in done {
+                let again = told.done(wanted, result, Instant::now());
+                next = Some(next.map_or(again, |next| next.min(again)));
+            }
+            let next = next.map(|next| tokio::time::sleep_until(next.into()));
+            tokio::select! {
+                changed = self.snapshots.changed() => if changed.is_err() { return },
+                Some(()) = async { Some(next?.await) } => {}
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Writes an Event, or goes on with the one there is; says when to do so again.
+    async fn tell(&self, wanted: &Wanted) -> Result<Duration, Failure> {
+        let events = Api::<Event>::namespaced(self.writer.client().clone(), &wanted.namespace);
+        let now = Timestamp::now();
+        let event = wanted.event(&self.instance, now);
+        let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
+        let created = self.writer.write("create", &wanted.namespace, events.create(&params, &event)).await;
+        match created {
+            Ok(_) => return Ok(REPEAT),
+            Err(Failure::Refused { code: 409, .. }) => {}
+            Err(failure) => return Err(failure),
+        }
+        let params = PatchParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PatchParams::default() };
+        // A patch that changes nothing says how it is, and needs no permission to read.
+        let (nothing, name) = (Patch::Merge(json!({})), &wanted.name);
+        let held = self.writer.write("patch", &wanted.namespace, events.patch(name, &params, &nothing)).await?;
+        let series = held
+            .series
+            .unwrap_or(EventSeries { count: 1, last_observed_time: held.event_time.unwrap_or(MicroTime(now)) });
+        let age = now.duration_since(series.last_observed_time.0).unsigned_abs();
+        if let Some(rest) = REPEAT.checked_sub(age).filter(|rest| !rest.is_zero()) {
+            return Ok(rest);
+        }
+        let series = EventSeries { count: series.count.saturating_add(1), last_observed_time: MicroTime(now) };
+        let patch = Patch::Merge(json!({"series": series}));
+        self.writer.write("patch", &wanted.namespace, events.patch(name, &params, &patch)).await?;
+        Ok(REPEAT)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use tidegate_crd::Kind;
+
+    use super::*;
+
+    fn finding(severity: Severity, name: &str, field: &str) -> Finding {
+        Finding {
+            severity,
+            reason: "MissingService",
+            object: Some(ObjectRef::new(Kind::Ingress, "shop", name)),
+            file: Path::new("kubernetes").into(),
+            line: 0,
+            field: Some(field.to_owned()),
+            message: "there is no Service shop/web.".to_owned(),
+            fix: "Create it.".to_owned(),
+        }
+    }
+
+    fn standings(uid: &str) -> BTreeMap<ObjectRef, Standing> {
+        let standing = Standing { uid: uid.into(), ..Standing::default() };
+        BTreeMap::from([(ObjectRef::new(Kind::Ingress, "shop", "a"), standing)])
+    }
+
+    #[test]
+    fn a_finding_has_one_event_and_it_says_where_and_what() {
+        let found = finding(Severity::Error, "a", "spec.rules[0]");
+        let [wanted] = plan(std::slice::from_ref(&found), &standings("u1")).try_into().unwrap();
+        assert_eq!(wanted.note, "spec.rules[0]: there is no Service shop/web. Fix: Create it.");
+        assert_eq!((wanted.regarding.uid.as_deref(), &*wanted.namespace), (Some("u1"), "shop"));
+        let name = |found: &Finding, uid: &str| plan(std::slice::from_ref(found), &standings(uid))[0].name.clone();
+        assert_eq!(name(&found, "u1"), wanted.name, "whoever writes it, and whenever");
+        assert!(wanted.name.starts_with("a.") && wanted.name.len() == 2 + 16, "{}", wanted.name);
+        for other in [name(&found, "u2"), name(&finding(Severity::Error, "a", "spec.rules[1]"), "u1")] {
+            assert_ne!(other, wanted.name);
+        }
+    }
+
+    #[test]
+    fn information_and_unknown_objects_have_none_and_one_object_has_not_too_many() {
+        assert_eq!(plan(&[finding(Severity::Info, "a", "f"), finding(Severity::Error, "b", "f")], &standings("u")), []);
+        let many: Vec<Finding> =
+            (0..50).map(|i| finding(Severity::Warning, "a", &format!("spec.rules[{i}]"))).collect();
+        assert_eq!(plan(&many, &standings("u")).len(), MAX_OF_OBJECT);
+    }
+
+    #[test]
+    fn what_is_too_long_is_cut_between_characters() {
+        let mut found = finding(Severity::Error, "a", "f");
+        found.message = "ä".repeat(1_000);
+        let [wanted] = plan(&[found], &standings("u")).try_into().unwrap();
+        assert!(wanted.note.len() <= MAX_NOTE && wanted.note.len() > MAX_NOTE - 2 && wanted.note.ends_with('ä'));
+    }
+
+    #[test]
+    fn it_is_told_once_it_has_settled_and_again_after_a_while() {
+        let (mut told, now) = (Told::default(), Instant::now());
+        let all = plan(&[finding(Severity::Error, "a", "f")], &standings("u"));
+        assert_eq!(told.due(all.clone(), now), (vec![], Some(now + SETTLE)));
+        assert_eq!(told.due(vec![], now + SETTLE), (vec![], None), "it was mended in time");
+        assert_eq!(told.due(all.clone(), now).0, []);
+        let settled = now + SETTLE;
+        assert_eq!(told.due(all.clone(), settled), (all.clone(), None));
+        told.done(all[0].clone(), Ok(REPEAT), settled);
+        assert_eq!(told.due(all.clone(), settled), (vec![], Some(settled + REPEAT)));
+        assert_eq!(told.due(all.clone(), settled + REPEAT).0, all);
+        let forbidden = Failure::Forbidden { verb: "create", message: "its words".to_owned() };
+        told.done(all[0].clone(), Err(forbidden), settled);
+        let others = plan(&[finding(Severity::Error, "a", "g")], &standings("u"));
+        assert_eq!(told.due(others, settled + SETTLE), (vec![], Some(settled + RETRY)), "nor may we there");
+    }
+}
