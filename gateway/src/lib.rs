@@ -12,6 +12,7 @@ pub mod access_log;
 pub mod admin;
 pub mod app;
 pub mod bind;
+pub mod capabilities;
 pub mod check;
 pub mod cli;
 pub mod compile;
@@ -33,3 +34,6 @@ pub mod tail;
 pub mod takeover;
 pub mod tls;
 pub mod worker;
+
+/// The version of this Tidegate.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

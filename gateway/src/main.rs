@@ -3,7 +3,10 @@
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
-use tidegate::cli::{Cli, LogFormat};
+use tidegate::{
+    capabilities,
+    cli::{Cli, LogFormat},
+};
 use tracing_subscriber::EnvFilter;
 
 // Returns memory to the system after a wave of connections, by a thread of its own and without stalling a worker.
@@ -17,6 +20,10 @@ const DEFAULT_FILTER: &str = "info,kube_runtime=error";
 fn main() -> ExitCode {
     let cli = Cli::parse();
     start_log(cli.log_format());
+    // Before there are threads: each has its own.
+    if let Err(error) = capabilities::raise() {
+        tracing::warn!("what this process may do is not known ({error}); ports below 1024 may be refused");
+    }
     cli.run().unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
