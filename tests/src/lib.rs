@@ -12,6 +12,7 @@ pub mod http2;
 pub mod image;
 pub mod load;
 pub mod net;
+pub mod network_namespace;
 pub mod oci;
 pub mod process;
 pub mod tls;

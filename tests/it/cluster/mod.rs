@@ -1,3 +1,4 @@
 //! Tests in a real cluster: its control plane alone, or with two nodes.
 
 mod bed;
+mod outage;
