@@ -26,7 +26,7 @@ const READY: &str = r#"{"status": {"phase": "Running", "podIP": "192.0.2.7", "po
     "conditions": [{"type": "Ready", "status": "True"}]}}"#;
 
 /// Asks until the answer is this one.
-fn until(control_plane: &ControlPlane, arguments: &[&str], expected: &str) {
+pub(super) fn until(control_plane: &ControlPlane, arguments: &[&str], expected: &str) {
     let patience = Instant::now() + PATIENCE;
     loop {
         let answer = control_plane.try_kubectl(arguments);
@@ -115,7 +115,7 @@ fn until_no_process_is_left(directory: &Directory) {
     }
 }
 
-fn assert_nothing_is_left(directory: &Directory) {
+pub(super) fn assert_nothing_is_left(directory: &Directory) {
     assert_eq!((directory.processes(), directory.cgroups()), (Vec::new(), Vec::new()));
     assert!(!directory.path().exists(), "{} is left", directory.path().display());
 }

@@ -3,7 +3,8 @@
 //! ```console
 //! $ cargo run -p tidegate-tests --bin cluster -- build                # the programs, once: a quarter of an hour on two cores
 //! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG
-//! $ cargo run -p tidegate-tests --bin cluster -- status
+//! $ cargo run -p tidegate-tests --bin cluster -- status               # what runs, and where it logs
+//! $ cargo run -p tidegate-tests --bin cluster -- exec n1 curl …       # in the network of a node, or `outside`
 //! $ cargo run -p tidegate-tests --bin cluster -- down                 # and nothing is left
 //! ```
 
@@ -13,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_tests::cluster::{
     Failure, Tier,
     directory::{self, Directory},
+    nodes::command_in,
     owner::{self, Owner},
     programs::Programs,
     supervisor,
@@ -39,6 +41,16 @@ enum Command {
     Start(Program),
     /// Kills one of a cluster's programs.
     Stop(Program),
+    /// Runs a command in the network of a node.
+    Exec {
+        #[command(flatten)]
+        name: Name,
+        /// `n1`, `n2`, or `outside` of them.
+        node: String,
+        /// A program of this machine, and its arguments.
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<String>,
+    },
     /// Runs a cluster until its owner ends.
     #[command(hide = true)]
     Supervise {
@@ -105,6 +117,10 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Status => status(),
         Command::Start(program) => order("start", &program),
         Command::Stop(program) => order("stop", &program),
+        Command::Exec { name, node, command } => {
+            let mut exec = command_in(&Directory::named(&name.name)?, &node)?;
+            Err(std::os::unix::process::CommandExt::exec(exec.args(command)).into())
+        }
         Command::Supervise { which, stays } => {
             supervisor::run(Directory::named(&which.name.name)?, which.tier(), stays).await
         }

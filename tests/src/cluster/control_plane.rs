@@ -5,10 +5,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::{Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -22,6 +19,7 @@ use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
 use super::{
     Failure, Tier,
     directory::Directory,
+    machine,
     owner::{self, Owner},
     pki::token_kubeconfig,
     programs::Programs,
@@ -69,7 +67,7 @@ impl ControlPlane {
 
     pub(super) async fn start(tier: Tier, permit: Option<SemaphorePermit<'static>>) -> Option<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let programs = match Programs::find(tier) {
+        let programs = match machine::check(tier).and_then(|()| Programs::find(tier)) {
             Ok(programs) => programs,
             Err(why) => return skipped(&why),
         };
@@ -223,16 +221,11 @@ impl ControlPlane {
         self.owner.id()
     }
 
-    pub(super) fn programs(&self) -> &Programs {
-        &self.programs
-    }
-
     /// Tells the supervisor to do something.
-    pub(super) async fn order(&self, orders: &'static [&'static str]) {
-        let directory = Arc::new(self.directory().clone());
+    pub(super) async fn order(&self, orders: &[&str]) {
         for order in orders {
-            let directory = directory.clone();
-            let asked = tokio::task::spawn_blocking(move || owner::ask(&directory, order)).await;
+            let (directory, question) = (self.directory().clone(), (*order).to_owned());
+            let asked = tokio::task::spawn_blocking(move || owner::ask(&directory, &question)).await;
             asked.expect("it does not panic").unwrap_or_else(|error| panic!("{order}: {error}"));
         }
     }

@@ -118,7 +118,7 @@ impl Directory {
         let patience = Instant::now() + END;
         loop {
             let (processes, groups) = (self.processes(), self.cgroups());
-            for pid in processes.iter().copied().chain(groups.iter().flat_map(|group| members(group))) {
+            for &pid in &processes {
                 // Who has ended meanwhile need not be killed.
                 let _ = kill_process(pid, Signal::KILL);
             }
@@ -139,17 +139,21 @@ impl Directory {
         }
     }
 
-    /// Every process whose environment says that it is of this cluster, but for the caller. Those in a node's pods have another
-    /// environment; they end with the node.
+    /// Every process of it, but for the caller: those whose environment says so, and those in the cgroups of its nodes.
     pub fn processes(&self) -> Vec<Pid> {
         let mark = [OWNER.as_bytes(), b"=", self.path.as_os_str().as_bytes()].concat();
         let is_marked = |pid: &Pid| {
             let environment = fs::read(format!("/proc/{}/environ", pid.as_raw_nonzero())).unwrap_or_default();
             environment.split(|&byte| byte == 0).any(|variable| variable == mark)
         };
-        let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
-        let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-        pids.filter_map(Pid::from_raw).filter(|&pid| pid != rustix::process::getpid()).filter(is_marked).collect()
+        let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = entries.filter_map(|entry| Pid::from_raw(entry.file_name().to_str()?.parse().ok()?));
+        let mut all: Vec<Pid> = pids.filter(is_marked).collect();
+        all.extend(self.cgroups().iter().flat_map(|group| members(group)));
+        all.retain(|&pid| pid != rustix::process::getpid());
+        all.sort_unstable_by_key(|pid| pid.as_raw_nonzero());
+        all.dedup();
+        all
     }
 
     /// The cgroups of its nodes, in every hierarchy.

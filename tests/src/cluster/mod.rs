@@ -8,6 +8,9 @@
 
 pub mod control_plane;
 pub mod directory;
+mod images;
+pub mod machine;
+pub mod nodes;
 pub mod owner;
 pub mod pki;
 pub mod programs;
@@ -16,6 +19,8 @@ pub mod supervisor;
 use std::error::Error;
 
 pub use control_plane::{ControlPlane, Namespace};
+pub use images::AGNHOST;
+pub use nodes::{Cluster, Disruptive, Shared};
 
 /// Why something about a cluster did not work, for people.
 pub type Failure = Box<dyn Error + Send + Sync>;

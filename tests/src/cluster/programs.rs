@@ -40,7 +40,9 @@ struct Module {
     sources: &'static [&'static str],
 }
 
-const MODULES: &[Module] = &[Module {
+const MODULES: &[Module] = &[KUBERNETES, COREDNS];
+
+const KUBERNETES: Module = Module {
     name: "kubernetes",
     packages: &[
         ("go.etcd.io/etcd/server/v3", "etcd"),
@@ -54,7 +56,10 @@ const MODULES: &[Module] = &[Module {
         ("./pause", "pause"),
     ],
     sources: &["pause/main.go"],
-}];
+};
+
+const COREDNS: Module =
+    Module { name: "coredns", packages: &[("tidegate.io/tests/cluster/coredns", "coredns")], sources: &["main.go"] };
 
 /// What a cluster without nodes takes.
 const CONTROL_PLANE: &[&str] = &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];

@@ -54,7 +54,7 @@ pub(super) fn daemons(
     directory: &Directory,
     pki: &Pki,
     place: &Place,
-) -> Result<Vec<Daemon>, Failure> {
+) -> Result<[Daemon; 4], Failure> {
     let admin = Subject { name: "tidegate-admin", group: Some("system:masters") };
     pki.kubeconfig("admin", &format!("https://{}:{API_SERVER}", place.from_here), admin)?;
     pki.kubeconfig("inside", &place.server(), admin)?;
@@ -69,7 +69,7 @@ pub(super) fn daemons(
         command.extend(arguments.into_iter().map(OsString::from));
         place.daemon(directory, name, command)
     };
-    Ok(arguments.into_iter().map(daemon).collect())
+    Ok(arguments.map(daemon))
 }
 
 fn etcd(directory: &Directory, ip: IpAddr) -> Vec<String> {
@@ -109,6 +109,12 @@ fn api_server(directory: &Directory, pki: &Pki, place: &Place) -> Result<Vec<Str
         flag("service-account-signing-key-file", &directory.file("sa.key")),
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local".to_owned(),
         format!("--service-cluster-ip-range={SERVICES}"),
+        // Nobody aggregates here, but the others complain every few seconds if there is no CA for it.
+        flag("requestheader-client-ca-file", &ca),
+        "--requestheader-allowed-names=front-proxy-client".to_owned(),
+        "--requestheader-username-headers=X-Remote-User".to_owned(),
+        "--requestheader-group-headers=X-Remote-Group".to_owned(),
+        "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
         "--authorization-mode=Node,RBAC".to_owned(),
         "--enable-admission-plugins=NodeRestriction".to_owned(),
         "--allow-privileged=true".to_owned(),

@@ -3,6 +3,9 @@
 mod address;
 mod control_plane;
 mod daemon;
+mod dns;
+pub(super) mod network;
+mod node;
 
 use std::{
     fmt::Write as _,
@@ -16,6 +19,7 @@ use kube::{
     Client, Config,
     config::{KubeConfigOptions, Kubeconfig},
 };
+use serde_json::Value;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
@@ -24,8 +28,8 @@ use tokio::{
 };
 
 pub(super) use self::daemon::PROXIES;
-use self::{address::Claim, control_plane::Place, daemon::Daemon};
-use super::{Failure, Tier, directory::Directory, pki::Pki, programs::Programs};
+use self::{address::Claim, control_plane::Place, daemon::Daemon, network::Network, node::Node};
+use super::{Failure, Tier, directory::Directory, images, machine, pki::Pki, programs::Programs};
 
 /// How long a program may take to be ready: on a machine that compiles meanwhile, an API server takes a minute.
 const READY: Duration = Duration::from_secs(180);
@@ -50,6 +54,7 @@ pub(super) const IS_READY: &str = "ready";
 pub async fn run(directory: Directory, tier: Tier, stays: bool) -> Result<(), Failure> {
     // A terminal's Ctrl-C is for the owner, whose end is noticed.
     let _ = rustix::process::setsid();
+    machine::check(tier)?;
     let programs = Programs::find(tier)?;
     let _lock = directory.create()?;
     let (gone, mut owner) = oneshot::channel();
@@ -80,6 +85,22 @@ pub async fn run(directory: Directory, tier: Tier, stays: bool) -> Result<(), Fa
     outcome.and(removed)
 }
 
+/// The numbers of the nodes.
+const NODES: [u8; 2] = [1, 2];
+
+/// A request that makes an object.
+fn post(path: &str, object: &Value) -> Result<http::Request<Vec<u8>>, Failure> {
+    let request = http::Request::post(path).header(http::header::CONTENT_TYPE, "application/json");
+    Ok(request.body(object.to_string().into_bytes())?)
+}
+
+/// Whether a Node says that it is ready.
+fn is_ready(node: &str) -> bool {
+    let node: Value = serde_json::from_str(node).unwrap_or_default();
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
 /// All that a cluster is.
 struct World {
     directory: Directory,
@@ -93,39 +114,93 @@ struct World {
 impl World {
     async fn start(&mut self) -> Result<(), Failure> {
         let claim = Claim::find(&control_plane::PORTS)?;
-        let pki = Pki::create(&self.directory)?;
-        let place =
-            Place { ip: claim.ip(), from_here: claim.ip(), prefix: Vec::new(), has_nodes: self.tier == Tier::TwoNodes };
+        let from_here = claim.ip();
         self.claim = Some(claim);
-        self.daemons = control_plane::daemons(&self.programs, &self.directory, &pki, &place)?;
-        // The first two: an API server waits for its etcd. The others would give up on one that has not made their roles yet.
-        for index in [0, 1] {
-            self.daemons[index].start()?;
-        }
-        self.until_ready("/readyz").await?;
-        self.tell("the API server is ready");
-        for daemon in &mut self.daemons[2..] {
-            daemon.start()?;
+        let pki = Pki::create(&self.directory)?;
+        match self.tier {
+            Tier::ControlPlane => {
+                let place = Place { ip: from_here, from_here, prefix: Vec::new(), has_nodes: false };
+                self.start_control_plane(&pki, &place).await?;
+            }
+            Tier::TwoNodes => {
+                let (network, holder) = network::control_plane(&self.directory).await?;
+                self.daemons.push(holder);
+                network::forward(from_here, network, control_plane::API_SERVER)?;
+                let ip = network::CONTROL_PLANE.into();
+                let place = Place { ip, from_here, prefix: network.prefix(), has_nodes: true };
+                self.start_control_plane(&pki, &place).await?;
+                self.start_nodes(&pki, &place, network).await?;
+            }
         }
         // It is what the controllers make last of all that a namespace needs.
-        self.until_ready("/api/v1/namespaces/default/serviceaccounts/default").await?;
+        self.until("/api/v1/namespaces/default/serviceaccounts/default", |_| true).await?;
         self.tell("the controllers are ready");
+        if self.tier == Tier::TwoNodes {
+            for node in NODES {
+                self.until(&format!("/api/v1/nodes/n{node}"), is_ready).await?;
+            }
+            self.tell("the nodes are ready");
+        }
         Ok(())
     }
 
-    /// Asks the API server until it answers with OK.
-    async fn until_ready(&mut self, path: &str) -> Result<(), Failure> {
+    async fn start_control_plane(&mut self, pki: &Pki, place: &Place) -> Result<(), Failure> {
+        let [mut etcd, mut api_server, mut others @ ..] =
+            control_plane::daemons(&self.programs, &self.directory, pki, place)?;
+        etcd.start()?;
+        api_server.start()?;
+        self.daemons.extend([etcd, api_server]);
+        self.until("/readyz", |_| true).await?;
+        self.tell("the API server is ready");
+        // They would give up on an API server that has not made their roles yet.
+        for daemon in &mut others {
+            daemon.start()?;
+        }
+        self.daemons.extend(others);
+        Ok(())
+    }
+
+    async fn start_nodes(&mut self, pki: &Pki, place: &Place, control_plane: Network) -> Result<(), Failure> {
+        images::write(&self.programs, &self.directory.file("images"))?;
+        for number in NODES {
+            let (network, holder) = Network::create(&self.directory, &format!("n{number}")).await?;
+            self.daemons.push(holder);
+            network.join(control_plane, number, &NODES).await?;
+            let node = Node { number, network, directory: &self.directory, programs: &self.programs, pki, place };
+            self.client().await?.request_text(post("/api/v1/nodes", &node.object())?).await?;
+            for mut daemon in node.daemons()? {
+                daemon.start()?;
+                self.daemons.push(daemon);
+            }
+        }
+        let mut dns = dns::daemon(&self.programs, &self.directory, place)?;
+        dns.start()?;
+        self.daemons.push(dns);
+        for (path, object) in dns::objects(place) {
+            self.client().await?.request_text(post(path, &object)?).await?;
+        }
+        Ok(())
+    }
+
+    async fn client(&self) -> Result<Client, Failure> {
         let kubeconfig = Kubeconfig::read_from(self.directory.file("admin.kubeconfig"))?;
-        let client =
-            Client::try_from(Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?)?;
+        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await?;
+        Ok(Client::try_from(config)?)
+    }
+
+    /// Asks the API server until it answers with OK, and so.
+    async fn until(&mut self, path: &str, is_it: impl Fn(&str) -> bool) -> Result<(), Failure> {
+        let client = self.client().await?;
         let patience = Instant::now() + READY;
         loop {
-            let Err(error) = client.request_text(http::Request::get(path).body(Vec::new())?).await else {
+            let answer = client.request_text(http::Request::get(path).body(Vec::new())?).await;
+            if answer.as_ref().is_ok_and(|text| is_it(text)) {
                 return Ok(());
-            };
+            }
             self.all_run()?;
             if Instant::now() > patience {
-                return Err(format!("{path} is not ready after {} s: {error}", READY.as_secs()).into());
+                let seconds = READY.as_secs();
+                return Err(format!("{path} is not ready after {seconds} s, but says {answer:?}").into());
             }
             tokio::time::sleep(ASK).await;
         }
@@ -177,6 +252,11 @@ impl World {
     async fn obey(&mut self, words: &[&str]) -> Result<String, Failure> {
         match *words {
             ["status"] => Ok(self.status()),
+            ["supervisor"] => Ok(std::process::id().to_string()),
+            ["process", name] => {
+                let id = self.daemon(name)?.id();
+                id.map(|id| id.to_string()).ok_or_else(|| format!("{name} does not run").into())
+            }
             ["stop", name] => self.daemon(name)?.stop().await.map(|()| String::new()),
             ["start", name] => {
                 let daemon = self.daemon(name)?;
@@ -184,7 +264,7 @@ impl World {
                     daemon.start()?;
                 }
                 if name == "kube-apiserver" {
-                    self.until_ready("/readyz").await?;
+                    self.until("/readyz", |_| true).await?;
                 }
                 Ok(String::new())
             }
@@ -194,9 +274,12 @@ impl World {
                         daemon.start()?;
                     }
                 }
-                self.until_ready("/readyz").await.map(|()| String::new())
+                self.until("/readyz", |_| true).await.map(|()| String::new())
             }
-            _ => Err(format!("{words:?}: there are status, stop NAME, start NAME, restore, down").into()),
+            _ => Err(format!(
+                "{words:?}: there are status, supervisor, process NAME, stop NAME, start NAME, restore, down"
+            )
+            .into()),
         }
     }
 

@@ -1,0 +1,255 @@
+//! The two nodes: pods that reach each other, what can be disturbed, and that nothing is left of them.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
+use tidegate_tests::{
+    PATIENCE,
+    cluster::{AGNHOST, Cluster, Tier, directory::Directory, machine, owner, programs::Programs},
+    oci::{File, Image},
+};
+
+use super::bed::{assert_nothing_is_left, until};
+
+/// Requests that are sure to find both of two pods: one of them is missed by one run in 2³⁹.
+const ENOUGH: usize = 40;
+
+/// A pod on a node, which answers on port 8080 with its name at `/hostname`.
+fn pod(name: &str, node: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: web}}}}, spec: {{nodeName: {node}, \
+         terminationGracePeriodSeconds: 0, containers: [{{name: main, image: '{AGNHOST}', args: [netexec], \
+         readinessProbe: {{periodSeconds: 1, httpGet: {{path: /hostname, port: 8080}}}}}}]}}}}\n"
+    )
+}
+
+/// A pod on each node, and a Service of both.
+fn web() -> String {
+    "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, selector: {app: web}, \
+     ports: [{port: 80, targetPort: 8080}]}}\n"
+        .to_owned()
+        + &pod("web-1", "n1")
+        + &pod("web-2", "n2")
+}
+
+fn wait_for_pods(cluster: &Cluster, namespace: &str) {
+    let timeout = format!("--timeout={}s", 4 * PATIENCE.as_secs());
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod", "--all", "-n", namespace, &timeout]);
+}
+
+/// What a field of an object is.
+fn field(cluster: &Cluster, namespace: &str, object: &str, path: &str) -> String {
+    cluster.kubectl(&["get", object, "-n", namespace, "-o", &format!("jsonpath={{{path}}}")])
+}
+
+/// Asks from a pod until it is answered: what kube-proxy knows may be a moment behind.
+fn ask(cluster: &Cluster, namespace: &str, url: &str) -> String {
+    let patience = Instant::now() + PATIENCE;
+    loop {
+        match cluster.try_exec(namespace, "web-1", &["curl", "-sS", "--max-time", "5", url]) {
+            Ok(answer) => return answer,
+            Err(error) => assert!(Instant::now() < patience, "{url}: {error}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_of_both_nodes_are_reached_by_name_and_address() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let namespace = cluster.namespace("pods");
+    let name = &namespace.name[..];
+    cluster.apply_in(name, &web());
+    wait_for_pods(&cluster, name);
+    let ips = ["web-1", "web-2"].map(|pod| field(&cluster, name, &format!("pod/{pod}"), ".status.podIP"));
+    assert!(ips[0].starts_with("10.244.1.") && ips[1].starts_with("10.244.2."), "{ips:?}");
+
+    let cluster_ip = field(&cluster, name, "service/web", ".spec.clusterIP");
+    assert!(cluster_ip.starts_with("10.96."), "{cluster_ip}");
+    let service = format!("web.{name}.svc.cluster.local");
+    for host in [&cluster_ip, "web", &service] {
+        let first = ask(&cluster, name, &format!("http://{host}/hostname"));
+        let urls = format!("http://{host}/hostname?[1-{ENOUGH}]");
+        let command = ["curl", "-sS", "--max-time", "5", "-w", "\n", "-H", "Connection: close", &urls];
+        let answers = cluster.exec(name, "web-1", &command);
+        let pods: BTreeSet<&str> = answers.split_whitespace().collect();
+        assert_eq!(pods, BTreeSet::from(["web-1", "web-2"]), "{host}: {first}, {answers}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn node_ports_are_left_to_us() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let namespace = cluster.namespace("ports");
+    let name = &namespace.name[..];
+    cluster.apply_in(name, &web());
+    wait_for_pods(&cluster, name);
+    ask(&cluster, name, "http://web/hostname");
+    let port = field(&cluster, name, "service/web", ".spec.ports[0].nodePort");
+    for node in ["n1", "n2"] {
+        let url = format!("http://{}:{port}/", cluster.node_ip(node));
+        let curl = cluster.command_outside().args(["curl", "-s", "--max-time", "5", &url]).status().unwrap();
+        assert_eq!(curl.code(), Some(7), "{node} is reached, and refuses the connection");
+        let addresses = cluster.on_node(node, &["ip", "-brief", "address", "show", "eth0"]);
+        assert!(addresses.contains(&format!(" {}/24 ", cluster.node_ip(node))), "{addresses}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_our_own_runs() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let namespace = cluster.namespace("image");
+    let name = &namespace.name[..];
+    let agnhost = Programs::find(Tier::TwoNodes).unwrap().path("agnhost");
+    let image = Image {
+        name: "tidegate.io/tests/own:1".to_owned(),
+        entrypoint: ["/own", "netexec"].map(str::to_owned).to_vec(),
+        files: vec![File::Regular { path: "/own".to_owned(), source: agnhost, mode: 0o755 }],
+        ..Image::default()
+    };
+    let archive = cluster.directory().file("own.tar");
+    image.write(&archive).unwrap();
+    cluster.load_image(&archive);
+    let manifests = web().replace(AGNHOST, &image.name).replace("args: [netexec], ", "");
+    cluster.apply_in(name, &manifests);
+    wait_for_pods(&cluster, name);
+    assert_eq!(cluster.try_exec(name, "web-2", &["/own", "help"]).map(|help| help.is_empty()), Ok(false));
+}
+
+/// What runs goes on while the control plane is away; and the pods of a node that was killed come back with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stopped_comes_back() {
+    let Some(cluster) = Cluster::shared().await else { return };
+    let cluster = cluster.disruptive().await;
+    let namespace = cluster.namespace("stopped");
+    let name = &namespace.name[..];
+    cluster.apply_in(name, &web());
+    wait_for_pods(&cluster, name);
+    ask(&cluster, name, "http://web/hostname");
+    let cluster_ip = field(&cluster, name, "service/web", ".spec.clusterIP");
+    cluster.stop_api_server().await;
+    assert!(cluster.try_kubectl(&["get", "nodes", "--request-timeout=2s"]).is_err());
+    let url = format!("http://{cluster_ip}/hostname");
+    assert!(cluster.on_node("n2", &["curl", "-sS", "--max-time", "5", &url]).starts_with("web-"));
+    cluster.restart_etcd().await;
+    cluster.start_api_server().await;
+
+    let started = ["get", "pod", "web-2", "-n", name, "-o", "jsonpath={.status.containerStatuses[0].restartCount}"];
+    until(&cluster, &started, "0");
+    cluster.restart_node("n2").await;
+    until(&cluster, &started, "1");
+    wait_for_pods(&cluster, name);
+}
+
+/// A process that has a cluster, and does nothing else.
+struct Keeper {
+    child: Child,
+    directory: Directory,
+}
+
+impl Keeper {
+    fn start(name: &str) -> Self {
+        let directory = Directory::named(&format!("{name}-{}", std::process::id())).unwrap();
+        let mut shell = Command::new("sh");
+        let pipe = "sleep infinity | \"$0\" supervise --name \"$1\"";
+        shell.args(["-c", pipe, env!("CARGO_BIN_EXE_cluster"), &directory.name()]).process_group(0);
+        let child = shell.stdout(Stdio::null()).spawn().unwrap();
+        let keeper = Self { child, directory };
+        let patience = Instant::now() + 4 * PATIENCE;
+        while owner::ask(&keeper.directory, "status").is_err() {
+            assert!(Instant::now() < patience, "the cluster does not start");
+            thread::sleep(Duration::from_millis(50));
+        }
+        keeper
+    }
+
+    fn kubectl(&self, arguments: &[&str]) {
+        let mut kubectl = Command::new(Programs::find(Tier::TwoNodes).unwrap().path("kubectl"));
+        kubectl.env("KUBECONFIG", self.directory.file("admin.kubeconfig")).args(arguments);
+        assert!(kubectl.status().unwrap().success(), "kubectl {arguments:?}");
+    }
+
+    /// Kills it, and nothing else.
+    fn kill(&self) {
+        // The supervisor is in a session of its own.
+        kill_process_group(Pid::from_child(&self.child), Signal::KILL).unwrap();
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(owner::down(&self.directory));
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        drop(self.child.wait());
+    }
+}
+
+/// The namespaces of a process, such as `net:[4026531840]`.
+fn namespaces(process: &str) -> BTreeSet<String> {
+    let links = fs::read_dir(format!("/proc/{process}/ns")).into_iter().flatten().flatten();
+    links.filter_map(|link| Some(fs::read_link(link.path()).ok()?.display().to_string())).collect()
+}
+
+/// Those of all processes.
+fn all_namespaces() -> BTreeSet<String> {
+    let processes = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
+    processes.flat_map(|process| namespaces(&process.to_string_lossy())).collect()
+}
+
+#[test]
+fn nothing_is_left_of_nodes_whose_owner_is_killed() {
+    if let Err(why) = machine::check(Tier::TwoNodes).and_then(|()| Programs::find(Tier::TwoNodes)) {
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        return eprintln!("skipped: {why}");
+    }
+    let keeper = Keeper::start("keeper");
+    let manifest = keeper.directory.file("pod.yaml");
+    fs::write(&manifest, pod("web", "n1")).unwrap();
+    keeper.kubectl(&["create", "-f", manifest.to_str().unwrap()]);
+    keeper.kubectl(&["wait", "--for=condition=Ready", "pod/web", "--timeout=120s"]);
+    let directory = keeper.directory.clone();
+    let processes = directory.processes();
+    assert!(processes.len() > 15 && !directory.cgroups().is_empty(), "{processes:?}");
+    let ours = namespaces("self");
+    let its: BTreeSet<String> = processes.iter().flat_map(|pid| namespaces(&pid.to_string())).collect();
+    let its: BTreeSet<&String> = its.difference(&ours).collect();
+    assert!(its.len() > 10, "three networks; mounts, processes, names and IPC of two nodes and a pod: {its:?}");
+
+    keeper.kill();
+    let patience = Instant::now() + PATIENCE;
+    while directory.path().exists() {
+        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_nothing_is_left(&directory);
+    let left = all_namespaces();
+    assert_eq!(its.into_iter().filter(|namespace| left.contains(*namespace)).count(), 0, "{left:?}");
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
+    assert!(!mounts.contains(&directory.path().display().to_string()), "{mounts}");
+}
+
+#[test]
+fn nothing_is_left_of_nodes_whose_supervisor_is_killed() {
+    if let Err(why) = machine::check(Tier::TwoNodes).and_then(|()| Programs::find(Tier::TwoNodes)) {
+        assert!(std::env::var_os("CI").is_none(), "{why}");
+        return eprintln!("skipped: {why}");
+    }
+    let keeper = Keeper::start("orphan");
+    let directory = keeper.directory.clone();
+    let supervisor = owner::ask(&directory, "supervisor").unwrap();
+    kill_process(Pid::from_raw(supervisor.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
+    let patience = Instant::now() + PATIENCE;
+    while !directory.processes().is_empty() {
+        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
+        thread::sleep(Duration::from_millis(20));
+    }
+    // Files and cgroups nobody could remove; whoever starts the next cluster does.
+    tidegate_tests::cluster::directory::remove_leftovers().unwrap();
+    assert_nothing_is_left(&directory);
+}
