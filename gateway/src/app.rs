@@ -22,13 +22,20 @@ use crate::{
         demo::{Demo, Serving},
     },
     bind::{Addresses, Bound},
-    compile::{allocate::Allocations, compile, finding::Finding, objects::Objects, settings::Settings},
+    compile::{
+        allocate::Allocations,
+        compile,
+        finding::Finding,
+        objects::Objects,
+        settings::{Opens, Settings},
+    },
     control::Change,
     controller::{Controller, ControllerOptions, Target},
     dns::{DnsServer, Zone},
     explain::{Question, explain},
     health_check::{self, Health},
     http::{HttpOptions, HttpStats, Scheme},
+    local_addresses::LocalAddresses,
     planes::AppPlanes,
     probe,
     snapshot::Snapshot,
@@ -51,8 +58,8 @@ pub struct Options {
     pub source: Source,
     /// The compiler's settings.
     pub settings: Settings,
-    /// Where HTTP is served.
-    pub http: SocketAddr,
+    /// Where HTTP is served, if anywhere.
+    pub http: Option<SocketAddr>,
     /// Where HTTPS is served, if anywhere.
     pub https: Option<SocketAddr>,
     /// How HTTP clients are met.
@@ -90,9 +97,10 @@ pub struct App {
     status: Arc<RuntimeStatus>,
     tail: Arc<Tail>,
     access_log: Option<AccessLog>,
+    addresses: Option<LocalAddresses>,
     controller: Option<Controller>,
     stop_servers: watch::Sender<bool>,
-    http: SocketAddr,
+    http: Option<SocketAddr>,
     https: Option<SocketAddr>,
     admin: SocketAddr,
     dns: Option<SocketAddr>,
@@ -129,9 +137,11 @@ impl App {
             workers.tell_all(|| Command::HoldDatagrams);
         }
         let (health_checks, health_commands) = channel::unbounded_channel();
-        let opens = !matches!(options.source, Source::Kubernetes(_));
+        let opens = options.settings.opens();
         let planes = AppPlanes::new(&bound, &mut inherited, &workers, health_checks.clone(), empty, opens);
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
+        let addresses = (opens == Opens::Node).then(|| LocalAddresses::start(status.clone())).transpose()?;
+        let planes = planes.with_addresses(addresses.clone());
         let mut target = None;
         if let Source::Kubernetes(cluster) = &options.source {
             status.set_kubernetes(cluster.status().clone());
@@ -152,6 +162,7 @@ impl App {
         let mut app = Self {
             workers,
             access_log,
+            addresses,
             controller,
             control,
             snapshots,
@@ -197,7 +208,7 @@ impl App {
         let stopped = || stop(self.stop_servers.subscribe());
         let (snapshots, runtime) = (self.snapshots.clone(), self.status.clone());
         if let Some(demo) = &servers.demo {
-            let (http, https, admin) = (self.http, self.https, self.admin);
+            let (http, https, admin) = (self.http(), self.https, self.admin);
             demo.serving(Serving { http, https, admin, snapshots: snapshots.clone() });
         }
         let state = AdminState {
@@ -274,9 +285,9 @@ impl App {
         drop(self.superseded.subscribe().wait_for(|superseded| *superseded).await);
     }
 
-    /// Where HTTP is served.
+    /// Where HTTP is served; nowhere, which has no port, if it is not.
     pub fn http(&self) -> SocketAddr {
-        self.http
+        self.http.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// Where HTTPS is served.
@@ -316,9 +327,9 @@ impl App {
 
     /// One line for each listener.
     pub fn listening(&self) -> String {
-        let mut lines = vec![format!("listening  http   {}", self.http), format!("listening  admin  {}", self.admin)];
-        lines.insert(1, String::new());
-        lines.splice(1..2, self.https.map(|https| format!("listening  https  {https}")));
+        let mut lines: Vec<String> = self.http.iter().map(|http| format!("listening  http   {http}")).collect();
+        lines.extend(self.https.map(|https| format!("listening  https  {https}")));
+        lines.push(format!("listening  admin  {}", self.admin));
         lines.extend(self.dns.map(|dns| format!("listening  dns    {dns}")));
         for open in self.status.listening().iter() {
             let protocol = open.frontend.protocol.to_string().to_lowercase();
@@ -343,10 +354,16 @@ impl App {
         }
         self.close_door();
         // Another replica leads at once, and not when the last connection has ended.
-        if let Some(controller) = &self.controller {
-            controller.stop().await;
+        let leave = async {
+            if let Some(controller) = &self.controller {
+                controller.stop().await;
+            }
+        };
+        tokio::join!(self.workers.drain(timeout), leave);
+        // They are the successor's, if there is one.
+        if let Some(addresses) = self.addresses.clone().filter(|_| !*self.superseded.borrow()) {
+            drop(tokio::task::spawn_blocking(move || addresses.clear()).await);
         }
-        self.workers.drain(timeout).await;
         if let Some(log) = self.access_log.clone() {
             // The workers have handed over what they had.
             drop(tokio::task::spawn_blocking(move || log.finish(LOG_GRACE)).await);

@@ -15,8 +15,8 @@ use crate::{
 /// Where to listen.
 #[derive(Clone, Copy, Debug)]
 pub struct Addresses {
-    /// HTTP.
-    pub http: SocketAddr,
+    /// HTTP, if anywhere.
+    pub http: Option<SocketAddr>,
     /// HTTPS, if anywhere.
     pub https: Option<SocketAddr>,
     /// Health, metrics and configuration.
@@ -28,10 +28,10 @@ pub struct Addresses {
 /// All of them, ready to be served.
 #[derive(Debug)]
 pub struct Bound {
-    /// One for each worker at least; all are to be served.
+    /// One for each worker at least; all are to be served. None if HTTP is not served.
     pub http: Vec<TcpListener>,
-    /// Where HTTP is served.
-    pub http_addr: SocketAddr,
+    /// Where HTTP is served, if anywhere.
+    pub http_addr: Option<SocketAddr>,
     /// As for `http`; none if HTTPS is not served.
     pub https: Vec<TcpListener>,
     /// Where HTTPS is served.
@@ -54,7 +54,7 @@ pub struct CannotListen {
 impl Bound {
     /// Sockets of so many workers that stay clear of what the command line asked for.
     pub(crate) fn beside(&self, workers: usize) -> Sockets {
-        Sockets::new(workers).beside(self.http_addr).beside(self.https_addr.unwrap_or(self.http_addr))
+        self.http_addr.into_iter().chain(self.https_addr).fold(Sockets::new(workers), Sockets::beside)
     }
 
     /// Binds what was not inherited.
@@ -63,14 +63,15 @@ impl Bound {
     /// If an address cannot be bound.
     pub async fn new(at: Addresses, workers: usize, inherited: &mut Inherited) -> Result<Self, CannotListen> {
         let failed = |flag, addr| move |error| CannotListen { flag, addr, error };
-        let (http, http_addr) = tcp(at.http, workers, inherited, Purpose::Http).map_err(failed("--http", at.http))?;
-        let (https, https_addr) = match at.https {
+        let mut serving = |addr: Option<SocketAddr>, purpose, flag| match addr {
             Some(addr) => {
-                let (https, bound) = tcp(addr, workers, inherited, Purpose::Https).map_err(failed("--https", addr))?;
-                (https, Some(bound))
+                let (listeners, bound) = tcp(addr, workers, inherited, purpose).map_err(failed(flag, addr))?;
+                Ok((listeners, Some(bound)))
             }
-            None => (Vec::new(), None),
+            None => Ok((Vec::new(), None)),
         };
+        let (http, http_addr) = serving(at.http, Purpose::Http, "--http")?;
+        let (https, https_addr) = serving(at.https, Purpose::Https, "--https")?;
         let admin = match inherited.tcp(Purpose::Admin, at.admin).pop() {
             Some(listener) => tokio::net::TcpListener::from_std(listener),
             None => tokio::net::TcpListener::bind(at.admin).await,

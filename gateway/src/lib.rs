@@ -24,6 +24,7 @@ pub mod explain;
 pub mod fuzzing;
 mod health_check;
 pub mod http;
+mod local_addresses;
 mod planes;
 pub mod pod;
 mod probe;

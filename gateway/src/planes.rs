@@ -8,19 +8,20 @@ use std::{
 
 use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
-    listen::{BindFailure, Changes, Sockets},
+    listen::{BindFailure, Changes, Sockets, Wanted},
     model::Protocol,
-    table::Frontend,
+    table::{Frontend, FrontendKind, Target},
 };
 use tokio::sync::{mpsc, watch};
 
 use crate::{
     admin::{BindFailed, Listening, RuntimeStatus},
     bind::Bound,
-    compile::health_check::HealthCheck,
+    compile::{health_check::HealthCheck, settings::Opens},
     control::Planes,
     dns::Zone,
     health_check,
+    local_addresses::LocalAddresses,
     snapshot::Snapshot,
     takeover::{Freeze, Inherited, Purpose},
     worker::{Announcement, Command, Workers},
@@ -38,9 +39,11 @@ pub(crate) struct AppPlanes {
     status: Arc<RuntimeStatus>,
     /// What is served.
     snapshot: Arc<Snapshot>,
-    /// Whether the frontends of Services are opened here: in a cluster they are kube-proxy's.
-    opens: bool,
+    /// Which frontends of Services are opened here.
+    opens: Opens,
     failed: BTreeMap<Frontend, String>,
+    /// Where LoadBalancer IPs are made addresses of this machine.
+    addresses: Option<LocalAddresses>,
     /// Held while a successor has been told of the sockets there are.
     freeze: Freeze,
     /// Sockets have not been opened and closed as the snapshot asks for, because of that.
@@ -48,17 +51,17 @@ pub(crate) struct AppPlanes {
 }
 
 impl AppPlanes {
-    /// They serve nothing yet. Sockets of `inherited` are not opened anew. `opens`: the frontends of Services are opened here.
+    /// They serve nothing yet. Sockets of `inherited` are not opened anew.
     pub(crate) fn new(
         bound: &Bound,
         inherited: &mut Inherited,
         workers: &Workers,
         health_checks: mpsc::UnboundedSender<health_check::Command>,
         empty: Arc<Snapshot>,
-        opens: bool,
+        opens: Opens,
     ) -> Self {
         let status = Arc::new(RuntimeStatus::default());
-        status.set_http(bound.http_addr);
+        bound.http_addr.into_iter().for_each(|addr| status.set_http(addr));
         Self {
             sockets: bound.beside(workers.count()).inheriting(inherited.frontends(Purpose::Frontend)),
             workers: workers.clone(),
@@ -71,9 +74,15 @@ impl AppPlanes {
             snapshot: empty,
             opens,
             failed: BTreeMap::new(),
+            addresses: None,
             freeze: Freeze::default(),
             postponed: false,
         }
+    }
+
+    /// Makes the LoadBalancer IPs that are open addresses of this machine.
+    pub(crate) fn with_addresses(self, addresses: Option<LocalAddresses>) -> Self {
+        Self { addresses, ..self }
     }
 
     /// The configurations, as they become live.
@@ -144,6 +153,12 @@ impl AppPlanes {
         failed.extend(failed_checks);
         self.sockets.disinherit();
         self.health_sockets.disinherit();
+        if let Some(addresses) = self.addresses.as_ref().filter(|_| renamed || frontends_moved) {
+            let is_balanced = |target: &Target| target.kind == FrontendKind::LoadBalancer;
+            let led_here = |frontend: &Frontend| self.snapshot.table.find(frontend).is_some_and(is_balanced);
+            let led_here = self.sockets.open().filter(led_here);
+            addresses.want(led_here.map(|frontend| (frontend.ip, self.owner(&frontend))).collect());
+        }
         // In a large cluster this is thousands of lines, and most changes are of endpoints alone.
         if renamed || frontends_moved || checks_moved || !failed.is_empty() || !self.failed.is_empty() {
             self.report(failed);
@@ -152,7 +167,11 @@ impl AppPlanes {
 
     /// The frontends of Services are the workers' to serve. What could not be opened, and whether anything opened or closed.
     fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
-        let wanted = self.snapshot.table.listening().map(|(frontend, _)| frontend).filter(|_| self.opens);
+        let opens = self.opens;
+        let wanted = self.snapshot.table.listening().filter(|(_, kind)| opens.takes(*kind));
+        // A LoadBalancer IP of a cluster is led to its nodes in one way or another, and maybe later than its Service is there.
+        let is_led_here = |kind| opens == Opens::Node && kind == FrontendKind::LoadBalancer;
+        let wanted = wanted.map(|(frontend, kind)| Wanted { frontend, anyhow: is_led_here(kind) });
         let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
         let moved = !opened.is_empty() || !closed.is_empty();
         for frontend in closed {
@@ -169,7 +188,7 @@ impl AppPlanes {
     fn reconcile_health_checks(&mut self) -> (Vec<BindFailure>, bool) {
         let addresses = self.snapshot.table.node_addresses();
         let wanted =
-            self.snapshot.health_checks.iter().filter(|_| self.opens).flat_map(|check| {
+            self.snapshot.health_checks.iter().filter(|_| self.opens != Opens::Nothing).flat_map(|check| {
                 addresses.iter().map(|&ip| Frontend { ip, port: check.port, protocol: Protocol::Tcp })
             });
         let Changes { opened, closed, failed } = self.health_sockets.reconcile(wanted);

@@ -16,6 +16,9 @@ use ahash::{AHashMap, RandomState};
 /// client its stickiness, never a connection. 64 bytes each: a full table is about 4 MiB.
 pub const MAX_AFFINITY_ENTRIES: usize = 65_536;
 
+/// How long ClientIP affinity lasts where a Service does not say (Service v1, `sessionAffinityConfig`).
+pub const DEFAULT_AFFINITY_TIMEOUT: Duration = Duration::from_secs(10_800);
+
 /// Independent locks, so that two workers rarely wait for each other.
 const SHARDS: usize = 16;
 

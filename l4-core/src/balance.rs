@@ -68,7 +68,7 @@ pub(crate) fn key_score(key: u64, endpoint_hash: u64) -> u64 {
     mixed ^ mixed >> 31
 }
 
-/// The same for a client under ClientIP affinity. `epoch` changes the order from time to time, so that a client whose
+/// The same for a client under ClientIP affinity. `epoch` may change the order from time to time, so that a client whose
 /// affinity has run out is not bound to the same endpoint for ever.
 pub(crate) fn rendezvous_score(client: IpAddr, epoch: u64, endpoint_hash: u64) -> u64 {
     let mut bytes = [0u8; 24];

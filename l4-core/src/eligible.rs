@@ -13,6 +13,8 @@ use crate::model::{Endpoint, IpFamily, Place};
 pub struct Eligible {
     /// For traffic with policy Cluster.
     pub cluster: Vec<usize>,
+    /// The same, not narrowed by hints: every node of the cluster finds the same ones.
+    pub everywhere: Vec<usize>,
     /// For traffic with policy Local.
     pub local: Vec<usize>,
     /// How the Cluster set came about.
@@ -39,22 +41,25 @@ pub enum Reason {
 pub fn eligible(endpoints: &[Endpoint], family: IpFamily, place: &Place) -> Eligible {
     let of_family = |i: &usize| IpFamily::of(endpoints[*i].addr.ip()) == family;
     let all: Vec<usize> = (0..endpoints.len()).filter(of_family).collect();
-    let (cluster, reason) = cluster_set(endpoints, &all, place);
+    let (everywhere, none_is_ready) = match ready(endpoints, &all) {
+        ready if ready.is_empty() => (terminating(endpoints, &all), true),
+        ready => (ready, false),
+    };
+    let (cluster, reason) = match none_is_ready {
+        true if everywhere.is_empty() => (Vec::new(), Reason::Nothing),
+        true => (everywhere.clone(), Reason::Terminating),
+        false => near(endpoints, &everywhere, place),
+    };
     let here: Vec<usize> = all.into_iter().filter(|&i| endpoints[i].node.as_ref() == Some(&place.node)).collect();
     let local = match ready(endpoints, &here) {
         ready if ready.is_empty() => terminating(endpoints, &here),
         ready => ready,
     };
-    Eligible { cluster, local, reason }
+    Eligible { cluster, everywhere, local, reason }
 }
 
-fn cluster_set(endpoints: &[Endpoint], all: &[usize], place: &Place) -> (Vec<usize>, Reason) {
-    let ready = ready(endpoints, all);
-    if ready.is_empty() {
-        let terminating = terminating(endpoints, all);
-        let reason = if terminating.is_empty() { Reason::Nothing } else { Reason::Terminating };
-        return (terminating, reason);
-    }
+/// Of those that are ready, the ones that hints give to this node, or to its zone; all if that leaves none.
+fn near(endpoints: &[Endpoint], ready: &[usize], place: &Place) -> (Vec<usize>, Reason) {
     // One missing hint disables its level: the slices may be half way through an update (KEP-2433).
     if ready.iter().all(|&i| !endpoints[i].hints.nodes.is_empty()) {
         let same = |i: &&usize| endpoints[**i].hints.nodes.contains(&place.node);
@@ -72,7 +77,7 @@ fn cluster_set(endpoints: &[Endpoint], all: &[usize], place: &Place) -> (Vec<usi
             return (same_zone, Reason::SameZone);
         }
     }
-    (ready, Reason::AllReady)
+    (ready.to_vec(), Reason::AllReady)
 }
 
 fn ready(endpoints: &[Endpoint], among: &[usize]) -> Vec<usize> {

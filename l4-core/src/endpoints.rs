@@ -10,7 +10,7 @@ use ahash::AHashMap;
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
-    affinity::{AffinityTable, UnixMillis},
+    affinity::{AffinityTable, DEFAULT_AFFINITY_TIMEOUT, UnixMillis},
     balance,
     candidates::Ranking,
     gate::Gate,
@@ -122,12 +122,17 @@ impl EndpointSet {
 
     /// Candidates for a connection of `client`, in order of preference: the first is the choice, the others are for
     /// when it cannot be reached. Each endpoint comes once.
+    ///
+    /// With ClientIP affinity, whoever is not remembered gets what follows from its address: replicas and nodes that know the same
+    /// endpoints agree without a word, and one that begins anew sends nobody elsewhere. A timeout shorter than the default says that
+    /// clients are to be spread anew after a while, so the order changes once in each.
     pub fn candidates(&self, client: Client) -> Candidates<'_> {
         let Some((_, timeout)) = &self.affinity else {
             let key = (self.balance == Balance::Hash).then(|| client_key(client.ip));
             return self.order(self.balance, key, client.now);
         };
-        let epoch = client.now.0 / (timeout.as_millis() as u64).max(1);
+        let epoch =
+            if *timeout < DEFAULT_AFFINITY_TIMEOUT { client.now.0 / (timeout.as_millis() as u64).max(1) } else { 0 };
         // One that is left out would not answer; what answers instead is remembered in its place.
         let remembered = self.remembered(client).filter(|&i| !self.is_out(i, client.now)).map(|i| i.0);
         let ranking = Ranking::Client { ip: client.ip, epoch };

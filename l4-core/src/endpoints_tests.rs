@@ -53,6 +53,16 @@ fn affinity_survives_a_rebuild_in_another_order_and_expires_by_the_callers_clock
 }
 
 #[test]
+fn replicas_agree_for_as_long_as_affinity_is_not_meant_to_end_soon() {
+    let long = Affinity::ClientIp { timeout: DEFAULT_AFFINITY_TIMEOUT };
+    let (a, b) = (set(0..5, long, &mut Inherited::default()), set((0..5).rev(), long, &mut Inherited::default()));
+    let choice = |set: &EndpointSet, c| set.endpoint(set.candidates(c).next().unwrap()).addr;
+    // One of them hears of a client a day after the other, as it has begun only then.
+    let later = |n: u8| client(n, 5 + u64::from(n) * 24 * 3_600_000);
+    assert!((0..200).all(|n| choice(&a, client(n, 5)) == choice(&b, later(n))));
+}
+
+#[test]
 fn two_replicas_agree_and_a_later_epoch_may_differ() {
     let (a, b) = (set(0..5, STICKY, &mut Inherited::default()), set((0..5).rev(), STICKY, &mut Inherited::default()));
     let choice = |set: &EndpointSet, c| set.endpoint(set.candidates(c).next().unwrap()).addr;

@@ -18,6 +18,22 @@ use crate::{
     table::Frontend,
 };
 
+/// A frontend that is to be open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Wanted {
+    /// Its address.
+    pub frontend: Frontend,
+    /// Whether it is to be open even if this machine does not have the address (`IP_FREEBIND`): clients reach it once they are led
+    /// here, by a route or a load balancer.
+    pub anyhow: bool,
+}
+
+impl From<Frontend> for Wanted {
+    fn from(frontend: Frontend) -> Self {
+        Self { frontend, anyhow: false }
+    }
+}
+
 /// Which frontends are open, and for how many workers.
 #[derive(Debug)]
 pub struct Sockets {
@@ -65,18 +81,21 @@ impl Sockets {
     ///
     /// What is open and stays is not touched. Call it again later to retry the failures: a frontend that was closed a
     /// moment ago, for one, is in use until every worker has closed its socket.
-    pub fn reconcile(&mut self, wanted: impl Iterator<Item = Frontend>) -> Changes {
-        let wanted: AHashSet<Frontend> = wanted.collect();
-        let mut closed: Vec<Frontend> = self.open.difference(&wanted).copied().collect();
-        let mut missing: Vec<Frontend> = wanted.difference(&self.open).copied().collect();
+    pub fn reconcile(&mut self, wanted: impl Iterator<Item = impl Into<Wanted>>) -> Changes {
+        let wanted: AHashMap<Frontend, bool> = wanted.map(Into::into).map(|one| (one.frontend, one.anyhow)).collect();
+        let mut closed: Vec<Frontend> =
+            self.open.iter().filter(|frontend| !wanted.contains_key(frontend)).copied().collect();
+        let mut missing: Vec<Frontend> =
+            wanted.keys().filter(|frontend| !self.open.contains(frontend)).copied().collect();
         closed.sort_unstable();
         missing.sort_unstable();
-        self.open.retain(|frontend| wanted.contains(frontend));
+        self.open.retain(|frontend| wanted.contains_key(frontend));
         let mut changes = Changes { closed, ..Changes::default() };
         for frontend in missing {
+            let anyhow = wanted.get(&frontend).copied().unwrap_or_default();
             let bound = match self.inherited.remove(&frontend) {
                 Some(sockets) => Ok(complete(frontend, self.workers, sockets)),
-                None => bind(frontend, self.workers, self.wildcards.contains(&frontend.port)),
+                None => bind(frontend, self.workers, self.wildcards.contains(&frontend.port), anyhow),
             };
             match bound {
                 Ok(sockets) => {
@@ -173,15 +192,15 @@ impl std::error::Error for BindFailure {
 /// One listener on `addr` for each of `workers`; with port 0 they all get the same number.
 pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     if addr.port() != 0 {
-        drop(listener(addr, false)?);
+        drop(listener(addr, Binding::default())?);
     }
-    share_tcp(addr, workers)
+    share_tcp(addr, workers, false)
 }
 
 /// Inherited listeners on `addr`, and more of them until there is one for each of `workers`.
 pub fn complete_tcp(addr: SocketAddr, workers: usize, mut inherited: Vec<TcpListener>) -> Vec<TcpListener> {
     while inherited.len() < workers {
-        match listener(addr, true) {
+        match listener(addr, Binding { share: true, anyhow: true }) {
             Ok(listener) => inherited.push(listener),
             Err(error) => {
                 tracing::warn!(%addr, %error, "not every worker gets a listener of its own");
@@ -207,46 +226,59 @@ fn complete(frontend: Frontend, workers: usize, inherited: Vec<Socket>) -> Vec<S
     complete_tcp(addr, workers, listeners).into_iter().map(Socket::Tcp).collect()
 }
 
-fn share_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
-    let first = listener(addr, true)?;
+fn share_tcp(addr: SocketAddr, workers: usize, anyhow: bool) -> io::Result<Vec<TcpListener>> {
+    let binding = Binding { share: true, anyhow };
+    let first = listener(addr, binding)?;
     let addr = first.local_addr()?;
-    let others = (1..workers).map(|_| listener(addr, true));
+    let others = (1..workers).map(|_| listener(addr, binding));
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
-fn bind(frontend: Frontend, workers: usize, beside_our_own: bool) -> io::Result<Vec<Socket>> {
+fn bind(frontend: Frontend, workers: usize, beside_our_own: bool, anyhow: bool) -> io::Result<Vec<Socket>> {
     let addr = SocketAddr::new(frontend.ip, frontend.port);
+    let alone = Binding { share: false, anyhow };
     match frontend.protocol {
         Protocol::Tcp => {
-            let listeners = if beside_our_own { share_tcp(addr, workers) } else { bind_tcp(addr, workers) };
-            Ok(listeners?.into_iter().map(Socket::Tcp).collect())
+            if !beside_our_own {
+                drop(listener(addr, alone)?);
+            }
+            Ok(share_tcp(addr, workers, anyhow)?.into_iter().map(Socket::Tcp).collect())
         }
         Protocol::Udp => {
             let share = workers > 1;
             if share {
-                drop(datagrams(addr, false)?);
+                drop(datagrams(addr, alone)?);
             }
-            (0..workers).map(|_| datagrams(addr, share).map(Socket::Udp)).collect()
+            (0..workers).map(|_| datagrams(addr, Binding { share, anyhow }).map(Socket::Udp)).collect()
         }
     }
+}
+
+/// How a socket is bound.
+#[derive(Clone, Copy, Debug, Default)]
+struct Binding {
+    /// Others may have the same address.
+    share: bool,
+    /// Even if this machine does not have it.
+    anyhow: bool,
 }
 
 // `SO_REUSEPORT` lets every program of the same user share the port, silently taking part of the clients. So whoever
 // shares first binds without it, as a probe: that fails if the port is somebody else's.
 
-fn listener(addr: SocketAddr, share: bool) -> io::Result<TcpListener> {
-    let socket = bound(addr, Type::STREAM, SocketProtocol::TCP, share)?;
+fn listener(addr: SocketAddr, binding: Binding) -> io::Result<TcpListener> {
+    let socket = bound(addr, Type::STREAM, SocketProtocol::TCP, binding)?;
     // Accepted connections inherit this.
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE))?;
     socket.listen(LISTEN_BACKLOG)?;
     Ok(socket.into())
 }
 
-fn datagrams(addr: SocketAddr, share: bool) -> io::Result<UdpSocket> {
-    Ok(bound(addr, Type::DGRAM, SocketProtocol::UDP, share)?.into())
+fn datagrams(addr: SocketAddr, binding: Binding) -> io::Result<UdpSocket> {
+    Ok(bound(addr, Type::DGRAM, SocketProtocol::UDP, binding)?.into())
 }
 
-fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, share: bool) -> io::Result<RawSocket> {
+fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, binding: Binding) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(addr), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
     if addr.is_ipv6() {
@@ -257,8 +289,12 @@ fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, share: bool) ->
         socket.set_reuse_address(true)?;
     }
     #[cfg(unix)]
-    if share {
+    if binding.share {
         socket.set_reuse_port(true)?;
+    }
+    #[cfg(target_os = "linux")]
+    if binding.anyhow {
+        if addr.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
     }
     socket.bind(&addr.into())?;
     Ok(socket)
@@ -322,11 +358,12 @@ mod tests {
         for workers in [1, 2] {
             let mut sockets = Sockets::new(workers);
             for share in [false, true] {
-                let held = listener(SocketAddr::new(ip.parse().unwrap(), 0), share).unwrap();
+                let binding = Binding { share, anyhow: false };
+                let held = listener(SocketAddr::new(ip.parse().unwrap(), 0), binding).unwrap();
                 let failed = failure(&mut sockets, frontend(ip, held.local_addr().unwrap().port(), Protocol::Tcp));
                 assert_eq!(failed.error.kind(), io::ErrorKind::AddrInUse);
                 assert!(failed.hint().contains("another program"), "{failed}");
-                let held = datagrams(SocketAddr::new(ip.parse().unwrap(), 0), share).unwrap();
+                let held = datagrams(SocketAddr::new(ip.parse().unwrap(), 0), binding).unwrap();
                 let failed = failure(&mut sockets, frontend(ip, held.local_addr().unwrap().port(), Protocol::Udp));
                 assert_eq!(failed.error.kind(), io::ErrorKind::AddrInUse);
             }
@@ -343,6 +380,18 @@ mod tests {
         assert_eq!(changes.failed[0].frontend, foreign);
         assert!(changes.failed[0].hint().contains("no network interface"));
         assert!(changes.failed[0].to_string().starts_with("cannot listen on 192.0.2.1:8080/TCP: "));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_foreign_address_can_be_had_in_advance() {
+        let wanted = |protocol| Wanted { frontend: frontend("192.0.2.1", 8_080, protocol), anyhow: true };
+        let wanted = [wanted(Protocol::Tcp), wanted(Protocol::Udp)];
+        let mut sockets = Sockets::new(2);
+        let changes = sockets.reconcile(wanted.into_iter());
+        assert_eq!((changes.opened.len(), changes.failed.len()), (2, 0), "{:?}", changes.failed);
+        let mut other = Sockets::new(2);
+        assert_eq!(other.reconcile(wanted.into_iter()).failed.len(), 2, "it is taken all the same");
     }
 
     #[test]

@@ -74,10 +74,11 @@ pub struct ServedPort {
     place: Place,
 }
 
-/// The two sets of one IP family.
+/// The sets of one IP family.
 #[derive(Debug)]
 struct FamilySets {
     cluster: Arc<EndpointSet>,
+    everywhere: Arc<EndpointSet>,
     local: Arc<EndpointSet>,
     reason: Reason,
     serving: AHashSet<SocketAddr>,
@@ -92,7 +93,7 @@ impl ServedPort {
         let v4 = FamilySets::build(&config, IpFamily::V4, place, &mut inherited);
         let v6 = FamilySets::build(&config, IpFamily::V6, place, &mut inherited);
         let usable = |set: &FamilySets, addr| {
-            set.cluster.endpoints().iter().chain(set.local.endpoints()).any(|e| e.addr == addr)
+            set.everywhere.endpoints().iter().chain(set.local.endpoints()).any(|e| e.addr == addr)
         };
         if let Some(affinity) = inherited.affinity.as_ref().filter(|table| !table.is_empty()) {
             let usable = |addr: &SocketAddr| usable(&v4, *addr) || usable(&v6, *addr);
@@ -114,6 +115,12 @@ impl ServedPort {
             TrafficPolicy::Cluster => &self.family(family).cluster,
             TrafficPolicy::Local => &self.family(family).local,
         }
+    }
+
+    /// The endpoints of [`TrafficPolicy::Cluster`] in `family`, topology hints apart: the same on every node, for choices that every
+    /// replica is to make alike wherever it runs.
+    pub fn everywhere(&self, family: IpFamily) -> &Arc<EndpointSet> {
+        &self.family(family).everywhere
     }
 
     /// Which endpoints serve a client that came by no frontend: all of the cluster, those of IPv4 if there are any.
@@ -172,10 +179,10 @@ fn renew(config: &ServicePort, now: [&FamilySets; 2], previous: &ServedPort, inh
         return;
     }
     let before = [&previous.v4, &previous.v6];
-    let slowly = before.iter().any(|sets| !sets.cluster.is_empty() || !sets.local.is_empty());
+    let slowly = before.iter().any(|sets| !sets.everywhere.is_empty() || !sets.local.is_empty());
     for (before, now) in before.into_iter().zip(now) {
-        let was_there = |addr| before.cluster.position(addr).or_else(|| before.local.position(addr)).is_some();
-        let new = now.cluster.endpoints().iter().chain(now.local.endpoints()).filter(|e| !was_there(e.addr));
+        let was_there = |addr| before.everywhere.position(addr).or_else(|| before.local.position(addr)).is_some();
+        let new = now.everywhere.endpoints().iter().chain(now.local.endpoints()).filter(|e| !was_there(e.addr));
         new.filter_map(|e| inherited.states.get(&e.addr)).for_each(|state| state.renew(slowly));
     }
 }
@@ -191,11 +198,13 @@ impl FamilySets {
             Arc::new(EndpointSet::build(endpoints, config.balance, &config.policy, config.affinity, inherited))
         };
         let cluster = set(&eligible.cluster);
+        let everywhere =
+            if eligible.everywhere == eligible.cluster { cluster.clone() } else { set(&eligible.everywhere) };
         let local = if eligible.local == eligible.cluster { cluster.clone() } else { set(&eligible.local) };
         let serving = config.endpoints.iter().filter(|e| IpFamily::of(e.addr.ip()) == family && e.conditions.serving);
         let serving =
             if config.name.protocol == Protocol::Udp { serving.map(|e| e.addr).collect() } else { AHashSet::new() };
-        Self { cluster, local, reason: eligible.reason, serving }
+        Self { cluster, everywhere, local, reason: eligible.reason, serving }
     }
 }
 

@@ -1,5 +1,8 @@
 //! A cluster as the source: Tidegate follows what its API server says, and goes on with what it knows while it says nothing.
 
+mod node;
+mod referred;
+
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -24,7 +27,7 @@ use tidegate_tests::{
 };
 
 /// A Service with a ClusterIP that this machine does not have, and its EndpointSlice.
-fn service(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
+pub(crate) fn service(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let spec = format!("clusterIP: 192.0.2.{}, ports: [{{port: 80, targetPort: 8080}}]", NEXT.fetch_add(1, Relaxed));
     format!(
@@ -33,7 +36,7 @@ fn service(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
     )
 }
 
-fn slice(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
+pub(crate) fn slice(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
     let endpoints: Vec<String> =
         pods.iter().map(|ip| format!("{{addresses: ['{ip}'], conditions: {{ready: true}}}}")).collect();
     format!(
@@ -45,7 +48,7 @@ fn slice(namespace: &str, name: &str, pods: &[IpAddr]) -> String {
 }
 
 /// An Ingress for `NAME.example.com`.
-fn ingress(namespace: &str, name: &str) -> String {
+pub(crate) fn ingress(namespace: &str, name: &str) -> String {
     format!(
         "---\n{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: {name}, namespace: {namespace}}}, \
          spec: {{rules: [{{host: {name}.example.com, http: {{paths: [{{path: /, pathType: Prefix, backend: {{service: \
@@ -53,14 +56,14 @@ fn ingress(namespace: &str, name: &str) -> String {
     )
 }
 
-async fn cluster(server: &ApiServer, namespaces: &[&str]) -> Source {
+pub(crate) async fn cluster(server: &ApiServer, namespaces: &[&str]) -> Source {
     let connection = Connection::find(Some(server.kubeconfig().to_owned()), None).await.unwrap();
     let namespaces: Vec<String> = namespaces.iter().map(|&namespace| namespace.to_owned()).collect();
     Source::Kubernetes(Box::new(Cluster::new(connection, &namespaces, "here")))
 }
 
 /// Where its admin interface is, known before it has started.
-fn admin(net: Net) -> SocketAddr {
+pub(crate) fn admin(net: Net) -> SocketAddr {
     SocketAddr::new(net.ip(1), 9901)
 }
 
@@ -74,13 +77,13 @@ async fn start(net: Net, source: Source) -> Bed {
 }
 
 /// What the admin interface says.
-async fn ask(net: Net, path: &str) -> (u16, String) {
+pub(crate) async fn ask(net: Net, path: &str) -> (u16, String) {
     let answer = Client::connect(admin(net)).await.get("localhost", path).await;
     (answer.status, answer.text())
 }
 
 /// Asks until the answer is of this kind.
-async fn ask_until(net: Net, path: &str, is_it: impl Fn(u16, &str) -> bool) -> String {
+pub(crate) async fn ask_until(net: Net, path: &str, is_it: impl Fn(u16, &str) -> bool) -> String {
     let mut last = (0, String::new());
     let wait = async {
         loop {

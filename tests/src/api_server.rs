@@ -83,6 +83,8 @@ struct State {
     ends_watches: bool,
     asked: Vec<String>,
     written: Vec<String>,
+    /// Of which more than the names was given out: `secrets default/web`.
+    given: BTreeSet<String>,
 }
 
 /// Resource, namespace and name.
@@ -147,7 +149,18 @@ impl ApiServer {
         self.store.change(|state| state.ends_watches = true);
     }
 
-    /// Nobody may see a resource or write it: `secrets`, `ingresses/status`.
+    /// Creates or changes an object as it is, whether it is what its kind should be or not.
+    pub fn put(&self, kind: Kind, namespace: &str, name: &str, mut object: Value) {
+        let key = (resource(kind).to_owned(), namespace.to_owned(), name.to_owned());
+        self.store.change(|state| {
+            let before = state.objects.get(&key).cloned().unwrap_or_else(|| json!({}));
+            state.begin(&mut object, &key);
+            state.updated(key, &before, object, &Writer::new("test", "Update"));
+        });
+    }
+
+    /// Nobody may see a resource or write it: `secrets`, `ingresses/status`; or not do one thing, or not with one object: `watch secrets`,
+    /// `get secrets/web`.
     pub fn forbid(&self, resource: &str) {
         self.store.change(|state| {
             let _ = state.forbidden.insert(resource.to_owned());
@@ -204,6 +217,12 @@ impl ApiServer {
         self.store.lock().asked.clone()
     }
 
+    /// The objects of a resource, by namespace and name, of which more than the name was given out so far.
+    pub fn given(&self, resource: &str) -> Vec<String> {
+        let given = self.store.lock().given.clone();
+        given.iter().filter_map(|text| text.strip_prefix(resource)?.strip_prefix(' ').map(str::to_owned)).collect()
+    }
+
     /// The methods and targets of all requests so far that were to write, done or refused: `PATCH /apis/…`.
     pub fn written(&self) -> Vec<String> {
         self.store.lock().written.clone()
@@ -229,7 +248,7 @@ impl ApiServer {
         let query = BTreeMap::from([("fieldManager".to_owned(), manager.to_owned())]);
         let (resource, subresource) = (resource(kind).to_owned(), "status".to_owned());
         let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        let question = Question { resource, namespace, name, subresource, query };
+        let question = Question { resource, namespace, name, subresource, query, names_alone: false };
         let head = http::HeaderMap::new();
         let write = Write { method: Method::PUT, head, body: json!({"status": status}) };
         self.store.change(|state| {
@@ -268,6 +287,13 @@ impl State {
             }
             let before = before.cloned().unwrap_or_else(|| json!({}));
             self.updated(key, &before, value, &Writer::new("test", "Update"));
+        }
+    }
+
+    /// Takes note of what is given out.
+    fn note(&mut self, question: &Question, (resource, namespace, name): &Key) {
+        if !question.names_alone {
+            self.given.insert(format!("{resource} {namespace}/{name}"));
         }
     }
 
@@ -310,6 +336,8 @@ struct Question {
     /// Empty for the object itself.
     subresource: String,
     query: BTreeMap<String, String>,
+    /// Only metadata is asked for.
+    names_alone: bool,
 }
 
 impl Question {
@@ -330,7 +358,9 @@ impl Question {
         let target = base.join(&request.uri().to_string()).expect("a target");
         let query = target.query_pairs().into_owned().collect();
         let [namespace, resource, name, subresource] = [namespace, resource, name, subresource].map(str::to_owned);
-        Self { resource, namespace, name, subresource, query }
+        let accepts = request.headers().get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+        let names_alone = accepts.is_some_and(|accept| accept.contains("as=PartialObjectMetadata"));
+        Self { resource, namespace, name, subresource, query, names_alone }
     }
 
     /// What one needs a permission for.
@@ -339,6 +369,29 @@ impl Question {
             "" => self.resource.clone(),
             subresource => format!("{}/{subresource}", self.resource),
         }
+    }
+
+    /// Whether a permission that is needed is one of those that are missing.
+    fn is_forbidden(&self, forbidden: &BTreeSet<String>, is_write: bool) -> bool {
+        let permission = self.permission();
+        let verb = match (is_write, self.query.contains_key("watch"), self.name.is_empty()) {
+            (true, ..) => "write",
+            (false, true, _) => "watch",
+            (false, false, true) => "list",
+            (false, false, false) => "get",
+        };
+        let named = format!("{verb} {permission}/{}", self.name);
+        forbidden.contains(&format!("{verb} {permission}"))
+            || forbidden.contains(&named)
+            || forbidden.contains(&permission)
+    }
+
+    /// What is given out of an object.
+    fn shown(&self, object: &Value) -> Value {
+        if !self.names_alone {
+            return object.clone();
+        }
+        json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": object["metadata"]})
     }
 
     fn takes(&self, key: &Key, object: &Value) -> bool {
@@ -371,7 +424,7 @@ async fn answer(store: Arc<Store>, request: Request<Incoming>) -> Result<Respons
         store.lock().written.push(format!("{} {target}", request.method()));
     }
     store.lock().asked.push(target);
-    if store.lock().forbidden.contains(&question.permission()) {
+    if question.is_forbidden(&store.lock().forbidden, is_write) {
         let message = format!("{} is forbidden: User \"test\" cannot see it", question.permission());
         return Ok(whole(StatusCode::FORBIDDEN, &status(403, "Forbidden", &message)));
     }
@@ -389,8 +442,9 @@ async fn answer(store: Arc<Store>, request: Request<Incoming>) -> Result<Respons
         return Ok(whole(code, &object));
     }
     if !question.name.is_empty() {
-        let key = (question.resource, question.namespace, question.name);
-        let object = store.lock().objects.get(&key).cloned();
+        let key = (question.resource.clone(), question.namespace.clone(), question.name.clone());
+        let object = store.lock().objects.get(&key).map(|object| question.shown(object));
+        store.lock().note(&question, &key);
         let (code, object) = object.map_or_else(|| not_found(&key), |object| (StatusCode::OK, object));
         return Ok(whole(code, &object));
     }
@@ -407,16 +461,18 @@ async fn answer(store: Arc<Store>, request: Request<Incoming>) -> Result<Respons
     while store.lock().held.contains(&question.resource) {
         drop(changed.changed().await);
     }
-    Ok(whole(StatusCode::OK, &list(&store.lock(), &question)))
+    Ok(whole(StatusCode::OK, &list(&mut store.lock(), &question)))
 }
 
 /// One page.
-fn list(state: &State, question: &Question) -> Value {
-    let all: Vec<&Value> =
-        state.objects.iter().filter(|(key, object)| question.takes(key, object)).map(|(_, object)| object).collect();
+fn list(state: &mut State, question: &Question) -> Value {
+    let all = state.objects.iter().filter(|(key, object)| question.takes(key, object));
+    let all: Vec<(Key, Value)> = all.map(|(key, object)| (key.clone(), question.shown(object))).collect();
     let limit = question.number("limit").map_or(usize::MAX, |limit| limit as usize).min(PAGE);
     let start = question.number("continue").unwrap_or(0) as usize;
-    let page: Vec<&Value> = all.iter().copied().skip(start).take(limit).collect();
+    let page: Vec<&(Key, Value)> = all.iter().skip(start).take(limit).collect();
+    page.iter().for_each(|(key, _)| state.note(question, key));
+    let page: Vec<&Value> = page.iter().map(|(_, object)| object).collect();
     let mut metadata = json!({"resourceVersion": state.version.to_string()});
     if start + page.len() < all.len() {
         metadata["continue"] = json!((start + page.len()).to_string());
@@ -435,7 +491,7 @@ async fn tell(store: Arc<Store>, question: Question, since: u64, lines: mpsc::Se
         if store.lock().ends_watches {
             return;
         }
-        let (text, gone) = news(&store.lock(), &question, &mut at);
+        let (text, gone) = news(&mut store.lock(), &question, &mut at);
         if (!text.is_empty() && lines.send(text.into()).await.is_err()) || gone {
             return;
         }
@@ -448,17 +504,18 @@ async fn tell(store: Arc<Store>, question: Question, since: u64, lines: mpsc::Se
 }
 
 /// What there is to say to whoever has seen everything up to `at`, and whether it is the last.
-fn news(state: &State, question: &Question, at: &mut u64) -> (String, bool) {
+fn news(state: &mut State, question: &Question, at: &mut u64) -> (String, bool) {
     let mut text = String::new();
     if *at < state.forgotten {
         let event = json!({"type": "ERROR", "object": status(410, "Expired", "too old resource version")});
         return (format!("{event}\n"), true);
     }
-    for (_, key, what, object) in state.history.iter().filter(|(version, ..)| version > at) {
-        if question.takes(key, object) {
-            let _ = writeln!(text, "{}", json!({"type": what, "object": object}));
-        }
+    let new = state.history.iter().filter(|(version, key, _, object)| version > at && question.takes(key, object));
+    let keys: Vec<Key> = new.clone().map(|(_, key, ..)| key.clone()).collect();
+    for (_, _, what, object) in new {
+        let _ = writeln!(text, "{}", json!({"type": what, "object": question.shown(object)}));
     }
+    keys.iter().for_each(|key| state.note(question, key));
     if text.is_empty() && *at < state.version {
         let metadata = json!({"resourceVersion": state.version.to_string(), "creationTimestamp": null});
         let object = json!({"kind": "Any", "apiVersion": "v1", "metadata": metadata});
@@ -506,6 +563,8 @@ fn resource(kind: Kind) -> &'static str {
         Kind::Endpoints => "endpoints",
         Kind::Ingress => "ingresses",
         Kind::IngressClass => "ingressclasses",
+        Kind::IngressClassParameters => "ingressclassparameters",
+        Kind::LoadBalancerPool => "loadbalancerpools",
         Kind::Namespace => "namespaces",
         Kind::Node => "nodes",
         Kind::Pod => "pods",
@@ -531,6 +590,8 @@ fn wire(object: &Object) -> Value {
         Object::Endpoints(object) => serde_json::to_value(object),
         Object::Ingress(object) => serde_json::to_value(object),
         Object::IngressClass(object) => serde_json::to_value(object),
+        Object::IngressClassParameters(object) => serde_json::to_value(object),
+        Object::LoadBalancerPool(object) => serde_json::to_value(object),
         Object::Namespace(object) => serde_json::to_value(object),
         Object::Node(object) => serde_json::to_value(object),
         Object::Pod(object) => serde_json::to_value(object),

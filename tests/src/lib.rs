@@ -3,6 +3,7 @@
 
 pub mod api_server;
 pub mod certificates;
+pub mod chart;
 pub mod client;
 pub mod cluster;
 pub mod demo;
@@ -56,7 +57,7 @@ impl Bed {
         let mut options = Options {
             source: Source::Files(vec![directory.clone()]),
             settings: net.settings(),
-            http: SocketAddr::new(net.ip(1), 0),
+            http: Some(SocketAddr::new(net.ip(1), 0)),
             https: Some(SocketAddr::new(net.ip(1), 0)),
             clients: tidegate::http::HttpOptions::default(),
             admin: SocketAddr::new(net.ip(1), 0),

@@ -2,12 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     fs, io,
     path::{Component, Path, PathBuf},
 };
 
-use aws_lc_rs::digest;
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use serde_json::{Value, json};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
@@ -107,13 +107,7 @@ struct Blob {
 
 impl Blob {
     fn new(bytes: Vec<u8>) -> Self {
-        let hash = digest::digest(&digest::SHA256, &bytes);
-        let hex = hash.as_ref().iter().fold(String::new(), |mut hex, byte| {
-            // Writing to a String cannot fail.
-            drop(write!(hex, "{byte:02x}"));
-            hex
-        });
-        Self { digest: hex, bytes }
+        Self { digest: HEXLOWER.encode(digest(&SHA256, &bytes).as_ref()), bytes }
     }
 
     fn json(value: &Value) -> Self {
@@ -257,18 +251,9 @@ impl Archive {
         self.tar.append_data(&mut header, path, bytes).map_err(|error| named(path, &error))
     }
 
-    /// What comes next is permitted these capabilities: a `vfs_cap_data` of revision 2, under the name that Go's and GNU's tar have
-    /// for extended attributes.
+    /// What comes next is permitted these capabilities, under the name that Go's and GNU's tar have for extended attributes.
     fn permit(&mut self, capabilities: u64) -> io::Result<()> {
-        const REVISION_2: u32 = 0x0200_0000;
-        let [low, high] = [capabilities & u64::from(u32::MAX), capabilities >> 32];
-        let mut value = REVISION_2.to_le_bytes().to_vec();
-        for permitted in [low, high] {
-            value.extend(&permitted.to_le_bytes()[..4]);
-            let inheritable = 0_u32;
-            value.extend(inheritable.to_le_bytes());
-        }
-        self.tar.append_pax_extensions([("SCHILY.xattr.security.capability", &value[..])])
+        self.tar.append_pax_extensions([("SCHILY.xattr.security.capability", &file_capabilities(capabilities)[..])])
     }
 
     fn directory(&mut self, path: &str, mode: u32) -> io::Result<()> {
@@ -302,6 +287,18 @@ fn relative(path: &str) -> io::Result<String> {
         return Err(invalid(path, "is no path in the image; write one like /bin/program"));
     }
     Ok(parts.join("/"))
+}
+
+/// The extended attribute `security.capability` of a program that is permitted these: a `vfs_cap_data` of revision 2.
+pub fn file_capabilities(permitted: u64) -> Vec<u8> {
+    const REVISION_2: u32 = 0x0200_0000;
+    let mut value = REVISION_2.to_le_bytes().to_vec();
+    for half in [permitted & u64::from(u32::MAX), permitted >> 32] {
+        value.extend(&half.to_le_bytes()[..4]);
+        let inheritable = 0_u32;
+        value.extend(inheritable.to_le_bytes());
+    }
+    value
 }
 
 /// Go's name of this machine's architecture.

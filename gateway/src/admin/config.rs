@@ -66,11 +66,12 @@ impl ConfigView {
 
 /// What is wrong: what the compiler found, what could not be opened, and what could not be written to the cluster.
 pub(super) fn findings(snapshot: &Snapshot, runtime: &RuntimeStatus) -> Vec<FindingView> {
-    let failed = runtime.failed();
+    let (failed, notes) = (runtime.failed(), runtime.notes());
     let of_listeners = failed.iter().map(|failed| FindingView::from(&failed.finding()));
+    let notes = notes.iter().map(FindingView::from);
     let of_controller = runtime.controller().map_or_else(Vec::new, ControllerStatus::findings);
     let of_controller = of_controller.iter().map(FindingView::from);
-    snapshot.findings.iter().map(FindingView::from).chain(of_listeners).chain(of_controller).collect()
+    snapshot.findings.iter().map(FindingView::from).chain(of_listeners).chain(notes).chain(of_controller).collect()
 }
 
 impl From<&Finding> for FindingView {

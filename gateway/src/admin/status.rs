@@ -31,6 +31,7 @@ pub struct RuntimeStatus {
 struct Status {
     listening: Arc<[Listening]>,
     failed: Arc<[BindFailed]>,
+    notes: Arc<[Finding]>,
     http: Option<SocketAddr>,
     draining: bool,
     configured: Option<SystemTime>,
@@ -93,6 +94,16 @@ impl RuntimeStatus {
         let mut status = self.lock();
         status.listening = listening;
         status.failed = failed;
+    }
+
+    /// What else is wrong that only the running process knows.
+    pub fn set_notes(&self, notes: Vec<Finding>) {
+        self.lock().notes = notes.into();
+    }
+
+    /// What was said with [`Self::set_notes`] last.
+    pub fn notes(&self) -> Arc<[Finding]> {
+        self.lock().notes.clone()
     }
 
     /// The objects come from a cluster, and this is how that goes. Said once.

@@ -28,9 +28,10 @@ const UNEXPECTED: &str = "the answer of the admin address is not what was expect
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let runtime = runtime()?;
-    let mut settings = args.serve.settings();
+    let mut settings = args.serve.settings(args.cluster.kubernetes);
     let (source, controller) = if args.cluster.kubernetes {
         settings.addresses = AddressSource::Cluster;
+        settings.serves_node = args.cluster.node;
         let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
         let controller = controller(args.controller, cluster.server().default_namespace());
         (Source::Kubernetes(Box::new(cluster)), Some(controller))
@@ -42,8 +43,8 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         nginx_metrics: args.see.nginx_metrics,
         source,
         settings,
-        http: args.http,
-        https: Some(args.https),
+        http: args.http.0,
+        https: args.https.0,
         clients: HttpOptions {
             trusted_proxies: args.trusted_proxies,
             proxy_protocol: args.proxy_protocol,
@@ -149,7 +150,7 @@ pub(super) fn explain(args: ExplainArgs) -> anyhow::Result<ExitCode> {
     for document in batch.apply {
         objects.apply(document);
     }
-    let compiled = compile(&objects, &args.serve.settings(), &batch.problems, &Allocations::default(), None);
+    let compiled = compile(&objects, &args.serve.settings(false), &batch.problems, &Allocations::default(), None);
     let explanation = explain::explain(&compiled.snapshot, &question, now());
     if args.output.is_some() {
         print(&serde_json::to_string_pretty(&explanation.to_json())?)?;

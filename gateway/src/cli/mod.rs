@@ -59,12 +59,12 @@ struct RunArgs {
     cluster: ClusterArgs,
     #[command(flatten)]
     controller: ControllerArgs,
-    /// Serve HTTP here
-    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR")]
-    http: SocketAddr,
-    /// Serve HTTPS here
-    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDR")]
-    https: SocketAddr,
+    /// Serve HTTP here, or nowhere
+    #[arg(long, default_value = "0.0.0.0:8080", value_name = "ADDR|off", value_parser = place)]
+    http: MaybeAddr,
+    /// Serve HTTPS here, or nowhere
+    #[arg(long, default_value = "0.0.0.0:8443", value_name = "ADDR|off", value_parser = place)]
+    https: MaybeAddr,
     /// Believe these proxies what X-Forwarded-For and its like say of their clients [default: nobody]
     #[arg(long, value_delimiter = ',', value_name = "CIDR")]
     trusted_proxies: Vec<IpNet>,
@@ -110,7 +110,14 @@ struct ClusterArgs {
     /// Look at these namespaces only [default: all]
     #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
     watch_namespace: Vec<String>,
+    /// Serve this node's part of the Services, too: node ports and LoadBalancer IPs. ClusterIPs are left to kube-proxy
+    #[arg(long, requires = "kubernetes")]
+    node: bool,
 }
+
+/// Where to listen, if anywhere.
+#[derive(Clone, Copy, Debug)]
+struct MaybeAddr(Option<SocketAddr>);
 
 /// What is written to the cluster.
 #[derive(Args, Debug)]
@@ -173,10 +180,10 @@ impl SeeArgs {
 /// What decides how manifests are compiled.
 #[derive(Args, Debug)]
 struct ServeArgs {
-    /// The addresses that answer node ports
-    #[arg(long, num_args = 1.., default_value = "127.0.0.1", value_name = "IP")]
+    /// The addresses that answer node ports [default: 127.0.0.1; with --kubernetes the InternalIPs of the Node]
+    #[arg(long, num_args = 1.., value_name = "IP")]
     node_address: Vec<IpAddr>,
-    /// What "local" means to traffic policies and hints [default: the host's name]
+    /// What "local" means to traffic policies and hints [default: the host's name; with --kubernetes first $NODE_NAME]
     #[arg(long, value_name = "NAME")]
     node_name: Option<String>,
     /// DNS suffix of the cluster
@@ -185,9 +192,12 @@ struct ServeArgs {
     /// ClusterIPs to hand out; one range for each IP family, separated by a comma
     #[arg(long, value_delimiter = ',', default_value = "127.96.0.0/16", value_name = "CIDR")]
     service_cidr: Vec<IpNet>,
-    /// LoadBalancer IPs to hand out
+    /// LoadBalancer IPs to hand out where no LoadBalancerPool of the manifests has any
     #[arg(long, value_delimiter = ',', default_value = "127.97.0.0/24", value_name = "CIDR")]
     load_balancer_pool: Vec<IpNet>,
+    /// In a cluster: give addresses to LoadBalancer Services that name no loadBalancerClass, too
+    #[arg(long)]
+    default_load_balancer: bool,
     /// Serve spec.externalIPs: only where all who may write Services are trusted (CVE-2020-8554)
     #[arg(long)]
     allow_external_ips: bool,
@@ -214,14 +224,22 @@ struct ServeArgs {
 }
 
 impl ServeArgs {
-    fn settings(self) -> Settings {
+    /// `in_cluster`: there is a Node that knows its addresses, and a pod that is told which one it is on.
+    fn settings(self, in_cluster: bool) -> Settings {
+        let node_addresses = match self.node_address {
+            none if none.is_empty() && !in_cluster => vec![IpAddr::from([127, 0, 0, 1])],
+            given => given,
+        };
+        let told = || std::env::var("NODE_NAME").ok().filter(|name| in_cluster && !name.is_empty());
         Settings {
-            node_addresses: self.node_address,
-            node_name: self.node_name.unwrap_or_else(host_name).into(),
+            node_addresses,
+            serves_node: false,
+            node_name: self.node_name.or_else(told).unwrap_or_else(host_name).into(),
             cluster_domain: self.cluster_domain.into(),
             addresses: AddressSource::Ranges,
             service_cidrs: self.service_cidr,
             load_balancer_pools: self.load_balancer_pool,
+            default_load_balancer: self.default_load_balancer,
             allow_external_ips: self.allow_external_ips,
             default_backend: self.default_backend_service,
             tls: TlsSettings {
@@ -403,6 +421,13 @@ fn domain(text: &str) -> Result<String, String> {
         Ok(text.to_ascii_lowercase())
     } else {
         Err("write a DNS name such as cluster.local".to_owned())
+    }
+}
+
+fn place(text: &str) -> Result<MaybeAddr, String> {
+    match text {
+        "off" => Ok(MaybeAddr(None)),
+        text => text.parse().map(|addr| MaybeAddr(Some(addr))).map_err(|_| "write IP:PORT, or off".to_owned()),
     }
 }
 

@@ -7,24 +7,34 @@
 //! | step | file |
 //! |---|---|
 //! | everything that was said | [`objects`] |
-//! | addresses and ports nobody chose | [`allocate`] |
+//! | addresses and ports nobody chose | [`allocate`], from [`pools`] of `address_range`s |
+//! | what is to be written about load balancers | [`load_balancer`] |
 //! | Pods → EndpointSlices → endpoints | `slices` |
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
+//! | where this node is, and at which addresses | `node` |
 //! | what load balancers ask of this node | [`health_check`] |
-//! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
+//! | Ingresses → rules | `ingress` and its folder, `class`, [`class_parameters`], `annotations`, `backend_protocol` |
 //! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
+//! | which Secrets and ConfigMaps all that needs | [`references`] |
 //! | verdicts | [`finding`] |
 
+mod address_range;
 pub mod allocate;
 mod annotations;
 mod backend_protocol;
 mod class;
+pub mod class_parameters;
 mod dns_records;
 pub mod finding;
 pub mod health_check;
 mod ingress;
+mod label_selector;
+pub mod load_balancer;
+mod node;
 pub mod objects;
+pub mod pools;
+pub mod references;
 pub mod rows;
 mod service_annotations;
 mod service_port;
@@ -80,11 +90,21 @@ pub struct Compiled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Versions {
     services: u64,
+    pools: u64,
     ingresses: u64,
     classes: u64,
+    parameters: u64,
     namespaces: u64,
     secrets: u64,
     config_maps: u64,
+}
+
+impl Versions {
+    /// Whether Services, and all that their addresses depend on, are the same: pools may choose by the labels of namespaces.
+    fn has_same_services(&self, now: Self, objects: &Objects) -> bool {
+        let same_namespaces = objects.pools.is_empty() || self.namespaces == now.namespaces;
+        self.services == now.services && self.pools == now.pools && same_namespaces
+    }
 }
 
 impl Compiled {
@@ -110,16 +130,18 @@ pub fn compile(
 ) -> Compiled {
     let versions = Versions {
         services: objects.services.version(),
+        pools: objects.pools.version(),
         ingresses: objects.ingresses.version(),
         classes: objects.classes.version(),
+        parameters: objects.parameters.version(),
         namespaces: objects.namespaces.version(),
         secrets: objects.secrets.version(),
         config_maps: objects.config_maps.version(),
     };
-    let same_services = previous.filter(|p| p.versions.services == versions.services);
+    let same_services = previous.filter(|p| p.versions.has_same_services(versions, objects));
     let allocated = match same_services {
         Some(previous) => previous.allocated.clone(),
-        None => Arc::new(allocate(&objects.services, settings, previous.map_or(held, |p| &p.allocated.allocations))),
+        None => Arc::new(allocate(objects, settings, previous.map_or(held, |p| &p.allocated.allocations))),
     };
     let same_routes = same_services.filter(|p| p.versions == versions);
     let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
@@ -132,14 +154,15 @@ pub fn compile(
         Some(previous) => previous.ingresses.clone(),
         None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.ingresses))),
     };
-    let place = place(objects, settings);
+    let place = node::place(objects, settings);
+    let node_addresses = node::addresses(objects, settings);
     let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
-    let (table, conflicts) =
-        ServiceTable::build(ports, &settings.node_addresses, &place, previous.map(|p| &*p.snapshot.table));
+    let (table, conflicts) = ServiceTable::build(ports, &node_addresses, &place, previous.map(|p| &*p.snapshot.table));
     let before = previous.map(|p| &*p.snapshot);
     let held = |i: usize| before.and_then(|snapshot| snapshot.upstreams.get(i));
     let upstreams = ingresses.upstreams.iter().enumerate().map(|(i, spec)| upstream(spec, &table, held(i))).collect();
     let mut findings = problems.to_vec();
+    findings.extend(node::finding(&node_addresses, objects, settings));
     findings.extend(allocated.findings.iter().cloned());
     findings.extend(services.iter().flat_map(|service| service.findings.iter().cloned()));
     findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
@@ -156,6 +179,8 @@ pub fn compile(
         services: services.iter().map(|service| service.row.clone()).collect(),
         health_checks: health_checks(&services),
         ingresses: ingresses.rows.clone(),
+        load_balancers: allocated.load_balancers.clone(),
+        class_parameters: ingresses.parameters.clone(),
         findings: findings.into(),
     };
     Compiled { snapshot: Arc::new(snapshot), allocated, services, asked_ports, ingresses, versions }
@@ -196,15 +221,6 @@ fn compile_same_services(
     compiler.objects.services.iter().zip(previous).map(compile).collect()
 }
 
-/// Where this node is: its zone is what its Node object says.
-fn place(objects: &Objects, settings: &Settings) -> Place {
-    let node = objects.nodes.get(&Name::new("", &settings.node_name));
-    let zone = node
-        .and_then(|node| node.object.metadata.labels.as_ref()?.get(slices::ZONE_LABEL))
-        .map(|zone| zone.as_str().into());
-    Place { node: settings.node_name.clone(), zone }
-}
-
 /// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor options changed.
 fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
     let before = before.filter(|held| held.name == spec.name);
@@ -213,8 +229,14 @@ fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstr
         None => Arc::new(EndpointSet::empty()),
         Some(port) if spec.options.service_upstream => cluster_ip_alone(&port.config, before),
         Some(port) => {
-            let v4 = port.set(IpFamily::V4, TrafficPolicy::Cluster);
-            let set = if v4.is_empty() { port.set(IpFamily::V6, TrafficPolicy::Cluster) } else { v4 };
+            // What a cookie or a key stands for must not depend on the zone of the replica that reads it.
+            let is_keyed = spec.cookie.is_some() || spec.options.hash_by.is_some();
+            let of = |family| match is_keyed {
+                true => port.everywhere(family),
+                false => port.set(family, TrafficPolicy::Cluster),
+            };
+            let v4 = of(IpFamily::V4);
+            let set = if v4.is_empty() { of(IpFamily::V6) } else { v4 };
             set.clone()
         }
     };

@@ -28,7 +28,7 @@ use super::{
 use crate::dns::DnsService;
 
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` where none is given (API default: three hours).
-const DEFAULT_AFFINITY_SECONDS: i32 = 10_800;
+const DEFAULT_AFFINITY_SECONDS: i32 = tidegate_l4::affinity::DEFAULT_AFFINITY_TIMEOUT.as_secs() as i32;
 
 /// What the API server allows (one day at most).
 const AFFINITY_SECONDS: std::ops::RangeInclusive<i32> = 1..=86_400;

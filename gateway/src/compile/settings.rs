@@ -3,15 +3,17 @@
 use std::{net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
-use tidegate_l4::model::ServicePortName;
+use tidegate_l4::{model::ServicePortName, table::FrontendKind};
 
 use crate::tls::{Material, MinVersion};
 
 /// Settings of one process; they do not change while it runs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settings {
-    /// The addresses that answer node ports.
+    /// The addresses that answer node ports; if there is none, the `InternalIP`s of our own Node.
     pub node_addresses: Vec<IpAddr>,
+    /// Whether this is the service plane of a cluster's node: node ports and LoadBalancer IPs are opened here.
+    pub serves_node: bool,
     /// Name of this node: what "local" means.
     pub node_name: Arc<str>,
     /// DNS suffix of the cluster.
@@ -20,8 +22,10 @@ pub struct Settings {
     pub addresses: AddressSource,
     /// ClusterIPs to hand out, one range per IP family; the first is the family of a Service that does not say.
     pub service_cidrs: Vec<IpNet>,
-    /// LoadBalancer IPs to hand out.
+    /// LoadBalancer IPs to hand out where no LoadBalancerPool has any.
     pub load_balancer_pools: Vec<IpNet>,
+    /// Whether LoadBalancer Services of a cluster that name no class are ours, too; on a laptop they are.
+    pub default_load_balancer: bool,
     /// Whether `spec.externalIPs` is honoured. Off by default: anybody who may write a Service could take over any address
     /// (CVE-2020-8554), and Kubernetes is on its way to the same default (KEP-5707).
     pub allow_external_ips: bool,
@@ -40,6 +44,39 @@ pub enum AddressSource {
     Ranges,
     /// The API server and the cloud give them, and none is made up here: what is not in the object is not there (yet).
     Cluster,
+}
+
+/// Which frontends of Services are opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Opens {
+    /// All of them: nobody else does it.
+    All,
+    /// Those by which the world comes to a node of a cluster. ClusterIPs are kube-proxy's.
+    Node,
+    /// None: all are kube-proxy's.
+    Nothing,
+}
+
+impl Opens {
+    /// Whether a frontend of this kind is opened.
+    pub fn takes(self, kind: FrontendKind) -> bool {
+        match (self, kind) {
+            (Self::All, _) => true,
+            (Self::Node, kind) => kind != FrontendKind::ClusterIp,
+            (Self::Nothing, _) => false,
+        }
+    }
+}
+
+impl Settings {
+    /// Which frontends of Services are opened here.
+    pub fn opens(&self) -> Opens {
+        match (self.addresses, self.serves_node) {
+            (AddressSource::Ranges, _) => Opens::All,
+            (AddressSource::Cluster, true) => Opens::Node,
+            (AddressSource::Cluster, false) => Opens::Nothing,
+        }
+    }
 }
 
 /// Which IngressClasses are ours.
@@ -104,11 +141,13 @@ impl Default for Settings {
         let range = |addr: [u8; 4], len| IpNet::new_assert(IpAddr::from(addr), len);
         Self {
             node_addresses: vec![IpAddr::from([127, 0, 0, 1])],
+            serves_node: false,
             node_name: "localhost".into(),
             cluster_domain: "cluster.local".into(),
             addresses: AddressSource::Ranges,
             service_cidrs: vec![range([127, 96, 0, 0], 16)],
             load_balancer_pools: vec![range([127, 97, 0, 0], 24)],
+            default_load_balancer: false,
             allow_external_ips: false,
             default_backend: None,
             tls: TlsSettings::default(),

@@ -41,6 +41,9 @@ pub struct Batch {
     pub problems: Vec<Finding>,
     /// How many files there are.
     pub files: usize,
+    /// The [`References`](super::References) that have been answered, by their number, in this batch or before; of a source that is
+    /// asked for what is referred to.
+    pub answers: Option<u64>,
 }
 
 /// Manifests on disk, as they were when last read.

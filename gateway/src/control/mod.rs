@@ -11,11 +11,14 @@ pub mod state;
 mod walk;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
+
+use tidegate_crd::ObjectRef;
+use tokio::sync::watch;
 
 use self::{files::Batch, state::StateFile};
 use crate::{
@@ -25,6 +28,7 @@ use crate::{
         compile, external_names,
         finding::{Finding, Severity},
         objects::Objects,
+        references::{self, references},
         settings::Settings,
     },
     dns::Zone,
@@ -37,6 +41,13 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When they are asked first after a change, and then twice as late each time: a frontend that was closed a moment ago is in use
 /// until the workers have heard of it.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
+
+/// How long a configuration waits for Secrets and ConfigMaps that it is the first to refer to: two answers of an API server that is well.
+/// Whoever creates an Ingress with TLS shall not be shown a stand-in first; and no other change shall wait for long.
+const FETCH_PATIENCE: Duration = Duration::from_millis(250);
+
+/// The same for the first configuration, which refers to thousands: nothing is served before it.
+const FIRST_FETCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Findings written to the log for one configuration, at most; `tidegate check` has them all.
 const MAX_LOGGED_FINDINGS: usize = 20;
@@ -74,6 +85,26 @@ pub struct NameRequest {
     pub zone: Option<Arc<Zone>>,
 }
 
+/// The Secrets and ConfigMaps that are referred to: a source that can be asked for them sends no others.
+#[derive(Clone, Debug, Default)]
+pub struct References {
+    /// Counts, from 1; 0 before anything was asked for.
+    pub number: u64,
+    /// Their names.
+    pub names: BTreeSet<ObjectRef>,
+}
+
+/// What is asked of a source that can be asked.
+#[derive(Debug)]
+struct Asking {
+    source: watch::Sender<Arc<References>>,
+    /// What the references were made of.
+    versions: Option<[u64; 2]>,
+    answered: u64,
+    /// How long a configuration waits for the answer.
+    until: Option<Instant>,
+}
+
 /// The loop's state.
 #[derive(Debug)]
 pub struct Control {
@@ -87,6 +118,7 @@ pub struct Control {
     names: mpsc::Sender<NameRequest>,
     /// Whether names were wanted of late.
     asked: bool,
+    asking: Option<Asking>,
 }
 
 impl Control {
@@ -94,17 +126,26 @@ impl Control {
     pub fn new(settings: Settings, state: Option<StateFile>, names: mpsc::Sender<NameRequest>) -> Self {
         let held = state.as_ref().map(StateFile::load).unwrap_or_default();
         let (objects, problems) = (Objects::default(), Vec::new());
-        Self { settings, objects, problems, compiled: None, held, state, state_failed: false, names, asked: false }
+        let (compiled, asking) = (None, None);
+        Self { settings, objects, problems, compiled, held, state, state_failed: false, names, asked: false, asking }
+    }
+
+    /// The source is asked for the Secrets and ConfigMaps that are referred to, and a configuration waits for them.
+    #[must_use]
+    pub fn asking(self, source: watch::Sender<Arc<References>>) -> Self {
+        Self { asking: Some(Asking { source, versions: None, answered: 0, until: None }), ..self }
     }
 
     /// Runs until told to stop, or until no source is left.
     pub fn run(mut self, inbox: &mpsc::Receiver<Change>, planes: &mut dyn Planes) {
         let mut pause = RETRY;
         let mut retry_at = Instant::now() + pause;
+        let mut changed = false;
         loop {
-            match inbox.recv_timeout(retry_at.saturating_duration_since(Instant::now())) {
+            let until = self.waits_until().map_or(retry_at, |until| until.min(retry_at));
+            match inbox.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(change) => {
-                    let mut changed = self.compiled.is_none();
+                    changed |= self.compiled.is_none();
                     for change in std::iter::once(change).chain(inbox.try_iter()) {
                         match change {
                             Change::Stop => return,
@@ -115,24 +156,56 @@ impl Control {
                             }
                         }
                     }
-                    if changed {
-                        self.compile(planes);
-                        pause = FIRST_RETRY;
-                        retry_at = Instant::now() + pause;
-                    }
+                    self.ask();
                 }
-                Err(mpsc::RecvTimeoutError::Timeout) => {
+                Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() >= retry_at => {
                     planes.retry();
                     pause = (pause * 2).min(RETRY);
                     retry_at = Instant::now() + pause;
                 }
+                // What was waited for did not come.
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            }
+            if changed && self.waits_until().is_none() {
+                self.compile(planes);
+                changed = false;
+                pause = FIRST_RETRY;
+                retry_at = Instant::now() + pause;
             }
         }
     }
 
+    /// Asks the source for what is referred to, if that is another than before.
+    fn ask(&mut self) {
+        let Some(asking) = &mut self.asking else { return };
+        let versions = references::versions(&self.objects);
+        if asking.versions.replace(versions) == Some(versions) {
+            return;
+        }
+        let names = references(&self.objects, &self.settings);
+        let before = asking.source.borrow().clone();
+        if names == before.names {
+            return;
+        }
+        if !names.is_subset(&before.names) {
+            let patience = if self.compiled.is_none() { FIRST_FETCH_PATIENCE } else { FETCH_PATIENCE };
+            asking.until = Some(Instant::now() + patience);
+        }
+        asking.source.send_replace(Arc::new(References { number: before.number + 1, names }));
+    }
+
+    /// Until when the next configuration waits for what was asked for; `None` if it does not.
+    fn waits_until(&self) -> Option<Instant> {
+        let asking = self.asking.as_ref()?;
+        asking.until.filter(|until| asking.answered < asking.source.borrow().number && Instant::now() < *until)
+    }
+
     /// Takes over what changed; says whether anything did.
     fn take(&mut self, batch: Batch) -> bool {
+        if let Some((asking, answered)) = self.asking.as_mut().zip(batch.answers) {
+            asking.answered = answered;
+        }
         let mut changed = self.problems != batch.problems;
         self.problems = batch.problems;
         for object in &batch.delete {

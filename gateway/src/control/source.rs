@@ -51,7 +51,10 @@ impl Source {
             Self::Files(paths) if remember => StateFile::for_manifests(paths),
             Self::Files(_) | Self::Kubernetes(_) | Self::Given(..) => None,
         };
-        let control = Control::new(settings, state, names_tx);
+        let mut control = Control::new(settings, state, names_tx);
+        if let Self::Kubernetes(cluster) = &self {
+            control = control.asking(cluster.references());
+        }
         thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&inbox, &mut planes))?;
         match self {
             Self::Given(first, later) => {

@@ -26,8 +26,12 @@ use tokio::sync::watch;
 
 use super::{
     FIELD_MANAGER,
+    limits::{
+        EVENT_AT_ONCE, EVENT_LOOK, EVENT_RATE, EVENT_REPEAT, EVENT_RETRY, EVENT_SETTLE, MAX_EVENT_NAME, MAX_EVENT_NOTE,
+        MAX_EVENTS_OF_OBJECT,
+    },
     status::{ControllerStatus, Writing},
-    writer::{Limits, Writer},
+    writer::Writer,
 };
 use crate::{
     compile::finding::{Finding, Severity},
@@ -38,32 +42,8 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Events are for people, and etcd keeps each for an hour: they are in no hurry.
-pub(super) const LIMITS: Limits = Limits { rate: 5, at_once: 2 };
-
 /// Events that are written before it is looked again what is wrong.
-const BATCH: usize = LIMITS.rate as usize;
-
-/// How often it is looked at most: one look goes over all findings.
-const LOOK: Duration = Duration::from_secs(1);
-
-/// How long something must have been wrong: what one `kubectl apply` creates in a row is not complete before its end.
-const SETTLE: Duration = Duration::from_secs(5);
-
-/// How often what is wrong still is said again: an API server forgets Events after an hour.
-const REPEAT: Duration = Duration::from_secs(30 * 60);
-
-/// The pause after one that could not be written.
-const RETRY: Duration = Duration::from_secs(60);
-
-/// Findings of one object that become Events; `/findings` has them all.
-const MAX_OF_OBJECT: usize = 10;
-
-/// The longest note that the API server takes, in bytes.
-const MAX_NOTE: usize = 1_024;
-
-/// The longest part of an Event's name that is the name of its object: all of it may be 253 bytes long.
-const MAX_NAME: usize = 230;
+const BATCH: usize = EVENT_RATE as usize;
 
 /// How much of a digest tells one finding of an object from another.
 const DIGEST: usize = 16;
@@ -96,9 +76,9 @@ impl Wanted {
         let which = [uid, finding.reason, &note].join("\n");
         let digest = digest(&SHA256, which.as_bytes());
         let digest = &HEXLOWER.encode(digest.as_ref())[..DIGEST];
-        note.truncate(note.floor_char_boundary(MAX_NOTE));
+        note.truncate(note.floor_char_boundary(MAX_EVENT_NOTE));
         let mut name = object.name.to_string();
-        name.truncate(name.floor_char_boundary(MAX_NAME));
+        name.truncate(name.floor_char_boundary(MAX_EVENT_NAME));
         let namespace = if object.namespace.is_empty() { DEFAULT_NAMESPACE.into() } else { object.namespace.clone() };
         let regarding = ObjectReference {
             api_version: Some(object.kind.api_version().to_owned()),
@@ -144,7 +124,7 @@ fn plan(findings: &[Finding], standings: &BTreeMap<ObjectRef, Standing>) -> Vec<
         };
         let count = counts.entry(object).or_default();
         *count += 1;
-        if *count <= MAX_OF_OBJECT && !standing.uid.is_empty() {
+        if *count <= MAX_EVENTS_OF_OBJECT && !standing.uid.is_empty() {
             plan.push(Wanted::new(finding, object, &standing.uid));
         }
     }
@@ -166,7 +146,7 @@ impl Told {
         let mut planned = BTreeMap::new();
         let mut due = Vec::new();
         for wanted in plan {
-            let at = self.next.remove(&wanted.name).unwrap_or(now + SETTLE);
+            let at = self.next.remove(&wanted.name).unwrap_or(now + EVENT_SETTLE);
             let at = self.forbidden.get(&wanted.namespace).map_or(at, |open| at.max(*open));
             planned.insert(wanted.name.clone(), at);
             if at <= now && due.len() < BATCH {
@@ -181,7 +161,7 @@ impl Told {
 
     /// It was told, or could not be; says when it is to be told again.
     fn done(&mut self, wanted: Wanted, told: Result<Duration, Failure>, now: Instant) -> Instant {
-        let next = now + *told.as_ref().unwrap_or(&RETRY);
+        let next = now + *told.as_ref().unwrap_or(&EVENT_RETRY);
         match told {
             Err(Failure::Forbidden { .. }) => drop(self.forbidden.insert(wanted.namespace, next)),
             Ok(_) => drop(self.forbidden.remove(&wanted.namespace)),
@@ -232,7 +212,7 @@ impl Events {
                 let told = self.tell(&wanted).await;
                 (wanted, told)
             };
-            let done: Vec<_> = stream::iter(due).map(one).buffer_unordered(LIMITS.at_once).collect().await;
+            let done: Vec<_> = stream::iter(due).map(one).buffer_unordered(EVENT_AT_ONCE).collect().await;
             for (wanted, result) in done {
                 let again = told.done(wanted, result, Instant::now());
                 next = Some(next.map_or(again, |next| next.min(again)));
@@ -242,7 +222,7 @@ impl Events {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
                 Some(()) = async { Some(next?.await) } => {}
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(EVENT_LOOK).await;
         }
     }
 
@@ -254,7 +234,7 @@ impl Events {
         let params = PostParams { field_manager: Some(FIELD_MANAGER.to_owned()), ..PostParams::default() };
         let created = self.writer.write("create", &wanted.namespace, events.create(&params, &event)).await;
         match created {
-            Ok(_) => return Ok(REPEAT),
+            Ok(_) => return Ok(EVENT_REPEAT),
             Err(Failure::Refused { code: 409, .. }) => {}
             Err(failure) => return Err(failure),
         }
@@ -266,13 +246,13 @@ impl Events {
             .series
             .unwrap_or(EventSeries { count: 1, last_observed_time: held.event_time.unwrap_or(MicroTime(now)) });
         let age = now.duration_since(series.last_observed_time.0).unsigned_abs();
-        if let Some(rest) = REPEAT.checked_sub(age).filter(|rest| !rest.is_zero()) {
+        if let Some(rest) = EVENT_REPEAT.checked_sub(age).filter(|rest| !rest.is_zero()) {
             return Ok(rest);
         }
         let series = EventSeries { count: series.count.saturating_add(1), last_observed_time: MicroTime(now) };
         let patch = Patch::Merge(json!({"series": series}));
         self.writer.write("patch", &wanted.namespace, events.patch(name, &params, &patch)).await?;
-        Ok(REPEAT)
+        Ok(EVENT_REPEAT)
     }
 }
 
@@ -321,7 +301,7 @@ mod tests {
         assert_eq!(plan(&[finding(Severity::Info, "a", "f"), finding(Severity::Error, "b", "f")], &standings("u")), []);
         let many: Vec<Finding> =
             (0..50).map(|i| finding(Severity::Warning, "a", &format!("spec.rules[{i}]"))).collect();
-        assert_eq!(plan(&many, &standings("u")).len(), MAX_OF_OBJECT);
+        assert_eq!(plan(&many, &standings("u")).len(), MAX_EVENTS_OF_OBJECT);
     }
 
     #[test]
@@ -329,24 +309,26 @@ mod tests {
         let mut found = finding(Severity::Error, "a", "f");
         found.message = "ä".repeat(1_000);
         let [wanted] = plan(&[found], &standings("u")).try_into().unwrap();
-        assert!(wanted.note.len() <= MAX_NOTE && wanted.note.len() > MAX_NOTE - 2 && wanted.note.ends_with('ä'));
+        assert!(
+            wanted.note.len() <= MAX_EVENT_NOTE && wanted.note.len() > MAX_EVENT_NOTE - 2 && wanted.note.ends_with('ä')
+        );
     }
 
     #[test]
     fn it_is_told_once_it_has_settled_and_again_after_a_while() {
         let (mut told, now) = (Told::default(), Instant::now());
         let all = plan(&[finding(Severity::Error, "a", "f")], &standings("u"));
-        assert_eq!(told.due(all.clone(), now), (vec![], Some(now + SETTLE)));
-        assert_eq!(told.due(vec![], now + SETTLE), (vec![], None), "it was mended in time");
+        assert_eq!(told.due(all.clone(), now), (vec![], Some(now + EVENT_SETTLE)));
+        assert_eq!(told.due(vec![], now + EVENT_SETTLE), (vec![], None), "it was mended in time");
         assert_eq!(told.due(all.clone(), now).0, []);
-        let settled = now + SETTLE;
+        let settled = now + EVENT_SETTLE;
         assert_eq!(told.due(all.clone(), settled), (all.clone(), None));
-        told.done(all[0].clone(), Ok(REPEAT), settled);
-        assert_eq!(told.due(all.clone(), settled), (vec![], Some(settled + REPEAT)));
-        assert_eq!(told.due(all.clone(), settled + REPEAT).0, all);
+        told.done(all[0].clone(), Ok(EVENT_REPEAT), settled);
+        assert_eq!(told.due(all.clone(), settled), (vec![], Some(settled + EVENT_REPEAT)));
+        assert_eq!(told.due(all.clone(), settled + EVENT_REPEAT).0, all);
         let forbidden = Failure::Forbidden { verb: "create", message: "its words".to_owned() };
         told.done(all[0].clone(), Err(forbidden), settled);
         let others = plan(&[finding(Severity::Error, "a", "g")], &standings("u"));
-        assert_eq!(told.due(others, settled + SETTLE), (vec![], Some(settled + RETRY)), "nor may we there");
+        assert_eq!(told.due(others, settled + EVENT_SETTLE), (vec![], Some(settled + EVENT_RETRY)), "nor may we there");
     }
 }

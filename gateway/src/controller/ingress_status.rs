@@ -3,11 +3,7 @@
 //! Only Ingresses of ours get them. Where one is not ours any more, what we wrote is taken back, and what others wrote stays: the
 //! API server knows which is which (server-side apply). Where nothing would change, nothing is written.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use futures_util::{StreamExt, stream};
 use kube::{
@@ -23,9 +19,12 @@ use tokio::sync::watch;
 
 use super::{
     FIELD_MANAGER,
+    limits::{
+        FORBIDDEN_PAUSE, STATUS_AT_ONCE, STATUS_LONGEST_RETRY, STATUS_LOOK, STATUS_RATE, STATUS_RETRY, STATUS_REWRITE,
+    },
     publish::Published,
     status::{ControllerStatus, Writing},
-    writer::{Limits, Writer},
+    writer::Writer,
 };
 use crate::{
     control::kubernetes::{
@@ -35,25 +34,8 @@ use crate::{
     snapshot::Snapshot,
 };
 
-/// Writes of a new leader, or after the address has changed: 5,000 Ingresses take less than two minutes, and the API server does not
-/// notice. controller-runtime's default is 20 in a second, ingress-nginx has no limit.
-pub(super) const LIMITS: Limits = Limits { rate: 50, at_once: 10 };
-
 /// Ingresses that are written before it is looked again what is wanted: a second's worth.
-const BATCH: usize = LIMITS.rate as usize;
-
-/// How often it is looked at most: one look goes over all Ingresses.
-const LOOK: Duration = Duration::from_millis(100);
-
-/// How long after a write the same is not written again: it may not have been heard of yet, or somebody else may be writing other
-/// addresses all the time, and then a quarrel is at least a slow one.
-const REWRITE: Duration = Duration::from_secs(30);
-
-/// The first pause after a write that failed, and the longest.
-const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
-
-/// How long nothing is written in a namespace where we may not; then one is tried.
-const FORBIDDEN: Duration = Duration::from_secs(60);
+const BATCH: usize = STATUS_RATE as usize;
 
 /// What the status of an Ingress should be.
 #[derive(Clone, Debug, PartialEq)]
@@ -149,14 +131,14 @@ impl Attempts {
         let failures = self.tried.get(&wanted.name).map_or(0, |tried| tried.failures);
         let namespace = wanted.name.namespace.clone();
         let (pause, failures) = match failure {
-            None | Some(Failure::Refused { code: 404, .. }) => (REWRITE, 0),
-            Some(Failure::Forbidden { .. }) => (FORBIDDEN, 0),
+            None | Some(Failure::Refused { code: 404, .. }) => (STATUS_REWRITE, 0),
+            Some(Failure::Forbidden { .. }) => (FORBIDDEN_PAUSE, 0),
             Some(Failure::Gone { .. } | Failure::Refused { .. } | Failure::Unreachable { .. }) => {
-                (RETRY.0.saturating_mul(1 << failures.min(10)).min(RETRY.1), failures + 1)
+                (STATUS_RETRY.saturating_mul(1 << failures.min(10)).min(STATUS_LONGEST_RETRY), failures + 1)
             }
         };
         match failure {
-            Some(Failure::Forbidden { .. }) => drop(self.forbidden.insert(namespace, now + FORBIDDEN)),
+            Some(Failure::Forbidden { .. }) => drop(self.forbidden.insert(namespace, now + FORBIDDEN_PAUSE)),
             Some(Failure::Unreachable { .. }) => {}
             _ => drop(self.forbidden.remove(&namespace)),
         }
@@ -203,7 +185,7 @@ impl IngressStatuses {
                 _ = changes.changed() => {}
                 Some(()) = async { Some(next?.await) } => {}
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(STATUS_LOOK).await;
         }
     }
 
@@ -212,7 +194,7 @@ impl IngressStatuses {
             let failure = self.write_one(&wanted).await.err();
             (wanted, failure)
         };
-        stream::iter(due).map(one).buffer_unordered(LIMITS.at_once).collect().await
+        stream::iter(due).map(one).buffer_unordered(STATUS_AT_ONCE).collect().await
     }
 
     async fn write_one(&self, wanted: &Wanted) -> Result<(), Failure> {
@@ -306,14 +288,14 @@ mod tests {
         let (one, two) = (wanted("a", &["192.0.2.1"]), wanted("a", &["192.0.2.2"]));
         assert_eq!(attempts.due(vec![one.clone()], now), (vec![one.clone()], None));
         attempts.done(one.clone(), None, now);
-        assert_eq!(attempts.due(vec![one.clone()], now), (vec![], Some(now + REWRITE)));
+        assert_eq!(attempts.due(vec![one.clone()], now), (vec![], Some(now + STATUS_REWRITE)));
         assert_eq!(attempts.due(vec![two.clone()], now), (vec![two], None), "another at once");
         attempts.done(one.clone(), None, now);
         assert_eq!(attempts.due(vec![], now), (vec![], None), "it was heard of");
-        let quarrel = attempts.due(vec![one.clone()], now + REWRITE / 2);
-        assert_eq!(quarrel, (vec![], Some(now + REWRITE)), "somebody else writes something else");
-        assert_eq!(attempts.due(vec![one.clone()], now + REWRITE).0, [one]);
-        assert_eq!(attempts.due(vec![], now + REWRITE), (vec![], None));
+        let quarrel = attempts.due(vec![one.clone()], now + STATUS_REWRITE / 2);
+        assert_eq!(quarrel, (vec![], Some(now + STATUS_REWRITE)), "somebody else writes something else");
+        assert_eq!(attempts.due(vec![one.clone()], now + STATUS_REWRITE).0, [one]);
+        assert_eq!(attempts.due(vec![], now + STATUS_REWRITE), (vec![], None));
         assert!(attempts.tried.is_empty(), "after a while it is forgotten");
     }
 
@@ -340,8 +322,8 @@ mod tests {
         let all = vec![wanted("a", &["192.0.2.1"]), wanted("b", &["192.0.2.1"]), elsewhere.clone()];
         let forbidden = Failure::Forbidden { verb: "patch", message: "its words".to_owned() };
         attempts.done(all[0].clone(), Some(&forbidden), now);
-        assert_eq!(attempts.due(all.clone(), now), (vec![elsewhere.clone()], Some(now + FORBIDDEN)));
-        let later = now + FORBIDDEN;
+        assert_eq!(attempts.due(all.clone(), now), (vec![elsewhere.clone()], Some(now + FORBIDDEN_PAUSE)));
+        let later = now + FORBIDDEN_PAUSE;
         assert_eq!(attempts.due(all.clone(), later).0, [all[0].clone(), elsewhere]);
         attempts.done(all[0].clone(), None, later);
         assert_eq!(attempts.due(all.clone(), later).0, all[1..]);

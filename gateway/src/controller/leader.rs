@@ -18,29 +18,13 @@ use tokio::{sync::watch, time::timeout};
 
 use super::{
     FIELD_MANAGER,
+    limits::{LEASE_DURATION, LEASE_RETRY, LEASE_TIMEOUT, RELEASE_TIMEOUT, RENEW_DEADLINE},
     status::{ControllerStatus, Writing},
 };
 use crate::control::kubernetes::failure::Failure;
 
-/// For how long a Lease is good that nobody renews: the longest time without a leader after one has died, and what may be wrong for as long
-/// without another beginning. client-go's default.
-const LEASE_DURATION: Duration = Duration::from_secs(15);
-
-/// For how long a leader goes on that cannot renew: less than the Lease is good for, by what clocks may run apart and what is under way
-/// may take.
-const RENEW_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How often the holder renews, and the others look: what a clean handover takes.
-const RETRY: Duration = Duration::from_secs(2);
-
-/// How much later a candidate looks at random, as a part of [`RETRY`]: those that began together do not ask together.
+/// How much later a candidate looks at random, as a part of [`LEASE_RETRY`]: those that began together do not ask together.
 const JITTER: f64 = 0.2;
-
-/// How long one look or renewal may take: there is time for another before the deadline.
-const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long the end of the process waits for the Lease to be given back.
-const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a Lease is good for that was given back, in seconds: the API server takes no 0.
 const RELEASED_SECONDS: i32 = 1;
@@ -182,7 +166,7 @@ impl Election {
             self.attempt().await;
             self.tell();
             let rest = self.candidate.leads_until().map(|until| until.saturating_duration_since(Instant::now()));
-            let pause = RETRY.mul_f64(fastrand::f64().mul_add(JITTER, 1.0)).min(rest.unwrap_or(Duration::MAX));
+            let pause = LEASE_RETRY.mul_f64(fastrand::f64().mul_add(JITTER, 1.0)).min(rest.unwrap_or(Duration::MAX));
             if timeout(pause, stop.wait_for(|stop| *stop)).await.is_ok() {
                 break;
             }
@@ -212,7 +196,7 @@ impl Election {
     async fn attempt(&mut self) {
         let begun = Instant::now();
         let rest = self.candidate.leads_until().map(|until| until.saturating_duration_since(begun));
-        let limit = rest.map_or(ATTEMPT_TIMEOUT, |rest| rest.min(ATTEMPT_TIMEOUT));
+        let limit = rest.map_or(LEASE_TIMEOUT, |rest| rest.min(LEASE_TIMEOUT));
         let done = timeout(limit, self.take_or_renew(begun)).await.unwrap_or_else(|_| {
             let message = format!("no answer within {:.1} s", limit.as_secs_f64());
             Err(Failure::Unreachable { message })

@@ -11,11 +11,13 @@
 //! | the addresses that Ingresses show | [`publish`]; who gets them, and when: `ingress_status` |
 //! | what is wrong with objects, in `kubectl describe` | `events` |
 //! | how fast, and for how long it is tried | `writer` |
+//! | limits and timeouts | `limits` |
 //! | log, metrics, readiness | [`status`] |
 
 mod events;
 mod ingress_status;
 mod leader;
+mod limits;
 pub mod publish;
 pub mod status;
 mod writer;
@@ -31,7 +33,7 @@ use self::{
     leader::Election,
     publish::Publish,
     status::{ControllerStatus, Writing},
-    writer::Writer,
+    writer::{Pace, Writer},
 };
 use crate::{
     control::kubernetes::{
@@ -130,20 +132,20 @@ async fn run(
     let Target { standings, snapshots, .. } = target;
     let election = Election::new(client.clone(), namespace, lease, identity.clone(), status.clone());
     let (leads, (publishes, published)) = (election.leads(), watch::channel(None));
-    let writer = |writing, limits| Writer::new(client.clone(), writing, limits, status.clone());
+    let writer = |writing, pace| Writer::new(client.clone(), writing, pace, status.clone());
     let ingresses = IngressStatuses {
         snapshots: snapshots.clone(),
         standings: standings.clone(),
         published,
         leads: leads.clone(),
-        writer: writer(Writing::IngressStatus, ingress_status::LIMITS),
+        writer: writer(Writing::IngressStatus, Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE }),
         status: status.clone(),
     };
     let events = Events {
         snapshots,
         standings,
         leads: leads.clone(),
-        writer: writer(Writing::Event, events::LIMITS),
+        writer: writer(Writing::Event, Pace { rate: limits::EVENT_RATE, at_once: limits::EVENT_AT_ONCE }),
         status: status.clone(),
         instance: identity,
     };

@@ -1,6 +1,6 @@
 //! `Publish`: the addresses at which clients reach Tidegate, which the status of Ingresses shows.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use kube::{
     Api, Client,
@@ -12,14 +12,11 @@ use tidegate_crd::{
 };
 use tokio::{sync::watch, time::timeout};
 
-use super::status::ControllerStatus;
+use super::{
+    limits::{PUBLISH_LOOK, PUBLISH_TIMEOUT},
+    status::ControllerStatus,
+};
 use crate::control::kubernetes::failure::Failure;
-
-/// How often the Service is looked at: how late its new address is noticed. Only the leader does.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// How long one look may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the addresses come from.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -76,8 +73,9 @@ pub(super) async fn run(
     let Publish::Service { namespace, name } = publish else { return published.closed().await };
     let what = format!("Service {namespace}/{name} of --publish-service");
     while leads.wait_for(|leads| *leads).await.is_ok() {
-        let looked = timeout(LOOK_TIMEOUT, look(&client, &namespace, &name)).await.unwrap_or_else(|_| {
-            Err(Failure::Unreachable { message: format!("no answer within {} s", LOOK_TIMEOUT.as_secs()) }.to_string())
+        let looked = timeout(PUBLISH_TIMEOUT, look(&client, &namespace, &name)).await.unwrap_or_else(|_| {
+            Err(Failure::Unreachable { message: format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()) }
+                .to_string())
         });
         match looked {
             Ok(entries) => {
@@ -90,7 +88,7 @@ pub(super) async fn run(
             }
             Err(why) => status.set_unpublished(Some(format!("{what}: {why}"))),
         }
-        drop(timeout(LOOK, leads.wait_for(|leads| !*leads)).await);
+        drop(timeout(PUBLISH_LOOK, leads.wait_for(|leads| !*leads)).await);
         if !*leads.borrow() {
             status.set_unpublished(None);
         }

@@ -8,15 +8,15 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::status::{ControllerStatus, Writing};
+use super::{
+    limits::WRITE_TIMEOUT,
+    status::{ControllerStatus, Writing},
+};
 use crate::control::kubernetes::failure::Failure;
-
-/// How long one write may take: the API server waits for admission webhooks for 30 s at most.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// How fast something is written.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
+pub(super) struct Pace {
     /// In a second.
     pub(super) rate: u32,
     /// Without an answer yet.
@@ -41,9 +41,9 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, writing: Writing, limits: Limits, status: Arc<ControllerStatus>) -> Self {
-        let (every, next) = (Duration::from_secs(1) / limits.rate.max(1), Mutex::new(Instant::now()));
-        Self { client, writing, status, every, at_once: Semaphore::new(limits.at_once.max(1)), next }
+    pub(super) fn new(client: Client, writing: Writing, pace: Pace, status: Arc<ControllerStatus>) -> Self {
+        let (every, next) = (Duration::from_secs(1) / pace.rate.max(1), Mutex::new(Instant::now()));
+        Self { client, writing, status, every, at_once: Semaphore::new(pace.at_once.max(1)), next }
     }
 
     pub(super) fn client(&self) -> &Client {

@@ -203,10 +203,10 @@ fn affinity_needs_to_know_the_client() {
  1. Frontend: 127.96.0.11:80/TCP is the ClusterIP of Service default/sticky.
  2. Traffic policy: internalTrafficPolicy is Cluster: endpoints on every node can be used.
  3. Endpoints: 3 of 3 can be used.
- 4. Affinity: ClientIP: a client IP keeps its endpoint until it has opened no connection for 10800 s. Nothing is remembered for 192.0.2.1, so its address decides (rendezvous hashing): 10.2.0.3:8080, on every replica.
+ 4. Affinity: ClientIP: a client IP keeps its endpoint until it has opened no connection for 10800 s. Nothing is remembered for 192.0.2.1, so its address decides (rendezvous hashing): 10.2.0.1:8080, on every replica.
 
 → this endpoint: it follows from the client's address; others are tried only if it cannot be reached
-  100.0 %  10.2.0.3:8080
+  100.0 %  10.2.0.1:8080
 ";
     check(&all(), "tcp://127.96.0.11:80", &[], Some("192.0.2.1"), expected);
     let expected = r"

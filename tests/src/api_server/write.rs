@@ -239,7 +239,7 @@ mod tests {
     fn question(resource: &str, name: &str, subresource: &str, query: &[(&str, &str)]) -> Question {
         let query: BTreeMap<String, String> = query.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
         let [resource, namespace, name, subresource] = [resource, "here", name, subresource].map(str::to_owned);
-        Question { resource, namespace, name, subresource, query }
+        Question { resource, namespace, name, subresource, query, names_alone: false }
     }
 
     fn write(method: Method, content_type: &'static str, body: Value) -> Write {

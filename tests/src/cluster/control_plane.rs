@@ -272,7 +272,7 @@ pub(super) fn output(command: &mut Command, input: &str) -> Result<String, Strin
 }
 
 /// Says why tests with a cluster do nothing here.
-pub(super) fn skipped<T>(why: &Failure) -> Option<T> {
+pub(crate) fn skipped<T>(why: &Failure) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "CI must have a cluster: {why}");
     eprintln!("skipped: {why}");
     None

@@ -103,7 +103,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
                 node_addresses: NODE_ADDRESSES.to_vec(),
                 ..Settings::default()
             },
-            http: args.http,
+            http: Some(args.http),
             https: Some(args.https),
             clients: HttpOptions::default(),
             admin: args.admin,

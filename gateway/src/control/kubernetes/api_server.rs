@@ -16,7 +16,7 @@ use tokio::{
 use super::status::WatchStatus;
 
 /// How long the head of an answer may take: the API server itself gives up on a list after 60 s.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(65);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// How long an answer may be silent in its middle. A watch ends sooner by itself.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
@@ -119,7 +119,8 @@ pub(super) fn watching(client: &Client, status: &Arc<WatchStatus>) -> Client {
     let service = tower::service_fn(move |request: Request<Body>| {
         let (client, status, last_watch) = (client.clone(), status.clone(), last_watch.clone());
         async move {
-            if is_watch(&request) {
+            let is_watch = is_watch(&request);
+            if is_watch {
                 keep_pace(&last_watch).await;
             }
             let answer: Response<Body> = timeout(ANSWER_TIMEOUT, client.send(request)).await.map_err(|_| {
@@ -127,7 +128,7 @@ pub(super) fn watching(client: &Client, status: &Arc<WatchStatus>) -> Client {
                 kube::Error::Service(late.into())
             })??;
             if answer.status().is_success() {
-                status.answered();
+                status.answered(is_watch);
             }
             Ok::<_, kube::Error>(answer)
         }

@@ -9,7 +9,7 @@ use kube::{core::Status, runtime::watcher};
 pub enum Failure {
     /// We may not do this (403).
     Forbidden {
-        /// `list` or `watch`.
+        /// `list`, `watch` or `get`.
         verb: &'static str,
         /// The API server's own words.
         message: String,
@@ -53,6 +53,11 @@ impl Failure {
             Self::Refused { .. } | Self::Unreachable { .. } => true,
             Self::Forbidden { .. } | Self::Gone { .. } => false,
         }
+    }
+
+    /// Whether the cluster has no such kind: its CustomResourceDefinition is not installed.
+    pub(super) fn is_missing_kind(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
     }
 
     /// What a watch says.

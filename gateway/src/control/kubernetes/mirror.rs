@@ -4,22 +4,29 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::Arc,
+    time::Instant,
 };
 
 use tidegate_crd::{Document, Object, ObjectRef, Origin};
 
 use super::{
     failure::Failure,
+    fetches::{Fetched, Fetches},
+    kinds::Watched,
     standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
+    watch::RELIST,
 };
 use crate::{
     compile::finding::{Finding, Severity},
-    control::files::Batch,
+    control::{References, files::Batch},
 };
 
+/// Findings on single objects, at most: where it is all of a kind, the first say what it is.
+const MAX_PROBLEMS: usize = 1_000;
+
 /// Stands where the name of a file would.
-const LABEL: &str = "kubernetes";
+pub(super) const LABEL: &str = "kubernetes";
 
 /// What one watch says.
 #[derive(Debug)]
@@ -36,15 +43,37 @@ pub(super) enum News {
     /// A list begins. What is held and not in it is gone, but that is known at its end only.
     Listing,
     /// It is in the list.
-    Listed(Object),
+    Listed(Item),
     /// The list is complete.
     Complete,
     /// It is new, or another than before.
-    Applied(Object),
+    Applied(Item),
     /// It is gone.
     Deleted(ObjectRef),
+    /// The cluster does not have the kind; it is as good as an empty list.
+    Missing,
     /// This went wrong; it will try again.
     Failed(Failure),
+}
+
+/// What a watch says of one object.
+#[derive(Debug)]
+pub(super) enum Item {
+    /// This is it.
+    Object(Object),
+    /// It is there, in this version. What it is, is fetched if anything refers to it.
+    Named(ObjectRef, String),
+    /// It is there, and not what its kind should be.
+    Unreadable(ObjectRef, Box<Finding>),
+}
+
+impl Item {
+    pub(super) fn name(&self) -> ObjectRef {
+        match self {
+            Self::Object(object) => object.object_ref(),
+            Self::Named(name, _) | Self::Unreadable(name, _) => name.clone(),
+        }
+    }
 }
 
 /// What is held of the cluster, by name, and what has not been passed on yet.
@@ -53,9 +82,12 @@ pub(super) struct Mirror {
     status: Arc<KubernetesStatus>,
     standings: Arc<Standings>,
     watches: Vec<Known>,
+    fetches: Fetches,
     origin: Arc<Origin>,
     /// New or changed, or gone, by name: the last word counts.
     waiting: BTreeMap<ObjectRef, Option<Object>>,
+    /// Passed on last, of what there is besides objects.
+    said: (Vec<Finding>, Option<u64>),
     problems_changed: bool,
     /// Whether anything was passed on yet.
     began: bool,
@@ -69,14 +101,86 @@ struct Known {
     listed: Option<BTreeSet<ObjectRef>>,
     /// A list was complete.
     synced: bool,
-    forbidden: Option<Finding>,
+    forbidden: Option<Forbidden>,
+    /// What is wrong with those that could not be read; what was known of them before still stands.
+    unreadable: BTreeMap<ObjectRef, Finding>,
+}
+
+/// A permission that is missing.
+#[derive(Debug, PartialEq)]
+struct Forbidden {
+    verb: &'static str,
+    finding: Finding,
+}
+
+impl Known {
+    /// What an item is to everybody else, if it is anything: a change that waits to be passed on.
+    fn take_in(&mut self, item: Item, fetches: &mut Fetches) -> Option<(ObjectRef, Option<Object>)> {
+        let name = item.name();
+        self.held.insert(name.clone());
+        match item {
+            Item::Object(object) => {
+                self.unreadable.remove(&name);
+                Some((name, Some(object)))
+            }
+            Item::Named(name, version) => {
+                fetches.heard(&name, Some(&version), Instant::now());
+                None
+            }
+            Item::Unreadable(name, finding) => {
+                self.unreadable.insert(name, *finding);
+                None
+            }
+        }
+    }
 }
 
 impl Mirror {
     pub(super) fn new(status: Arc<KubernetesStatus>, standings: Arc<Standings>) -> Self {
         let watches = status.watches().iter().map(|_| Known::default()).collect();
         let (waiting, origin) = (BTreeMap::new(), Origin::synthetic(LABEL));
-        Self { status, standings, watches, origin, waiting, problems_changed: false, began: false }
+        let (fetches, said) = Default::default();
+        Self { status, standings, watches, fetches, origin, waiting, said, problems_changed: false, began: false }
+    }
+
+    /// What is referred to is another than before.
+    pub(super) fn refer(&mut self, references: &References) {
+        let is_there = |name: &ObjectRef| self.watches.iter().any(|known| known.held.contains(name));
+        let left = self.fetches.follow(references, is_there, Instant::now());
+        // Nobody needs it: it is not to be held.
+        self.waiting.extend(left.into_iter().map(|name| (name, None)));
+        self.count_open();
+    }
+
+    /// When there is something to fetch, if ever.
+    pub(super) fn fetch_due(&self) -> Option<Instant> {
+        self.fetches.due()
+    }
+
+    /// What to fetch now, and for which watch; if anything.
+    pub(super) fn next_fetch(&mut self) -> Option<(usize, ObjectRef)> {
+        loop {
+            let name = self.fetches.next(Instant::now())?;
+            // Whatever is there is held by its watch.
+            if let Some(watch) = self.watches.iter().position(|known| known.held.contains(&name)) {
+                return Some((watch, name));
+            }
+            self.fetches.gone(&name);
+        }
+    }
+
+    /// What came of a fetch.
+    pub(super) fn fetched(&mut self, watch: usize, name: ObjectRef, fetched: Fetched) {
+        let Some(status) = self.status.watches().get(watch) else { return };
+        self.problems_changed = true;
+        if let Some(object) = self.fetches.fetched(&name, status.watched(), fetched, Instant::now()) {
+            self.waiting.insert(name, object);
+        }
+        self.count_open();
+    }
+
+    fn count_open(&self) {
+        self.status.set_fetching(self.fetches.open());
     }
 
     /// Takes in what a watch says.
@@ -85,52 +189,55 @@ impl Mirror {
         else {
             return;
         };
+        let is_complete = matches!(heard.news, News::Complete);
         let permitted = match heard.news {
             News::Listing => {
                 known.listed = Some(BTreeSet::new());
-                false
+                None
             }
-            News::Listed(object) => {
-                let name = object.object_ref();
-                known.listed.get_or_insert_default().insert(name.clone());
-                known.held.insert(name.clone());
-                self.waiting.insert(name, Some(object));
-                false
+            News::Listed(item) => {
+                known.listed.get_or_insert_default().insert(item.name());
+                self.waiting.extend(known.take_in(item, &mut self.fetches));
+                None
             }
-            News::Complete => {
-                let listed = known.listed.take().unwrap_or_default();
-                let gone = known.held.difference(&listed).cloned().map(|name| (name, None));
-                self.waiting.extend(gone);
+            News::Complete | News::Missing => {
+                let listed = known.listed.take().filter(|_| is_complete).unwrap_or_default();
+                for name in known.held.difference(&listed) {
+                    self.fetches.gone(name);
+                    self.waiting.insert(name.clone(), None);
+                }
+                known.unreadable.retain(|name, _| listed.contains(name));
                 known.held = listed;
                 known.synced = true;
                 status.listed();
-                true
+                Some("list")
             }
-            News::Applied(object) => {
-                let name = object.object_ref();
-                known.held.insert(name.clone());
-                self.waiting.insert(name, Some(object));
-                true
+            News::Applied(item) => {
+                self.waiting.extend(known.take_in(item, &mut self.fetches));
+                Some("watch")
             }
             News::Deleted(name) => {
+                known.unreadable.remove(&name);
+                self.fetches.gone(&name);
                 if known.held.remove(&name) {
                     self.waiting.insert(name, None);
                 }
-                true
+                Some("watch")
             }
             News::Failed(failure) => {
-                if let Failure::Forbidden { .. } = failure {
-                    let finding = forbidden(status, &failure);
-                    self.problems_changed |= known.forbidden.as_ref() != Some(&finding);
-                    known.forbidden = Some(finding);
+                if let Failure::Forbidden { verb, .. } = failure {
+                    known.forbidden = Some(Forbidden { verb, finding: forbidden(status, &failure) });
                 }
-                false
+                None
             }
         };
-        if permitted {
-            self.problems_changed |= known.forbidden.take().is_some();
+        // Whoever may watch may list, as far as this can be told; but not the other way round.
+        if permitted.is_some_and(|verb| verb == "watch" || known.forbidden.as_ref().is_some_and(|no| no.verb == verb)) {
+            known.forbidden = None;
         }
+        self.problems_changed = true;
         status.set_objects(known.held.len());
+        self.count_open();
     }
 
     /// What is to be passed on, if there is anything: nothing before each kind is known, or known to be forbidden.
@@ -139,11 +246,16 @@ impl Mirror {
             return None;
         }
         let is_first = !std::mem::replace(&mut self.began, true);
+        if std::mem::take(&mut self.problems_changed) {
+            let said = (self.problems(), self.fetches.answers());
+            self.problems_changed = said != self.said;
+            self.said = said;
+        }
         if !is_first && self.waiting.is_empty() && !self.problems_changed {
             return None;
         }
         self.problems_changed = false;
-        let mut batch = Batch { problems: self.problems(), ..Batch::default() };
+        let mut batch = self.nothing();
         let mut standings = Vec::new();
         for (name, object) in std::mem::take(&mut self.waiting) {
             match object {
@@ -168,27 +280,43 @@ impl Mirror {
                 known.forbidden = None;
             }
         }
-        self.began.then(|| Batch { problems: self.problems(), ..Batch::default() })
+        self.said = (self.problems(), self.fetches.answers());
+        self.began.then(|| self.nothing())
+    }
+
+    /// No object, but what there is to say besides.
+    fn nothing(&self) -> Batch {
+        let (problems, answers) = self.said.clone();
+        Batch { problems, answers, ..Batch::default() }
     }
 
     fn problems(&self) -> Vec<Finding> {
-        self.watches.iter().filter_map(|known| known.forbidden.clone()).collect()
+        let forbidden = self.watches.iter().filter_map(|known| known.forbidden.as_ref()).map(|no| no.finding.clone());
+        let unreadable = self.watches.iter().flat_map(|known| known.unreadable.values());
+        forbidden.chain(unreadable.chain(self.fetches.problems()).take(MAX_PROBLEMS).cloned()).collect()
     }
 }
 
 /// The verdict on a permission that is missing.
 fn forbidden(status: &WatchStatus, failure: &Failure) -> Finding {
-    let resource = status.watched().resource;
+    let Watched { resource, is_needed, is_fetched, without, .. } = *status.watched();
     let role = if status.namespace().is_some() { "Role" } else { "ClusterRole" };
+    let verbs = if is_fetched { "list, watch and get" } else { "list and watch" };
+    let without = match failure {
+        Failure::Forbidden { verb: "watch", .. } => {
+            format!("what there is, is listed anew every {} s", RELIST.as_secs())
+        }
+        _ => without.to_owned(),
+    };
     Finding {
-        severity: if status.watched().is_needed { Severity::Error } else { Severity::Warning },
+        severity: if is_needed { Severity::Error } else { Severity::Warning },
         reason: "Forbidden",
         object: None,
         file: Path::new(LABEL).into(),
         line: 0,
         field: None,
-        message: format!("{}: {failure}; {}.", status.place(), status.watched().without),
-        fix: format!("Grant list and watch of {resource} with a {role} to the account that Tidegate runs as."),
+        message: format!("{}: {failure}; {without}.", status.place()),
+        fix: format!("Grant {verbs} of {resource} with a {role} to the account that Tidegate runs as."),
     }
 }
 
@@ -241,7 +369,7 @@ mod tests {
         let mut mirror = almost_synced();
         say(&mut mirror, Kind::Service, News::Listing);
         for name in names {
-            say(&mut mirror, Kind::Service, News::Listed(service(name)));
+            say(&mut mirror, Kind::Service, News::Listed(Item::Object(service(name))));
         }
         assert!(mirror.take().is_none() && mirror.again().is_none(), "the list is not complete");
         say(&mut mirror, Kind::Service, News::Complete);
@@ -251,16 +379,35 @@ mod tests {
     }
 
     #[test]
+    fn a_kind_that_is_not_installed_is_an_empty_list() {
+        let mut mirror = mirror();
+        let pool =
+            "{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: a}, spec: {addresses: []}}";
+        let pool = tidegate_crd::yaml::parse(Path::new("test.yaml"), pool).documents.remove(0).object;
+        let watches: Vec<Kind> = mirror.status.watches().iter().map(|watch| watch.watched().kind).collect();
+        for kind in watches {
+            assert!(mirror.take().is_none());
+            say(&mut mirror, kind, News::Listing);
+            say(&mut mirror, kind, if kind.is_own() { News::Missing } else { News::Complete });
+        }
+        assert_eq!(mirror.take().map(|batch| batch.problems.len()), Some(0));
+        say(&mut mirror, Kind::LoadBalancerPool, News::Applied(Item::Object(pool.clone())));
+        assert_eq!(mirror.take().unwrap().apply.len(), 1);
+        say(&mut mirror, Kind::LoadBalancerPool, News::Missing);
+        assert_eq!(mirror.take().unwrap().delete, [pool.object_ref()]);
+    }
+
+    #[test]
     fn what_vanished_unseen_is_deleted_at_the_end_of_the_next_list() {
         let mut mirror = synced(&["a", "b"]);
-        say(&mut mirror, Kind::Service, News::Applied(service("c")));
+        say(&mut mirror, Kind::Service, News::Applied(Item::Object(service("c"))));
         say(&mut mirror, Kind::Service, News::Failed(Failure::Gone { at_start: false }));
         say(&mut mirror, Kind::Service, News::Listing);
-        say(&mut mirror, Kind::Service, News::Listed(service("b")));
+        say(&mut mirror, Kind::Service, News::Listed(Item::Object(service("b"))));
         assert_eq!(mirror.take().unwrap().delete, [], "half a list says nothing of the others");
         // The list breaks off, and begins again: what it said so far does not count.
         say(&mut mirror, Kind::Service, News::Listing);
-        say(&mut mirror, Kind::Service, News::Listed(service("d")));
+        say(&mut mirror, Kind::Service, News::Listed(Item::Object(service("d"))));
         say(&mut mirror, Kind::Service, News::Complete);
         let batch = mirror.take().unwrap();
         assert_eq!(batch.delete, [name("a"), name("b"), name("c")]);
@@ -271,8 +418,8 @@ mod tests {
     fn the_last_word_counts() {
         let mut mirror = synced(&["a"]);
         say(&mut mirror, Kind::Service, News::Deleted(name("a")));
-        say(&mut mirror, Kind::Service, News::Applied(service("a")));
-        say(&mut mirror, Kind::Service, News::Applied(service("b")));
+        say(&mut mirror, Kind::Service, News::Applied(Item::Object(service("a"))));
+        say(&mut mirror, Kind::Service, News::Applied(Item::Object(service("b"))));
         say(&mut mirror, Kind::Service, News::Deleted(name("b")));
         say(&mut mirror, Kind::Service, News::Deleted(name("never seen")));
         let batch = mirror.take().unwrap();
@@ -288,7 +435,7 @@ mod tests {
         let of_uid = |uid: &str| {
             let mut object = service("a");
             object.metadata_mut().uid = Some(uid.to_owned());
-            News::Applied(object)
+            News::Applied(Item::Object(object))
         };
         let uid = || standings.read(|held| held.get(&name("a")).map(|standing| standing.uid.to_string()));
         say(&mut mirror, Kind::Service, of_uid("first"));
@@ -328,7 +475,9 @@ mod tests {
         say(&mut mirror, Kind::Service, News::Failed(failure));
         assert_eq!(mirror.take().unwrap().problems.len(), 1);
         assert_eq!(mirror.again().unwrap().problems.len(), 1);
-        status.answered();
+        status.answered(false);
+        assert_eq!(mirror.again().unwrap().problems.len(), 1, "a list says nothing of watches");
+        status.answered(true);
         assert_eq!(mirror.again().unwrap().problems, []);
     }
 }

@@ -40,7 +40,11 @@ impl Standing {
                 let balancer = ingress.status.take().and_then(|status| status.load_balancer);
                 balancer.and_then(|balancer| balancer.ingress).unwrap_or_default()
             }
-            Object::IngressClass(_) | Object::Secret(_) | Object::Service(_) => Vec::new(),
+            Object::IngressClass(_)
+            | Object::IngressClassParameters(_)
+            | Object::LoadBalancerPool(_)
+            | Object::Secret(_)
+            | Object::Service(_) => Vec::new(),
             Object::ConfigMap(_)
             | Object::EndpointSlice(_)
             | Object::Endpoints(_)

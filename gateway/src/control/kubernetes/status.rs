@@ -17,6 +17,8 @@ use super::{failure::Failure, kinds::Watched};
 #[derive(Debug)]
 pub struct KubernetesStatus {
     watches: Vec<Arc<WatchStatus>>,
+    /// Secrets and ConfigMaps that are referred to and there, and have not been read.
+    fetching: AtomicU64,
 }
 
 /// How one watch does.
@@ -50,7 +52,7 @@ impl KubernetesStatus {
     pub(super) fn new(watches: Vec<(&'static Watched, Option<Arc<str>>)>) -> Self {
         let server = Arc::<Server>::default();
         let status = |(watched, namespace)| Arc::new(WatchStatus::new(watched, namespace, server.clone()));
-        Self { watches: watches.into_iter().map(status).collect() }
+        Self { watches: watches.into_iter().map(status).collect(), fetching: AtomicU64::new(0) }
     }
 
     /// Each watch.
@@ -78,7 +80,20 @@ impl KubernetesStatus {
                 }
             }
         });
-        lines.collect()
+        let fetching = match self.fetching() {
+            0 => None,
+            count => Some(format!("{count} Secrets and ConfigMaps that something refers to: being fetched\n")),
+        };
+        lines.chain(fetching).collect()
+    }
+
+    /// How many Secrets and ConfigMaps are referred to and there, and have not been read.
+    pub fn fetching(&self) -> u64 {
+        self.fetching.load(Relaxed)
+    }
+
+    pub(super) fn set_fetching(&self, count: usize) {
+        self.fetching.store(count as u64, Relaxed);
     }
 
     /// For how long the API server has not answered every watch; `None` while it does.
@@ -156,9 +171,10 @@ impl WatchStatus {
         self.synced.store(true, Relaxed);
     }
 
-    /// A request was answered as it should be.
-    pub(super) fn answered(&self) {
-        let Some(before) = self.failing().take() else { return };
+    /// A request was answered as it should be. `is_watch`: it asked to watch; who may list may not always do so.
+    pub(super) fn answered(&self, is_watch: bool) {
+        let may_not_watch = |failing: &mut Failing| matches!(failing.failure, Failure::Forbidden { verb: "watch", .. });
+        let Some(before) = self.failing().take_if(|failing| is_watch || !may_not_watch(failing)) else { return };
         match before.failure {
             Failure::Forbidden { verb, .. } => tracing::info!("permitted now: {verb} {}", self.place()),
             Failure::Refused { .. } | Failure::Unreachable { .. } => self.server.back(),
@@ -183,7 +199,11 @@ impl WatchStatus {
         if let Failure::Forbidden { .. } = failure
             && before.as_ref().is_none_or(|before| before.reason() != failure.reason())
         {
-            tracing::warn!("{}: {failure}; {}", self.place(), self.watched.without);
+            let without = match failure {
+                Failure::Forbidden { verb: "watch", .. } => "it is listed again and again",
+                _ => self.watched.without,
+            };
+            tracing::warn!("{}: {failure}; {without}", self.place());
         }
     }
 
@@ -256,7 +276,7 @@ mod tests {
         nodes.failed(&forbidden());
         assert!(status.is_ready());
         let report = status.report();
-        let line = "nodes: not permitted to list (its words), for 0 s; the zone of this node is not known\n";
+        let line = "nodes: not permitted to list (its words), for 0 s; the zone of this node is not known, nor its addresses\n";
         assert!(report.contains(line), "{report}");
         assert!(!report.contains("secrets"), "{report}");
     }
@@ -273,7 +293,7 @@ mod tests {
         }
         assert!(status.away().is_some() && !secrets.is_well());
         assert!(status.report().contains("secrets in namespace shop: Connection refused, for 0 s; what was known"));
-        secrets.answered();
+        secrets.answered(false);
         assert!(status.away().is_some() && secrets.is_well());
         // It answers: only not what we want to hear.
         services.failed(&forbidden());

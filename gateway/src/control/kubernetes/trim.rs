@@ -1,16 +1,21 @@
 //! What is kept of an object: what the compiler reads, what its [`Standing`](super::standing::Standing) is made of, and no more. The
 //! rest would take most of the memory, and each change of it would look like a change of ours.
 //!
-//! Each function says whether anything worth keeping is left.
+//! Of what is fetched because something refers to it, its function says whether anything worth keeping is left.
 
 use std::collections::BTreeMap;
 
 use tidegate_crd::{
-    core::{ConfigMap, EndpointSlice, Namespace, Node, ObjectMeta, ObjectReference, Secret, Service, ServiceStatus},
+    core::{
+        ConfigMap, EndpointSlice, Namespace, Node, NodeStatus, ObjectMeta, ObjectReference, Secret, Service,
+        ServiceStatus,
+    },
     ingress::{Ingress, IngressClass},
+    policy::{IngressClassParameters, LoadBalancerPool},
 };
 
 use super::standing::keep_ours;
+use crate::compile::load_balancer::SERVICE_CONDITION;
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
@@ -21,18 +26,20 @@ const MAX_CONFIG_MAP_BYTES: usize = 32 << 10;
 /// What `kubectl apply` leaves in every object: the object, once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-pub(super) fn service(service: &mut Service) -> bool {
+pub(super) fn service(service: &mut Service) {
     metadata(&mut service.metadata);
     if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
         ports.shrink_to_fit();
     }
-    let load_balancer = service.status.take().and_then(|status| status.load_balancer);
-    service.status =
-        load_balancer.map(|balancer| ServiceStatus { load_balancer: Some(balancer), ..ServiceStatus::default() });
-    true
+    if let Some(ServiceStatus { load_balancer, conditions }) = service.status.take() {
+        let ours = conditions.into_iter().flatten().filter(|condition| condition.type_ == SERVICE_CONDITION);
+        let conditions = Some(ours.collect::<Vec<_>>()).filter(|ours| !ours.is_empty());
+        let is_there = load_balancer.is_some() || conditions.is_some();
+        service.status = is_there.then_some(ServiceStatus { load_balancer, conditions });
+    }
 }
 
-pub(super) fn endpoint_slice(slice: &mut EndpointSlice) -> bool {
+pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
     metadata(&mut slice.metadata);
     // Such as the time of the last change of a Pod, which changes more often than anything that matters.
     slice.metadata.annotations = None;
@@ -46,31 +53,38 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) -> bool {
     // There may be ten endpoints for each Service, and 400 bytes for each: what a list leaves spare as it grows is a third of all.
     slice.endpoints.shrink_to_fit();
     slice.ports.iter_mut().for_each(Vec::shrink_to_fit);
-    true
 }
 
-pub(super) fn ingress(ingress: &mut Ingress) -> bool {
+pub(super) fn ingress(ingress: &mut Ingress) {
     metadata(&mut ingress.metadata);
-    ingress.metadata.labels = None;
-    true
 }
 
-pub(super) fn ingress_class(class: &mut IngressClass) -> bool {
+pub(super) fn ingress_class(class: &mut IngressClass) {
     metadata(&mut class.metadata);
-    true
 }
 
-pub(super) fn namespace(namespace: &mut Namespace) -> bool {
+pub(super) fn ingress_class_parameters(parameters: &mut IngressClassParameters) {
+    with_generation(&mut parameters.metadata);
+}
+
+pub(super) fn load_balancer_pool(pool: &mut LoadBalancerPool) {
+    with_generation(&mut pool.metadata);
+}
+
+pub(super) fn namespace(namespace: &mut Namespace) {
+    let labels = namespace.metadata.labels.take();
     bare(&mut namespace.metadata);
+    namespace.metadata.labels = labels;
     (namespace.spec, namespace.status) = (None, None);
-    true
 }
 
-pub(super) fn node(node: &mut Node) -> bool {
+pub(super) fn node(node: &mut Node) {
     metadata(&mut node.metadata);
     node.metadata.annotations = None;
-    (node.spec, node.status) = (None, None);
-    true
+    // Its conditions are a heartbeat; where it is reached is all that counts.
+    let addresses = node.status.take().and_then(|status| status.addresses);
+    node.spec = None;
+    node.status = addresses.map(|addresses| NodeStatus { addresses: Some(addresses), ..NodeStatus::default() });
 }
 
 /// Those without any key that TLS reads are somebody else's.
@@ -87,7 +101,7 @@ pub(super) fn config_map(map: &mut ConfigMap) -> bool {
     map.binary_data = None;
     let bytes = |data: &BTreeMap<String, String>| data.iter().map(|(key, value)| key.len() + value.len()).sum();
     let bytes: usize = map.data.as_ref().map_or(0, bytes);
-    bytes <= MAX_CONFIG_MAP_BYTES && map.metadata.name.as_deref() != Some("kube-root-ca.crt")
+    bytes <= MAX_CONFIG_MAP_BYTES
 }
 
 /// Name, uid, age, labels and annotations, and whether we wrote its status.
@@ -101,6 +115,13 @@ fn metadata(metadata: &mut ObjectMeta) {
     let annotations = annotations.filter(|annotations| !annotations.is_empty());
     let rest = ObjectMeta::default();
     *metadata = ObjectMeta { name, namespace, uid, creation_timestamp, labels, annotations, managed_fields, ..rest };
+}
+
+/// What has a status of ours that says of which generation it speaks.
+fn with_generation(of: &mut ObjectMeta) {
+    let generation = of.generation;
+    metadata(of);
+    of.generation = generation;
 }
 
 /// The name alone, and the uid.
@@ -132,7 +153,7 @@ mod tests {
                  status: {{loadBalancer: {{ingress: [{{ip: {status}}}]}}}}}}"
             );
             let Object::Ingress(mut object) = parse(&text) else { panic!("it is an Ingress") };
-            assert!(ingress(&mut object));
+            ingress(&mut object);
             let mut object = Object::Ingress(object);
             let standing = Standing::take(&mut object).unwrap();
             (object, standing)
@@ -144,7 +165,7 @@ mod tests {
         assert_eq!(standing.addresses[0].ip.as_deref(), Some("192.0.2.1"));
         let metadata = trimmed.metadata();
         assert_eq!(metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
-        assert!(metadata.creation_timestamp.is_some() && metadata.labels.is_none());
+        assert!(metadata.creation_timestamp.is_some() && metadata.labels.is_some());
     }
 
     #[test]
@@ -160,22 +181,21 @@ mod tests {
 
     #[test]
     fn config_maps_that_cannot_be_header_fields_are_not_held() {
-        let read = |name: &str, bytes: usize| {
+        let read = |bytes: usize| {
             let value = "x".repeat(bytes);
-            let text = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{k: {value}}}}}");
+            let text = format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: a}}, data: {{k: {value}}}}}");
             let Object::ConfigMap(mut object) = parse(&text) else { panic!("it is a ConfigMap") };
             config_map(&mut object)
         };
-        assert!(read("fields", MAX_CONFIG_MAP_BYTES - 1));
-        assert!(!read("fields", MAX_CONFIG_MAP_BYTES));
-        assert!(!read("kube-root-ca.crt", 1));
+        assert!(read(MAX_CONFIG_MAP_BYTES - 1));
+        assert!(!read(MAX_CONFIG_MAP_BYTES));
     }
 
     #[test]
     fn a_load_balancers_address_stays() {
         let text = "{apiVersion: v1, kind: Service, metadata: {name: a}, status: {conditions: [], loadBalancer: {ingress: [{ip: 192.0.2.1}]}}}";
         let Object::Service(mut object) = parse(text) else { panic!("it is a Service") };
-        assert!(service(&mut object));
+        service(&mut object);
         let status = object.status.unwrap();
         assert_eq!(status.conditions, None);
         assert_eq!(status.load_balancer.unwrap().ingress.unwrap()[0].ip.as_deref(), Some("192.0.2.1"));

@@ -1,30 +1,38 @@
 //! `Watch`: follows the objects of one kind, for ever.
 
-use std::{pin::pin, sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::StreamExt;
 use kube::{
     Api, Resource,
     runtime::watcher::{self, watcher},
 };
-use tidegate_crd::Object;
 use tokio::sync::mpsc;
 
 use super::{
     backoff::Backoff,
     failure::Failure,
     kinds::Wire,
-    mirror::{Heard, News},
+    mirror::{Heard, Item, News},
     status::WatchStatus,
 };
 
+/// How often a kind is asked for that the cluster does not have: somebody may install it any time, and is not kept waiting for long.
+const MISSING_PAUSE: Duration = Duration::from_secs(10);
+
+/// How often objects are listed anew that may be listed and not watched: how late a change is noticed, and what it costs.
+pub(super) const RELIST: Duration = Duration::from_secs(30);
+
 /// One watch.
-pub(super) struct Watch<K> {
+pub(super) struct Watch<K, F> {
     pub(super) api: Api<K>,
     pub(super) config: watcher::Config,
-    /// Leaves of an object what is of use, and says whether anything is.
-    pub(super) trim: fn(&mut K) -> bool,
-    pub(super) wrap: fn(Box<K>) -> Object,
+    /// What an object means to us.
+    pub(super) item: F,
     /// Its number.
     pub(super) index: usize,
     pub(super) status: Arc<WatchStatus>,
@@ -34,7 +42,7 @@ pub(super) struct Watch<K> {
 /// Nobody listens any more.
 struct Unheard;
 
-impl<K: Resource<DynamicType = ()> + Wire> Watch<K> {
+impl<K: Resource<DynamicType = ()> + Wire, F: Fn(K) -> Item + Sync> Watch<K, F> {
     /// Until nobody listens.
     pub(super) async fn run(self) {
         let mut backoff = Backoff::default();
@@ -47,19 +55,32 @@ impl<K: Resource<DynamicType = ()> + Wire> Watch<K> {
         while let Some(event) = events.next().await {
             let error = match event {
                 Ok(event) => {
-                    if let Some(news) = self.news(event) {
-                        self.tell(news).await?;
-                    }
+                    self.tell(self.news(event)).await?;
                     continue;
                 }
                 Err(error) => error,
             };
             let failure = Failure::of(&error);
+            if failure.is_missing_kind() && self.status.watched().kind.is_own() {
+                self.status.answered(false);
+                self.tell(News::Missing).await?;
+                tokio::time::sleep(MISSING_PAUSE).await;
+                return Ok(());
+            }
             self.status.failed(&failure);
             self.tell(News::Failed(failure.clone())).await?;
-            tokio::time::sleep(backoff.pause(Instant::now(), fastrand::f64())).await;
             // The stream would ask for the same again.
-            if failure == (Failure::Gone { at_start: true }) {
+            let begins_anew = match failure {
+                Failure::Forbidden { verb: "watch", .. } => {
+                    tokio::time::sleep(RELIST).await;
+                    true
+                }
+                failure => {
+                    tokio::time::sleep(backoff.pause(Instant::now(), fastrand::f64())).await;
+                    failure == Failure::Gone { at_start: true }
+                }
+            };
+            if begins_anew {
                 return Ok(());
             }
         }
@@ -70,23 +91,13 @@ impl<K: Resource<DynamicType = ()> + Wire> Watch<K> {
         self.heard.send(Heard { watch: self.index, news }).await.map_err(|_| Unheard)
     }
 
-    /// What an event means; `None` if it is about an object that is of no use.
-    fn news(&self, event: watcher::Event<K>) -> Option<News> {
+    fn news(&self, event: watcher::Event<K>) -> News {
         match event {
-            watcher::Event::Init => Some(News::Listing),
-            watcher::Event::InitApply(object) => self.trimmed(object).ok().map(News::Listed),
-            watcher::Event::InitDone => Some(News::Complete),
-            // What was of use before may not be any more.
-            watcher::Event::Apply(object) => {
-                Some(self.trimmed(object).map_or_else(|object| News::Deleted(object.object_ref()), News::Applied))
-            }
-            watcher::Event::Delete(object) => Some(News::Deleted((self.wrap)(Box::new(object)).object_ref())),
+            watcher::Event::Init => News::Listing,
+            watcher::Event::InitApply(object) => News::Listed((self.item)(object)),
+            watcher::Event::InitDone => News::Complete,
+            watcher::Event::Apply(object) => News::Applied((self.item)(object)),
+            watcher::Event::Delete(object) => News::Deleted((self.item)(object).name()),
         }
-    }
-
-    fn trimmed(&self, mut object: K) -> Result<Object, Object> {
-        let is_of_use = (self.trim)(&mut object);
-        let object = (self.wrap)(Box::new(object));
-        if is_of_use { Ok(object) } else { Err(object) }
     }
 }

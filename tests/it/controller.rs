@@ -1,0 +1,234 @@
+//! What is written to a cluster: by one replica, no more than there is to write, and not without permission.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tidegate::{
+    compile::settings::AddressSource,
+    controller::{
+        ControllerOptions,
+        publish::{Address, Publish},
+    },
+};
+use tidegate_crd::Kind;
+use tidegate_tests::{Bed, Net, PATIENCE, api_server::ApiServer, http_pod};
+
+use crate::kubernetes::{admin, ask, ask_until, cluster, ingress, service};
+
+/// An address that all Ingresses are to show.
+const EDGE: &str = "192.0.2.200";
+
+fn edge() -> Publish {
+    Publish::Addresses(vec![Address::Ip(EDGE.parse().unwrap())])
+}
+
+/// A replica that calls itself `name`.
+async fn replica(net: Net, server: &ApiServer, name: &str, publish: Publish) -> Bed {
+    let source = cluster(server, &[]).await;
+    let (lease, namespace, identity) = ("tidegate-leader".into(), "tidegate".into(), name.into());
+    Bed::start_with(net, "", |options| {
+        options.source = source;
+        options.settings.addresses = AddressSource::Cluster;
+        options.admin = admin(net);
+        options.controller = Some(ControllerOptions { namespace, lease, identity, publish });
+    })
+    .await
+}
+
+/// Waits until the cluster is so.
+async fn until(what: &str, server: &ApiServer, is_it: impl Fn(&ApiServer) -> bool) {
+    let wait = async {
+        while !is_it(server) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(PATIENCE, wait).await.is_ok();
+    assert!(in_time, "{what}: {:#?} {:#?}", server.objects("ingresses"), server.objects("leases"));
+}
+
+/// The addresses that an Ingress of namespace `default` shows.
+fn shown(server: &ApiServer, name: &str) -> Vec<String> {
+    let object = server.object("ingresses", "default", name).expect("it is there");
+    let entries = object["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
+    let address = |entry: &Value| entry["ip"].as_str().or(entry["hostname"].as_str()).map(str::to_owned);
+    entries.iter().filter_map(address).collect()
+}
+
+fn holder(server: &ApiServer) -> String {
+    let lease = server.object("leases", "tidegate", "tidegate-leader");
+    lease.and_then(|lease| lease["spec"]["holderIdentity"].as_str().map(str::to_owned)).unwrap_or_default()
+}
+
+/// Requests so far to write the status of this Ingress.
+fn writes(server: &ApiServer, name: &str) -> usize {
+    let target = format!("/ingresses/{name}/status?");
+    server.written().iter().filter(|written| written.contains(&target)).count()
+}
+
+fn of_class(name: &str, class: &str) -> String {
+    ingress("default", name).replace("spec: {", &format!("spec: {{ingressClassName: {class}, "))
+}
+
+const CLASS: &str = "---\n{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: theirs}, spec: {controller: example.com/theirs}}\n";
+
+#[tokio::test]
+async fn the_leader_writes_the_status_of_our_ingresses_once_and_nothing_is_compiled_anew() {
+    let (net, other) = (Net::next(), Net::next());
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(CLASS.to_owned() + &service("default", "web", &[net.ip(2)]) + &ingress("default", "web")));
+    server.apply(&of_class("theirs", "theirs"));
+    let theirs = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}});
+    server.write_status("other-controller", Kind::Ingress, "default", "theirs", &theirs);
+    let a = replica(net, &server, "a", edge()).await;
+    let _b = replica(other, &server, "b", edge()).await;
+    until("the address is shown", &server, |server| shown(server, "web") == [EDGE]).await;
+    let generation = a.snapshot().generation;
+    for name in ["new", "newer", "newest"] {
+        server.apply(&ingress("default", name));
+        until("the next one's, too", &server, |server| shown(server, name) == [EDGE]).await;
+    }
+    assert_eq!(a.snapshot().generation, generation + 3, "the Ingresses are new configurations, their statuses are not");
+    assert_eq!(["web", "new", "newer", "newest"].map(|name| writes(&server, name)), [1; 4]);
+    assert_eq!((shown(&server, "theirs"), writes(&server, "theirs")), (vec!["203.0.113.1".to_owned()], 0));
+
+    // It is somebody else's from now on: what we wrote goes.
+    server.apply(&of_class("new", "theirs"));
+    until("it is taken back", &server, |server| shown(server, "new").is_empty()).await;
+    // And where they have written meanwhile, it stays.
+    server.apply(&of_class("web", "theirs"));
+    server.write_status("other-controller", Kind::Ingress, "default", "web", &theirs);
+    until("ours is theirs", &server, |server| shown(server, "web") == ["203.0.113.1"]).await;
+    let metrics = ask(net, "/metrics").await.1 + &ask(other, "/metrics").await.1;
+    let leaders = metrics.lines().filter(|line| line.starts_with("tidegate_leader ")).collect::<Vec<_>>();
+    assert!(
+        leaders == ["tidegate_leader 1", "tidegate_leader 0"] || leaders == ["tidegate_leader 0", "tidegate_leader 1"]
+    );
+    let done = "tidegate_writes_total{resource=\"ingresses/status\",result=\"done\"} ";
+    assert!(metrics.lines().any(|line| line.starts_with(done) && !line.ends_with(" 0")), "{metrics}");
+}
+
+#[tokio::test]
+async fn a_leader_that_drains_leaves_the_lead_to_the_other() {
+    let (net, other) = (Net::next(), Net::next());
+    let server = ApiServer::start(net.ip(32)).await;
+    let a = replica(net, &server, "a", edge()).await;
+    until("one leads", &server, |server| holder(server) == "a").await;
+    let b = replica(other, &server, "b", edge()).await;
+    let begun = tokio::time::Instant::now();
+    a.app.drain(Duration::from_secs(1)).await;
+    assert_ne!(holder(&server), "a", "it is given back before the process ends");
+    until("the other leads", &server, |server| holder(server) == "b").await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "long before the Lease runs out: {:?}", begun.elapsed());
+    server.apply(&ingress("default", "web"));
+    until("and writes", &server, |server| shown(server, "web") == [EDGE]).await;
+    drop(b);
+}
+
+#[tokio::test]
+async fn a_leader_that_cannot_renew_steps_down_and_serves_on() {
+    let net = Net::next();
+    let _a = http_pod("a", net.ip(2)).await;
+    let mut server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web")));
+    let bed = replica(net, &server, "a", edge()).await;
+    until("the address is shown", &server, |server| shown(server, "web") == [EDGE]).await;
+    server.leave();
+    ask_until(net, "/metrics", |_, text| text.contains("tidegate_leader 0\n")).await;
+    assert_eq!(bed.get("web.example.com", "/").await.pod().as_deref(), Some("a"));
+    let (status, text) = ask(net, "/readyz").await;
+    assert!(status == 200 && text.contains("leases in namespace tidegate: "), "{text}");
+    server.apply(&ingress("default", "new"));
+    server.come_back().await;
+    until("it leads and writes again", &server, |server| shown(server, "new") == [EDGE]).await;
+    assert_eq!(ask_until(net, "/readyz", |_, text| text == "ok\n").await, "ok\n");
+}
+
+#[tokio::test]
+async fn permissions_that_are_missing_are_named_with_what_it_costs() {
+    let net = Net::next();
+    let _a = http_pod("a", net.ip(2)).await;
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web") + &ingress("default", "lost")));
+    for resource in ["leases", "ingresses/status", "events"] {
+        server.forbid(resource);
+    }
+    let bed = replica(net, &server, "a", edge()).await;
+    let named = |text: &str, what: &str| text.contains(what);
+    let text = ask_until(net, "/readyz", |status, text| status == 200 && named(text, "leases in namespace")).await;
+    assert!(named(&text, "leases in namespace tidegate: not permitted to get (leases is forbidden"), "{text}");
+    assert!(named(&text, "no replica can lead"), "{text}");
+    server.permit("leases");
+    let text = ask_until(net, "/readyz", |_, text| named(text, "ingresses/status") && named(text, "events")).await;
+    assert!(named(&text, "ingresses/status in namespace default: not permitted to patch"), "{text}");
+    assert!(named(&text, "events in namespace default: not permitted to create"), "{text}");
+    assert!(!named(&text, "leases"), "{text}");
+    assert_eq!(bed.get("web.example.com", "/").await.pod().as_deref(), Some("a"), "all is served");
+    let findings: Value = serde_json::from_str(&ask(net, "/findings").await.1).unwrap();
+    let forbidden = findings.as_array().unwrap().iter().filter(|finding| finding["reason"] == "Forbidden");
+    let fixes: Vec<&str> = forbidden.filter_map(|finding| finding["fix"].as_str()).collect();
+    assert_eq!(
+        fixes,
+        [
+            "Grant patch of ingresses/status to the account that Tidegate runs as.",
+            "Grant create and patch of events to the account that Tidegate runs as."
+        ]
+    );
+    // It is not asked over and over.
+    let before = writes(&server, "web") + writes(&server, "lost");
+    assert!((1..=2).contains(&before), "{before}");
+}
+
+#[tokio::test]
+async fn ingresses_show_what_the_published_service_has() {
+    let net = Net::next();
+    let server = ApiServer::start(net.ip(32)).await;
+    let edge = |status: &str| {
+        format!(
+            "{{apiVersion: v1, kind: Service, metadata: {{name: edge, namespace: tidegate}}, spec: {{type: LoadBalancer, \
+             clusterIP: 10.96.0.9, ports: [{{port: 80}}]}}, status: {{loadBalancer: {{{status}}}}}}}"
+        )
+    };
+    server.apply(&ingress("default", "web"));
+    let publish = Publish::Service { namespace: "tidegate".into(), name: "edge".into() };
+    let _bed = replica(net, &server, "a", publish).await;
+    let missing = "Service tidegate/edge of --publish-service: there is none; the status of Ingresses stays as it is";
+    ask_until(net, "/readyz", |status, text| status == 200 && text.contains(missing)).await;
+    server.apply(&edge("ingress: [{ip: 192.0.2.8}, {ip: 192.0.2.7}]"));
+    until("its addresses are shown", &server, |server| shown(server, "web") == ["192.0.2.7", "192.0.2.8"]).await;
+    server.apply(&edge("ingress: [{hostname: edge.example.com}]"));
+    until("its name is shown", &server, |server| shown(server, "web") == ["edge.example.com"]).await;
+    server.apply(&edge(""));
+    until("none is shown", &server, |server| shown(server, "web").is_empty()).await;
+    assert_eq!(ask(net, "/readyz").await, (200, "ok\n".to_owned()));
+}
+
+#[tokio::test]
+async fn what_is_wrong_becomes_an_event_once_whoever_leads() {
+    let (net, other) = (Net::next(), Net::next());
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&ingress("default", "lost"));
+    let a = replica(net, &server, "a", Publish::Nothing).await;
+    until("there is an Event", &server, |server| !server.objects("events").is_empty()).await;
+    let [event] = server.objects("events").try_into().expect("one");
+    let uid = &server.object("ingresses", "default", "lost").unwrap()["metadata"]["uid"];
+    let regarding = &event["regarding"];
+    assert_eq!((&regarding["kind"], &regarding["name"], &regarding["uid"]), (&json!("Ingress"), &json!("lost"), uid));
+    assert_eq!((&event["reason"], &event["type"]), (&json!("MissingService"), &json!("Warning")));
+    let note = event["note"].as_str().unwrap();
+    assert!(note.starts_with("spec.rules[0].http.paths[0].backend.service.name: there is no Service"), "{note}");
+    assert_eq!(event["reportingController"], "tidegate.io/ingress");
+    // The next leader sees that it has been told.
+    a.app.drain(Duration::ZERO).await;
+    let _b = replica(other, &server, "b", Publish::Nothing).await;
+    let told = |server: &ApiServer| {
+        let written = server.written();
+        written.iter().filter(|written| written.starts_with("POST") && written.contains("/events?")).count() == 2
+    };
+    until("the other tried", &server, told).await;
+    until("and looked", &server, |server| {
+        server.written().iter().any(|written| written.starts_with("PATCH") && written.contains("/events/"))
+    })
+    .await;
+    assert_eq!(server.objects("events"), [event]);
+    assert_eq!(shown(&server, "lost"), [] as [&str; 0], "nothing is published");
+}
