@@ -11,7 +11,9 @@ hostname "$name"
 mount -n --make-rprivate / # -n: nothing is noted in the machine's own /run
 mount -n --make-rshared /
 # What the programs write has its place in the cluster's directory, even where their paths cannot be changed.
-for path in /run /var/lib /var/log; do mount -n -t tmpfs -o mode=755 tmpfs "$path"; done
+for path in /run /var/log; do mount -n -t tmpfs -o mode=755 tmpfs "$path"; done
+mkdir -p "$directory/overlay/upper" "$directory/overlay/work"
+mount -t overlay -o "lowerdir=/var/lib,upperdir=$directory/overlay/upper,workdir=$directory/overlay/work" overlay /var/lib
 mkdir -p /run/lock /run/netns
 for part in kubelet containerd cni; do
     mkdir -p "$directory/$part" "/var/lib/$part"
@@ -29,6 +31,12 @@ else
     hierarchies=(/sys/fs/cgroup/*)
 fi
 for hierarchy in "${hierarchies[@]}"; do
+    # After a restart: those of the pods that were killed go, as with a machine that was switched off.
+    for _ in {1..100}; do
+        find "$hierarchy/$cgroup" -depth -type d -exec rmdir {} + 2>/dev/null || true
+        [[ -d $hierarchy/$cgroup ]] || break
+        sleep 0.05
+    done
     for group in "$hierarchy/$cgroup" "$hierarchy/$cgroup/daemons"; do
         mkdir -p "$group"
         if [[ $hierarchy == */cpuset ]]; then # nobody may enter before these are set

@@ -2,7 +2,7 @@
 //!
 //! ```console
 //! $ cargo run -p tidegate-tests --bin cluster -- build                # the programs, once: a quarter of an hour on two cores
-//! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG
+//! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG and PATH
 //! $ cargo run -p tidegate-tests --bin cluster -- status               # what runs, and where it logs
 //! $ cargo run -p tidegate-tests --bin cluster -- exec n1 curl …       # in the network of a node, or `outside`
 //! $ cargo run -p tidegate-tests --bin cluster -- down                 # and nothing is left
@@ -14,6 +14,7 @@ use clap::{Args, Parser, Subcommand};
 use tidegate_tests::cluster::{
     Failure, Tier,
     directory::{self, Directory},
+    machine,
     nodes::command_in,
     owner::{self, Owner},
     programs::Programs,
@@ -133,13 +134,15 @@ fn say(line: &str) {
 }
 
 fn up(which: &Which) -> Result<(), Failure> {
+    machine::check(which.tier())?;
     let programs = Programs::build(&mut say)?;
     let directory = Directory::named(&which.name.name)?;
     let owner = Owner::start(&env::current_exe()?, directory, which.tier(), true, &mut say)?;
     let directory = owner.leave();
-    println!("export KUBECONFIG={}", directory.file("admin.kubeconfig").display());
     let kubectl = programs.path("kubectl");
-    say(&format!("kubectl is {}", kubectl.display()));
+    // One line: a shell's `eval $(…)` makes one of it anyhow.
+    let folder = kubectl.parent().unwrap_or(&kubectl).display().to_string();
+    println!("export KUBECONFIG='{}' PATH=\"$PATH:{folder}\"", directory.file("admin.kubeconfig").display());
     Ok(())
 }
 
@@ -149,10 +152,10 @@ fn status() -> Result<(), Failure> {
         println!("There is no cluster.");
     }
     for directory in every {
-        let status = if directory.is_alive() {
-            owner::ask(&directory, "status")?
-        } else {
-            "its supervisor was killed; `cluster down` removes what is left of it\n".to_owned()
+        let status = match owner::ask(&directory, "status") {
+            Ok(status) => status,
+            Err(_) if directory.is_alive() => "starts, or ends\n".to_owned(),
+            Err(_) => "its supervisor was killed; `cluster down` removes what is left of it\n".to_owned(),
         };
         println!("{}: {status}", directory.name());
         println!("export KUBECONFIG={}\n", fs::canonicalize(directory.path())?.join("admin.kubeconfig").display());

@@ -39,6 +39,7 @@ pub struct ControlPlane {
     owner: Owner,
     programs: Programs,
     config: Config,
+    kubeconfig: PathBuf,
     /// Numbers for whatever has to have a name of its own.
     next: AtomicU32,
     _permit: Option<SemaphorePermit<'static>>,
@@ -79,15 +80,16 @@ impl ControlPlane {
         };
         let started = tokio::task::spawn_blocking(start).await.expect("it does not panic");
         let owner = started.unwrap_or_else(|error| panic!("the cluster does not start: {error}"));
-        let kubeconfig = Kubeconfig::read_from(owner.directory().file("admin.kubeconfig")).expect("we wrote it");
-        let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await;
+        let kubeconfig = owner.directory().file("admin.kubeconfig");
+        let read = Kubeconfig::read_from(&kubeconfig).expect("we wrote it");
+        let config = Config::from_custom_kubeconfig(read, &KubeConfigOptions::default()).await;
         let config = config.expect("it has all that a client needs");
-        Some(Self { owner, programs, config, next: AtomicU32::new(0), _permit: permit })
+        Some(Self { owner, programs, config, kubeconfig, next: AtomicU32::new(0), _permit: permit })
     }
 
     /// A kubeconfig of an administrator, for processes of this machine.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.directory().file("admin.kubeconfig")
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubeconfig
     }
 
     /// A client with an administrator's rights. It belongs to the runtime that this is called in.

@@ -214,3 +214,31 @@ fn below(group: &Path) -> impl Iterator<Item = PathBuf> {
     let entries = fs::read_dir(group).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).filter(|path| path.is_dir())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_short_and_plain() {
+        for name in ["", "a/b", "..", "A", "a b", "a.b", "0123456789012345678901234567890"] {
+            assert!(Directory::named(name).is_err(), "{name:?}");
+        }
+        let directory = Directory::named("dev-1").unwrap();
+        assert_eq!((directory.name().as_str(), directory.cgroup("n1").as_str()), ("dev-1", "tidegate-dev-1.n1"));
+    }
+
+    #[test]
+    fn whoever_has_the_lock_is_alone() {
+        let directory = Directory::named(&format!("lock-{}", std::process::id())).unwrap();
+        assert!(!directory.is_alive());
+        let lock = directory.create().unwrap();
+        assert!(directory.is_alive());
+        let again = directory.create().unwrap_err().to_string();
+        assert!(again.contains("down --name lock-"), "{again}");
+        drop(lock);
+        assert!(!directory.is_alive());
+        directory.remove().unwrap();
+        assert!(!directory.path().exists());
+    }
+}

@@ -30,6 +30,9 @@ const TWO_NODES: &[(&str, &str)] = &[
 /// Where distributions put CNI's plugins; Debian's package is `containernetworking-plugins`.
 const PLUGINS: [&str; 3] = ["/usr/lib/cni", "/usr/libexec/cni", "/opt/cni/bin"];
 
+/// What a node sees otherwise than the machine does.
+const HIDDEN: [&str; 3] = ["/run", "/var/lib", "/var/log"];
+
 /// Whether this machine can have such a cluster.
 ///
 /// # Errors
@@ -50,6 +53,12 @@ pub fn check(tier: Tier) -> Result<(), Failure> {
     packages.dedup();
     if !packages.is_empty() {
         return Err(format!("programs are missing: apt-get install {}", packages.join(" ")).into());
+    }
+    let directory = env::temp_dir();
+    if tier == Tier::TwoNodes && HIDDEN.iter().any(|hidden| directory.starts_with(hidden)) {
+        return Err(
+            format!("nodes have a {} of their own; set TMPDIR to another directory", directory.display()).into()
+        );
     }
     if !is_root {
         return Err("two nodes take root, for their namespaces; `--control-plane` does not".into());

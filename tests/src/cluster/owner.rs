@@ -53,8 +53,12 @@ impl Owner {
                 line => say(line),
             }
         }
-        child.wait()?;
-        Err(complaint.join().unwrap_or_default().trim().trim_start_matches("cluster: ").to_owned().into())
+        let status = child.wait()?;
+        let complaint = complaint.join().unwrap_or_default();
+        Err(match complaint.trim().trim_start_matches("cluster: ") {
+            "" => format!("its supervisor was ended ({status})").into(),
+            why => why.to_owned().into(),
+        })
     }
 
     /// Leaves it to itself.
