@@ -2,6 +2,7 @@
 
 mod bed;
 mod deploy;
+mod high_availability;
 mod nodes;
 mod outage;
 mod rbac;
