@@ -61,7 +61,7 @@ async fn upgrade_resumes(version: &'static SupportedProtocolVersion) {
     assert_eq!(handshake(&client, https).await, HandshakeKind::Resumed);
 
     let new = start(net, &secret, |options| {
-        (options.http, options.https, options.admin) = (old.app.http(), Some(https), old.app.admin());
+        (options.http, options.https, options.admin) = (Some(old.app.http()), Some(https), old.app.admin());
         options.dns = old.app.dns();
     })
     .await;
