@@ -1,7 +1,13 @@
 //! What the benches measure with: clusters of any size, as the manifests somebody would have written.
 //!
 //! `cargo bench -p tidegate-benches` measures the parts (`RESULTS.md`); `cargo run --release -p tidegate-benches --bin
-//! compare` the whole, beside other proxies (`compare/RESULTS.md`).
+//! compare` the whole, beside other proxies (`compare/RESULTS.md`), and `--bin scale` at the size of a large cluster (`scale/RESULTS.md`).
+
+pub mod http1;
+pub mod network;
+pub mod process;
+pub mod program;
+pub mod stats;
 
 use std::{fmt::Write, net::Ipv4Addr, path::Path};
 

@@ -5,6 +5,7 @@
 set -euo pipefail
 name=$1 directory=$2 cgroup=$3
 shift 3
+log=$directory/../logs/containerd-$name.log
 
 hostname "$name"
 # Kubelet needs mounts to be shared with its pods; nobody outside may see any of them.
@@ -46,14 +47,14 @@ for hierarchy in "${hierarchies[@]}"; do
     echo 0 >"$hierarchy/$cgroup/daemons/cgroup.procs"
 done
 
-containerd --config "$directory/containerd.toml" >"$directory/containerd.log" 2>&1 &
+containerd --config "$directory/containerd.toml" >>"$log" 2>&1 &
 until ctr version >/dev/null 2>&1; do
-    kill -0 $! || { tail -n 20 "$directory/containerd.log" && exit 1; }
+    kill -0 $! || { tail -n 20 "$log" && exit 1; }
     sleep 0.1
 done
 for image in "$directory"/../images/*.tar; do ctr --namespace k8s.io images import "$image" >/dev/null; done
 "$@" &
 wait -n || true
 echo "containerd or kubelet has ended; containerd said:"
-tail -n 20 "$directory/containerd.log"
+tail -n 20 "$log"
 exit 1

@@ -13,6 +13,7 @@ use tidegate::cli::Cli;
 use tidegate_tests::{
     chart::{Chart, DAEMON_SET, DEPLOYMENT, EVERYTHING, FORMS, Form, NAMESPACED, NODE, objects, the},
     image::{self, root},
+    permissions::documented,
 };
 
 /// Set it to write files instead of comparing them.
@@ -234,36 +235,6 @@ fn permissions(objects: &[Value], kind: &str, is_it: impl Fn(&Value) -> bool) ->
         }
     }
     permissions
-}
-
-/// A row of the table of permissions in `docs/kubernetes.md`.
-#[derive(Clone, Debug)]
-pub(crate) struct Permission {
-    pub(crate) resource: String,
-    pub(crate) verbs: BTreeSet<String>,
-    /// Whether a Tidegate becomes ready that starts without it.
-    pub(crate) is_ready_without: bool,
-    /// What is missing without it.
-    pub(crate) without: String,
-}
-
-/// The whole table.
-pub(crate) fn documented() -> Vec<Permission> {
-    let page = fs::read_to_string(root().join("docs/kubernetes.md")).unwrap();
-    let table = page.split("## Permissions").nth(1).expect("the chapter").split("\n## ").next().unwrap_or_default();
-    let row = |line: &str| {
-        let cells: Vec<&str> = line.strip_prefix("| `")?.strip_suffix(" |")?.split(" | ").collect();
-        let [resource, verbs, ready, without] = cells[..] else { panic!("{line} has no four cells") };
-        Some(Permission {
-            resource: resource.trim_end_matches('`').to_owned(),
-            verbs: verbs.split(", ").map(str::to_owned).collect(),
-            is_ready_without: ready == "yes",
-            without: without.to_owned(),
-        })
-    };
-    let rows: Vec<Permission> = table.lines().filter_map(row).collect();
-    assert!(rows.len() > 10, "the table has moved: {rows:?}");
-    rows
 }
 
 /// That each of them is used is seen in `cluster::rbac`, which takes away one after the other.

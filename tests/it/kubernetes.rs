@@ -1,5 +1,6 @@
 //! A cluster as the source: Tidegate follows what its API server says, and goes on with what it knows while it says nothing.
 
+mod cache;
 mod node;
 mod referred;
 

@@ -2,7 +2,6 @@
 
 mod broken;
 mod browser;
-mod cluster;
 mod controller;
 mod demo_page;
 mod deploy;

@@ -147,3 +147,16 @@ fn mistakes_are_named_where_they_stand() {
     let kind = said(&POOL.replace("LoadBalancerPool", "LoadBalancerPol"));
     assert!(kind[0].contains("Did you mean `kind: LoadBalancerPool`?"), "{kind:?}");
 }
+
+#[test]
+fn the_manifests_of_the_page_are_good() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/resources.md");
+    let page = fs::read_to_string(page).unwrap();
+    let blocks: Vec<&str> = page.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+    assert_eq!(blocks.len(), 2);
+    for block in blocks {
+        let parsed = yaml::parse(Path::new("docs/resources.md"), block);
+        assert_eq!(parsed.problems, []);
+        assert!(parsed.documents.iter().any(|document| document.object.kind().is_own()));
+    }
+}

@@ -33,8 +33,10 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         settings.addresses = AddressSource::Cluster;
         settings.serves_node = args.cluster.node;
         let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
-        let controller = controller(args.controller, cluster.server().default_namespace());
-        (Source::Kubernetes(Box::new(cluster)), Some(controller))
+        // Where no Ingress is served there is nothing to say about any.
+        let serves_ingresses = args.http.0.or(args.https.0).is_some();
+        let controller = serves_ingresses.then(|| controller(args.controller, cluster.server().default_namespace()));
+        (Source::Kubernetes(Box::new(cluster)), controller)
     } else {
         (Source::Files(args.manifests), None)
     };
@@ -66,7 +68,11 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
 async fn cluster(args: ClusterArgs, node_name: &str) -> anyhow::Result<Cluster> {
     let server = ApiServer::find(args.kubeconfig, args.context).await?;
     tracing::info!("the objects come from the API server at {}", server.url());
-    Ok(Cluster::new(server, &args.watch_namespace, node_name))
+    let cluster = Cluster::new(server, &args.watch_namespace, node_name);
+    Ok(match &args.cache_dir {
+        Some(directory) => cluster.remembered_in(directory),
+        None => cluster,
+    })
 }
 
 /// What is written to the cluster, and who we are there: our pod, as it is told by the downward API, if this is one.

@@ -110,6 +110,9 @@ struct ClusterArgs {
     /// Look at these namespaces only [default: all]
     #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
     watch_namespace: Vec<String>,
+    /// Remember in this directory what was heard of the cluster, for a start while its API server is away; private keys are in it
+    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    cache_dir: Option<PathBuf>,
     /// Serve this node's part of the Services, too: node ports and LoadBalancer IPs. ClusterIPs are left to kube-proxy
     #[arg(long, requires = "kubernetes")]
     node: bool,

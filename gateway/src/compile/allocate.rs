@@ -358,14 +358,18 @@ impl Desk<'_> {
         let assigned = || wishes.iter().filter_map(|wish| wish.balancer.as_ref()).flat_map(|b| &b.assigned);
         let pools = self.pools.iter().filter_map(|pool| {
             let stored = objects.pools.get(&Name::new("", pool.name.as_deref()?))?;
-            load_balancer::pool_status(pool, stored, assigned().filter(|ip| pool.contains(**ip)).count())
+            load_balancer::pool_status(
+                pool,
+                stored.object.metadata.generation,
+                assigned().filter(|ip| pool.contains(**ip)).count(),
+            )
         });
         LoadBalancers { services, pools: pools.collect() }
     }
 
     fn service_status(&self, wish: &Wish<'_>) -> Option<ServiceStatus> {
         let service = &wish.stored.object;
-        let says = load_balancer::condition_of(service);
+        let says = load_balancer::condition_of(service).cloned();
         let has = load_balancers::points(service).cloned().collect();
         let (addresses, verdict) = match &wish.balancer {
             Some(balancer) => {

@@ -56,24 +56,15 @@ pub(crate) struct ClassParameters {
     pub(crate) statuses: Vec<ParametersStatus>,
 }
 
-/// The status of an IngressClassParameters.
+/// The status that an IngressClassParameters is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParametersStatus {
     /// The object.
     pub name: Arc<str>,
     /// `metadata.generation` of what was read.
     pub generation: Option<i64>,
-    /// `Accepted` as it is.
-    pub has: Option<Verdict>,
-    /// `Accepted` as it is to be.
-    pub wanted: Verdict,
-}
-
-impl ParametersStatus {
-    /// Whether there is anything to write.
-    pub fn is_stale(&self) -> bool {
-        self.has.as_ref() != Some(&self.wanted)
-    }
+    /// `Accepted`.
+    pub accepted: Verdict,
 }
 
 impl ClassParameters {
@@ -208,9 +199,7 @@ impl Parameters {
     }
 
     fn status(&self, stored: &Stored<IngressClassParameters>, classes: &BTreeSet<Arc<str>>) -> ParametersStatus {
-        let conditions = stored.object.status.iter().flat_map(|status| status.conditions.iter().flatten());
-        let has = conditions.filter(|condition| condition.type_ == ACCEPTED).map(Verdict::of).next();
-        let wanted = match self.findings.iter().find(|finding| finding.severity == Severity::Error) {
+        let accepted = match self.findings.iter().find(|finding| finding.severity == Severity::Error) {
             Some(finding) => Verdict::new(false, finding.reason, finding.message.clone()),
             None => {
                 let classes: Vec<&str> = classes.iter().map(|class| &**class).collect();
@@ -218,7 +207,7 @@ impl Parameters {
             }
         };
         let generation = stored.object.metadata.generation;
-        ParametersStatus { name: self.name.clone(), generation, has, wanted }
+        ParametersStatus { name: self.name.clone(), generation, accepted }
     }
 }
 

@@ -124,7 +124,7 @@ fn what_cannot_be_read_is_said_of_the_parameters() {
     let backend = &rule(&compiled, "one.com", "/shop").unwrap().backend;
     assert!(matches!(backend, Backend::Missing { .. }), "a guard closes the Ingresses of the class: {backend:?}");
     let [status] = &compiled.snapshot.class_parameters[..] else { panic!("there is one object") };
-    assert!(!status.wanted.holds && status.is_stale(), "{status:?}");
+    assert!(!status.accepted.holds, "{status:?}");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_default_backend_of_a_class_takes_what_no_rule_takes() {
     assert_eq!(to("two.com", "/none").as_deref(), Some("default/web:80"));
     assert_eq!(to("own.com", "/none").as_deref(), Some("default/web:80"), "the Ingress says so itself");
     assert_eq!(to("nobody.com", "/").as_deref(), Some("default/web:80"), "the default class speaks for the others");
-    assert!(compiled.snapshot.class_parameters.iter().all(|status| status.wanted.holds));
+    assert!(compiled.snapshot.class_parameters.iter().all(|status| status.accepted.holds));
 
     let missing = class("a", &ours("edge"))
         + &parameters(

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use tidegate_crd::core::{Condition, LoadBalancerIngress, Service};
 
 use super::{
-    objects::{Name, Stored},
+    objects::Name,
     pools::{IpMode, Pool, Pools},
 };
 
@@ -41,7 +41,7 @@ impl Verdict {
     }
 
     /// What a condition says.
-    pub(crate) fn of(condition: &Condition) -> Self {
+    pub fn of(condition: &Condition) -> Self {
         let (reason, message) = (condition.reason.clone(), condition.message.clone());
         Self { holds: condition.status == "True", reason, message }
     }
@@ -55,7 +55,7 @@ pub struct ServiceStatus {
     /// `status.loadBalancer.ingress` as it is.
     pub has: Vec<LoadBalancerIngress>,
     /// Our condition as it is.
-    pub says: Option<Verdict>,
+    pub says: Option<Condition>,
     /// The addresses it is to have.
     pub addresses: Vec<(IpAddr, IpMode)>,
     /// Our condition as it is to be; `None`: the Service is none of ours any more, and nothing of ours stays.
@@ -75,26 +75,18 @@ impl ServiceStatus {
 
     /// Whether there is anything to write.
     pub fn is_stale(&self) -> bool {
-        self.has != self.ingress() || self.says != self.verdict
+        let says = self.says.as_ref().map(Verdict::of);
+        self.has != self.ingress() || says != self.verdict
     }
 }
 
-/// The status of a pool.
+/// The status that a pool is to have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PoolStatus {
     /// The pool.
     pub name: Arc<str>,
     /// `metadata.generation` of what was read.
     pub generation: Option<i64>,
-    /// Its status as it is: size, allocated, `Accepted` and of which generation that is said.
-    pub has: Option<PoolSays>,
-    /// Its status as it is to be.
-    pub wanted: PoolSays,
-}
-
-/// What the status of a pool says.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PoolSays {
     /// How many addresses it has.
     pub size: i64,
     /// How many of them Services have.
@@ -103,39 +95,21 @@ pub struct PoolSays {
     pub accepted: Verdict,
 }
 
-impl PoolStatus {
-    /// Whether there is anything to write.
-    pub fn is_stale(&self) -> bool {
-        self.has.as_ref() != Some(&self.wanted)
-    }
-}
-
 /// Our condition in the status of a Service, if there is one.
-pub(crate) fn condition_of(service: &Service) -> Option<Verdict> {
-    let conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.filter(|condition| condition.type_ == SERVICE_CONDITION).map(Verdict::of).next()
+pub(crate) fn condition_of(service: &Service) -> Option<&Condition> {
+    let mut conditions = service.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.find(|condition| condition.type_ == SERVICE_CONDITION)
 }
 
 /// The status of a pool of which `allocated` addresses are in use.
-pub(crate) fn pool_status(
-    pool: &Pool,
-    stored: &Stored<tidegate_crd::policy::LoadBalancerPool>,
-    allocated: usize,
-) -> Option<PoolStatus> {
-    let status = stored.object.status.as_ref();
-    let accepted = status.iter().flat_map(|status| status.conditions.iter().flatten());
-    let accepted = accepted.filter(|condition| condition.type_ == ACCEPTED).map(Verdict::of).next();
-    let has = status
-        .zip(accepted)
-        .and_then(|(status, accepted)| Some(PoolSays { size: status.size?, allocated: status.allocated?, accepted }));
+pub(crate) fn pool_status(pool: &Pool, generation: Option<i64>, allocated: usize) -> Option<PoolStatus> {
     let accepted = match pool.fault() {
         Some((reason, message)) => Verdict::new(false, reason, message.to_owned()),
         None => Verdict::new(true, ACCEPTED, "Its addresses are given out.".to_owned()),
     };
     let size = i64::try_from(pool.size()).unwrap_or(i64::MAX);
     let allocated = i64::try_from(allocated).unwrap_or(i64::MAX);
-    let generation = stored.object.metadata.generation;
-    Some(PoolStatus { name: pool.name.clone()?, generation, has, wanted: PoolSays { size, allocated, accepted } })
+    Some(PoolStatus { name: pool.name.clone()?, generation, size, allocated, accepted })
 }
 
 /// The addresses of a Service with the mode that their pools say; one of no pool keeps the one it has.

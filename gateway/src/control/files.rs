@@ -44,6 +44,8 @@ pub struct Batch {
     /// The [`References`](super::References) that have been answered, by their number, in this batch or before; of a source that is
     /// asked for what is referred to.
     pub answers: Option<u64>,
+    /// It is, in part, what was remembered of a cluster that has not been heard yet.
+    pub is_remembered: bool,
 }
 
 /// Manifests on disk, as they were when last read.

@@ -3,6 +3,7 @@
 //! One thread, no async: changes come in through a channel, everything that waits is compiled together, and the snapshot goes out through
 //! `publish`. Nothing in here ever holds up a connection or a request.
 
+pub mod cache;
 pub mod files;
 pub mod kubernetes;
 pub mod names;
@@ -20,7 +21,7 @@ use std::{
 use tidegate_crd::ObjectRef;
 use tokio::sync::watch;
 
-use self::{files::Batch, state::StateFile};
+use self::{cache::CacheWriter, files::Batch, state::StateFile};
 use crate::{
     compile::{
         Compiled,
@@ -99,7 +100,7 @@ pub struct References {
 struct Asking {
     source: watch::Sender<Arc<References>>,
     /// What the references were made of.
-    versions: Option<[u64; 2]>,
+    versions: Option<[u64; 3]>,
     answered: u64,
     /// How long a configuration waits for the answer.
     until: Option<Instant>,
@@ -119,6 +120,9 @@ pub struct Control {
     /// Whether names were wanted of late.
     asked: bool,
     asking: Option<Asking>,
+    cache: Option<CacheWriter>,
+    /// What is held was remembered, in part.
+    is_remembered: bool,
 }
 
 impl Control {
@@ -126,8 +130,26 @@ impl Control {
     pub fn new(settings: Settings, state: Option<StateFile>, names: mpsc::Sender<NameRequest>) -> Self {
         let held = state.as_ref().map(StateFile::load).unwrap_or_default();
         let (objects, problems) = (Objects::default(), Vec::new());
-        let (compiled, asking) = (None, None);
-        Self { settings, objects, problems, compiled, held, state, state_failed: false, names, asked: false, asking }
+        Self {
+            settings,
+            objects,
+            problems,
+            compiled: None,
+            held,
+            state,
+            state_failed: false,
+            names,
+            asked: false,
+            asking: None,
+            cache: None,
+            is_remembered: false,
+        }
+    }
+
+    /// What is heard is remembered over a restart.
+    #[must_use]
+    fn remembering(self, cache: CacheWriter) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// The source is asked for the Secrets and ConfigMaps that are referred to, and a configuration waits for them.
@@ -148,7 +170,7 @@ impl Control {
                     changed |= self.compiled.is_none();
                     for change in std::iter::once(change).chain(inbox.try_iter()) {
                         match change {
-                            Change::Stop => return,
+                            Change::Stop => return self.remember(CacheWriter::finish),
                             Change::Objects(batch) => changed |= self.take(batch),
                             Change::Resolved(resolved) => {
                                 changed |= self.objects.resolved != resolved;
@@ -160,6 +182,7 @@ impl Control {
                 }
                 Err(mpsc::RecvTimeoutError::Timeout) if Instant::now() >= retry_at => {
                     planes.retry();
+                    self.remember(CacheWriter::offer);
                     pause = (pause * 2).min(RETRY);
                     retry_at = Instant::now() + pause;
                 }
@@ -169,10 +192,19 @@ impl Control {
             }
             if changed && self.waits_until().is_none() {
                 self.compile(planes);
+                self.cache.iter_mut().for_each(CacheWriter::changed);
+                self.remember(CacheWriter::offer);
                 changed = false;
                 pause = FIRST_RETRY;
                 retry_at = Instant::now() + pause;
             }
+        }
+    }
+
+    /// Has what is held written to the cache, once it is what was heard.
+    fn remember(&mut self, write: fn(&mut CacheWriter, &Objects)) {
+        if let Some(cache) = self.cache.as_mut().filter(|_| self.compiled.is_some() && !self.is_remembered) {
+            write(cache, &self.objects);
         }
     }
 
@@ -206,6 +238,7 @@ impl Control {
         if let Some((asking, answered)) = self.asking.as_mut().zip(batch.answers) {
             asking.answered = answered;
         }
+        self.is_remembered = batch.is_remembered;
         let mut changed = self.problems != batch.problems;
         self.problems = batch.problems;
         for object in &batch.delete {

@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 
 use super::{
     Change, Control, NameRequest, Planes,
+    cache::CacheWriter,
     files::{Batch, Files},
     kubernetes::Cluster,
     state::StateFile,
@@ -54,6 +55,9 @@ impl Source {
         let mut control = Control::new(settings, state, names_tx);
         if let Self::Kubernetes(cluster) = &self {
             control = control.asking(cluster.references());
+            if let Some(file) = cluster.cache() {
+                control = control.remembering(CacheWriter::start(file.clone())?);
+            }
         }
         thread::Builder::new().name("control".to_owned()).spawn(move || control.run(&inbox, &mut planes))?;
         match self {

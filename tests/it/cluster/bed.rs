@@ -75,7 +75,7 @@ async fn one_of_a_tests_own_can_be_hurt() {
     until(&control_plane, &["get", "namespace", &namespace.name, "-o", "jsonpath={.status.phase}"], "Active");
     let directory = control_plane.directory().clone();
     drop((namespace, control_plane));
-    assert_nothing_is_left(&directory);
+    until_nothing_is_left(&directory);
 }
 
 /// Everything ends with whoever has it, also if that had no time to say so; and if the supervisor is killed, the next one
@@ -98,16 +98,16 @@ fn nothing_is_left_of_what_was_killed() {
     drop(killed);
     until_no_process_is_left(&directory);
     let next = start("next");
-    assert_nothing_is_left(&directory);
+    until_nothing_is_left(&directory);
     owner::down(next.directory()).unwrap();
-    assert_nothing_is_left(next.directory());
+    until_nothing_is_left(next.directory());
 }
 
 fn kill(process: u32) {
     assert!(Command::new("kill").args(["-KILL", &process.to_string()]).status().unwrap().success());
 }
 
-fn until_no_process_is_left(directory: &Directory) {
+pub(super) fn until_no_process_is_left(directory: &Directory) {
     let patience = Instant::now() + PATIENCE;
     while !directory.processes().is_empty() {
         assert!(Instant::now() < patience, "{:?} are left", directory.processes());
@@ -115,7 +115,12 @@ fn until_no_process_is_left(directory: &Directory) {
     }
 }
 
-pub(super) fn assert_nothing_is_left(directory: &Directory) {
+/// Every start of a cluster removes what is left of others, and so those of other tests do. It is done when all of them are.
+pub(super) fn until_nothing_is_left(directory: &Directory) {
+    let patience = Instant::now() + PATIENCE;
+    while directory.path().exists() {
+        assert!(Instant::now() < patience, "{} is left", directory.path().display());
+        thread::sleep(Duration::from_millis(10));
+    }
     assert_eq!((directory.processes(), directory.cgroups()), (Vec::new(), Vec::new()));
-    assert!(!directory.path().exists(), "{} is left", directory.path().display());
 }

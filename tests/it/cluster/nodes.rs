@@ -12,11 +12,16 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tidegate_tests::{
     PATIENCE,
-    cluster::{AGNHOST, Cluster, Tier, directory::Directory, machine, owner, programs::Programs},
+    cluster::{
+        AGNHOST, Cluster, Tier,
+        directory::{Directory, remove_leftovers},
+        machine, owner,
+        programs::Programs,
+    },
     oci::{File, Image},
 };
 
-use super::bed::{assert_nothing_is_left, until};
+use super::bed::{until, until_no_process_is_left, until_nothing_is_left};
 
 /// Requests that are sure to find both of two pods: one of them is missed by one run in 2³⁹.
 const ENOUGH: usize = 40;
@@ -212,12 +217,7 @@ fn nothing_is_left_of_nodes_whose_owner_is_killed() {
     let processes = directory.processes();
     assert!(processes.len() > 15 && !directory.cgroups().is_empty(), "{processes:?}");
     keeper.kill();
-    let patience = Instant::now() + PATIENCE;
-    while directory.path().exists() {
-        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
-        thread::sleep(Duration::from_millis(20));
-    }
-    assert_nothing_is_left(&directory);
+    until_nothing_is_left(&directory);
     // Its namespaces have ended with the processes in them.
     assert_eq!(kept_namespaces().difference(&kept).count(), 0);
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
@@ -234,12 +234,8 @@ fn nothing_is_left_of_nodes_whose_supervisor_is_killed() {
     let directory = keeper.directory.clone();
     let supervisor = owner::ask(&directory, "supervisor").unwrap();
     kill_process(Pid::from_raw(supervisor.trim().parse().unwrap()).unwrap(), Signal::KILL).unwrap();
-    let patience = Instant::now() + PATIENCE;
-    while !directory.processes().is_empty() {
-        assert!(Instant::now() < patience, "{:?} are left", directory.processes());
-        thread::sleep(Duration::from_millis(20));
-    }
+    until_no_process_is_left(&directory);
     // Files and cgroups nobody could remove; whoever starts the next cluster does.
-    tidegate_tests::cluster::directory::remove_leftovers().unwrap();
-    assert_nothing_is_left(&directory);
+    remove_leftovers().unwrap();
+    until_nothing_is_left(&directory);
 }

@@ -14,10 +14,9 @@ use tidegate_tests::{
     chart::objects,
     cluster::ControlPlane,
     image::root,
+    permissions::{Permission, documented},
     process::Process,
 };
-
-use crate::deploy::{Permission, documented};
 
 /// Who runs in the manifests.
 const ACCOUNT: &str = "system:serviceaccount:tidegate:tidegate";

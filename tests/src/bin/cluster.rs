@@ -107,7 +107,7 @@ async fn main() -> ExitCode {
 
 async fn run(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Build => Programs::build(&mut say).map(drop),
+        Command::Build => Programs::build(Tier::TwoNodes, &mut say).map(drop),
         Command::Up(which) => up(&which),
         Command::Down(name) => {
             for removed in directory::remove_leftovers()? {
@@ -135,7 +135,7 @@ fn say(line: &str) {
 
 fn up(which: &Which) -> Result<(), Failure> {
     machine::check(which.tier())?;
-    let programs = Programs::build(&mut say)?;
+    let programs = Programs::build(which.tier(), &mut say)?;
     let directory = Directory::named(&which.name.name)?;
     let owner = Owner::start(&env::current_exe()?, directory, which.tier(), true, &mut say)?;
     let directory = owner.leave();

@@ -131,12 +131,22 @@ impl Directory {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(format!("{}: {error}", self.path.display()).into())
-            }
-            _ => Ok(()),
+        self.remove_files().map_err(|error| format!("{}: {error}", self.path.display()).into())
+    }
+
+    /// The lock last, so that what an interrupted removal leaves is still somebody's to remove.
+    fn remove_files(&self) -> io::Result<()> {
+        let lock = self.path.join("lock");
+        let entries = fs::read_dir(&self.path).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in entries.filter(|path| *path != lock) {
+            missing_is_fine(if path.is_dir() && !path.is_symlink() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            })?;
         }
+        missing_is_fine(fs::remove_file(&lock))?;
+        missing_is_fine(fs::remove_dir(&self.path))
     }
 
     /// Every process of it, but for the caller: those whose environment says so, and those in the cgroups of its nodes.
@@ -187,13 +197,26 @@ fn all() -> PathBuf {
 pub fn remove_leftovers() -> Result<Vec<String>, Failure> {
     let mut removed = Vec::new();
     for directory in Directory::every() {
-        // Whoever has the lock while it is removed, is the only one who does so.
-        if let Ok(_lock) = directory.lock() {
-            directory.remove()?;
-            removed.push(directory.name());
+        match directory.lock() {
+            // Whoever has the lock is the only one who removes it.
+            Ok(_lock) => {
+                directory.remove()?;
+                removed.push(directory.name());
+            }
+            // There was no time to remove the last of it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => drop(fs::remove_dir(directory.path())),
+            Err(_) => {}
         }
     }
     Ok(removed)
+}
+
+/// Whoever removes the same may have been quicker.
+fn missing_is_fine(removed: io::Result<()>) -> io::Result<()> {
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// The processes in a cgroup and those below.

@@ -14,7 +14,10 @@ use super::{
     Failure, Tier,
     control_plane::{ControlPlane, output},
     directory::Directory,
-    supervisor::network::{enter, node_ip},
+    supervisor::{
+        API_SERVER, PROXIES,
+        network::{CONTROL_PLANE, enter, node_ip},
+    },
 };
 use crate::network_namespace::NetworkNamespace;
 
@@ -120,6 +123,14 @@ impl Cluster {
         self.directory().file("inside.kubeconfig")
     }
 
+    /// A kubeconfig of whoever has this token, for the same processes.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn inside_user_kubeconfig(&self, token: &str) -> PathBuf {
+        self.user_kubeconfig_at(&format!("https://{CONTROL_PLANE}:{API_SERVER}"), token)
+    }
+
     /// Gives both nodes the image of an archive, as `docker save` and [`crate::oci`] write them.
     ///
     /// # Panics
@@ -156,6 +167,9 @@ impl Cluster {
 pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failure> {
     let prefix = enter(process_in(directory, network)?);
     let mut command = Command::new(&prefix[0]);
+    for name in PROXIES {
+        command.env_remove(name);
+    }
     command.args(&prefix[1..]);
     Ok(command)
 }

@@ -98,12 +98,12 @@ impl Programs {
         }
     }
 
-    /// All of them, built if they are missing. `say` is told how far it is.
+    /// Those that a cluster takes, built if they are missing. `say` is told how far it is.
     ///
     /// # Errors
     /// What the Go compiler says.
-    pub fn build(say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
-        if env::var_os(ASSETS).is_none() {
+    pub fn build(tier: Tier, say: &mut dyn FnMut(&str)) -> Result<Self, Failure> {
+        if Self::find(tier).is_err() && env::var_os(ASSETS).is_none() {
             fs::create_dir_all(cache()?)?;
             let lock = fs::File::create(cache()?.join("lock"))?;
             if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -114,7 +114,7 @@ impl Programs {
                 module.build(say)?;
             }
         }
-        Self::find(Tier::TwoNodes)
+        Self::find(tier)
     }
 
     /// Helm, if it is there already.

@@ -13,19 +13,15 @@ mod change;
 mod cost;
 mod goals;
 mod h2;
-mod http1;
 mod load;
 mod memory;
-mod network;
 mod peers;
 mod plot;
-mod process;
 mod programs;
 mod report;
 mod results;
 mod routes;
 mod speed;
-mod stats;
 mod tls;
 mod verify;
 mod watch;
@@ -42,6 +38,7 @@ use std::{
 use anyhow::Context;
 use clap::{Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+use tidegate_benches::{http1, network, process, stats};
 
 use self::{
     programs::{Kind, Programs},

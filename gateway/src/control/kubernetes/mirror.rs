@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     compile::finding::{Finding, Severity},
-    control::{References, files::Batch},
+    control::{References, cache::Remembered, files::Batch},
 };
 
 /// Findings on single objects, at most: where it is all of a kind, the first say what it is.
@@ -89,6 +89,8 @@ pub(super) struct Mirror {
     /// Passed on last, of what there is besides objects.
     said: (Vec<Finding>, Option<u64>),
     problems_changed: bool,
+    /// When what an earlier process remembered was so, as long as a part of it is served.
+    remembered: Option<i64>,
     /// Whether anything was passed on yet.
     began: bool,
 }
@@ -140,7 +142,50 @@ impl Mirror {
         let watches = status.watches().iter().map(|_| Known::default()).collect();
         let (waiting, origin) = (BTreeMap::new(), Origin::synthetic(LABEL));
         let (fetches, said) = Default::default();
-        Self { status, standings, watches, fetches, origin, waiting, said, problems_changed: false, began: false }
+        Self {
+            status,
+            standings,
+            watches,
+            fetches,
+            origin,
+            waiting,
+            said,
+            problems_changed: false,
+            remembered: None,
+            began: false,
+        }
+    }
+
+    /// Whether anything was passed on yet.
+    pub(super) fn began(&self) -> bool {
+        self.began
+    }
+
+    /// What an earlier process has heard stands for what has not been heard yet.
+    pub(super) fn remember(&mut self, Remembered { heard, objects }: Remembered) {
+        for object in objects {
+            let name = object.object_ref();
+            let is_its = |status: &Arc<WatchStatus>| {
+                let namespace = status.namespace();
+                status.watched().kind == name.kind && namespace.is_none_or(|only| only == &*name.namespace)
+            };
+            let Some(at) = self.status.watches().iter().position(is_its) else { continue };
+            let known = &mut self.watches[at];
+            if known.synced || known.forbidden.is_some() {
+                continue;
+            }
+            if self.status.watches()[at].watched().is_fetched {
+                self.fetches.remember(name.clone());
+            } else if known.held.contains(&name) {
+                // A list has told of it, though not to its end.
+                continue;
+            }
+            known.held.insert(name.clone());
+            self.waiting.insert(name, Some(object));
+        }
+        self.remembered = Some(heard);
+        self.status.set_remembered(self.remembered);
+        self.problems_changed = true;
     }
 
     /// What is referred to is another than before.
@@ -149,6 +194,7 @@ impl Mirror {
         let left = self.fetches.follow(references, is_there, Instant::now());
         // Nobody needs it: it is not to be held.
         self.waiting.extend(left.into_iter().map(|name| (name, None)));
+        self.problems_changed = true;
         self.count_open();
     }
 
@@ -242,8 +288,13 @@ impl Mirror {
 
     /// What is to be passed on, if there is anything: nothing before each kind is known, or known to be forbidden.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        if !self.began && !self.watches.iter().all(|known| known.synced || known.forbidden.is_some()) {
+        let is_known = self.watches.iter().all(|known| known.synced || known.forbidden.is_some());
+        if !self.began && !is_known && self.remembered.is_none() {
             return None;
+        }
+        if is_known && self.remembered.take().is_some() {
+            self.status.set_remembered(None);
+            self.problems_changed = true;
         }
         let is_first = !std::mem::replace(&mut self.began, true);
         if std::mem::take(&mut self.problems_changed) {
@@ -287,13 +338,37 @@ impl Mirror {
     /// No object, but what there is to say besides.
     fn nothing(&self) -> Batch {
         let (problems, answers) = self.said.clone();
-        Batch { problems, answers, ..Batch::default() }
+        Batch { problems, answers, is_remembered: self.remembered.is_some(), ..Batch::default() }
     }
 
     fn problems(&self) -> Vec<Finding> {
         let forbidden = self.watches.iter().filter_map(|known| known.forbidden.as_ref()).map(|no| no.finding.clone());
+        let forbidden = forbidden.chain(self.remembered.map(|heard| self.not_heard(heard)));
         let unreadable = self.watches.iter().flat_map(|known| known.unreadable.values());
         forbidden.chain(unreadable.chain(self.fetches.problems()).take(MAX_PROBLEMS).cloned()).collect()
+    }
+}
+
+impl Mirror {
+    /// The verdict on what an earlier process has heard and this one has not.
+    fn not_heard(&self, heard: i64) -> Finding {
+        let open = self.watches.iter().zip(self.status.watches());
+        let open = open.filter(|(known, _)| !known.synced && known.forbidden.is_none());
+        let open: Vec<&str> = open.map(|(_, status)| status.watched().resource).collect();
+        Finding {
+            severity: Severity::Warning,
+            reason: "Remembered",
+            object: None,
+            file: Path::new(LABEL).into(),
+            line: 0,
+            field: None,
+            message: format!(
+                "the API server has not told of {} since this process began: what is served was heard by an earlier one, at {heard} \
+                 (seconds since 1970).",
+                open.join(", ")
+            ),
+            fix: "See why the API server does not answer: /readyz says how it fails.".to_owned(),
+        }
     }
 }
 
@@ -448,6 +523,56 @@ mod tests {
         say(&mut mirror, Kind::Service, News::Deleted(name("a")));
         mirror.take();
         assert!(changes.has_changed().unwrap() && uid().is_none());
+    }
+
+    fn secret(text: &str) -> Object {
+        let mut secret = tidegate_crd::core::Secret::default();
+        secret.metadata.name = Some(text.to_owned());
+        Object::Secret(Box::new(secret))
+    }
+
+    #[test]
+    fn references_are_answered_once_everything_there_was_fetched() {
+        let mut mirror = synced(&[]);
+        let secret_name = |one: &str| ObjectRef::new(Kind::Secret, "", one);
+        let refer = |mirror: &mut Mirror, number, names: &[&str]| {
+            mirror.refer(&References { number, names: names.iter().map(|one| secret_name(one)).collect() });
+        };
+        refer(&mut mirror, 1, &["missing"]);
+        assert_eq!(mirror.take().unwrap().answers, Some(1), "there is nothing to wait for");
+        let named = |one: &str| News::Applied(Item::Named(secret_name(one), "1".to_owned()));
+        say(&mut mirror, Kind::Secret, named("a"));
+        say(&mut mirror, Kind::Secret, named("nobody's"));
+        assert!(mirror.take().is_none() && mirror.next_fetch().is_none());
+        refer(&mut mirror, 2, &["missing", "a"]);
+        assert_eq!(mirror.take().map(|batch| batch.answers), Some(None));
+        let (watch, name) = mirror.next_fetch().unwrap();
+        assert_eq!((watch, &name), (number_of(&mirror, Kind::Secret), &secret_name("a")));
+        mirror.fetched(watch, name, Fetched::Object { object: secret("a"), version: "1".to_owned() });
+        let batch = mirror.take().unwrap();
+        assert_eq!((batch.answers, batch.apply.len()), (Some(2), 1));
+        // Nobody needs it any more.
+        refer(&mut mirror, 3, &["missing"]);
+        assert_eq!(mirror.take().unwrap().delete, [secret_name("a")]);
+    }
+
+    #[test]
+    fn what_was_remembered_stands_until_it_is_heard() {
+        let mut mirror = almost_synced();
+        assert!(mirror.take().is_none());
+        mirror.remember(Remembered { heard: 77, objects: vec![service("old"), service("kept"), secret("a")] });
+        let batch = mirror.take().unwrap();
+        assert!(mirror.began() && batch.is_remembered);
+        let names: Vec<ObjectRef> = batch.apply.iter().map(|document| document.object.object_ref()).collect();
+        assert_eq!(names, [name("kept"), name("old")], "of Secrets all is known");
+        assert!(batch.problems[0].message.starts_with("the API server has not told of services since"));
+        assert!(mirror.status.is_ready() && mirror.status.report().contains("as an earlier process heard it"));
+        say(&mut mirror, Kind::Service, News::Listing);
+        say(&mut mirror, Kind::Service, News::Listed(Item::Object(service("kept"))));
+        say(&mut mirror, Kind::Service, News::Complete);
+        let batch = mirror.take().unwrap();
+        assert_eq!((batch.delete, batch.is_remembered, batch.problems), (vec![name("old")], false, vec![]));
+        assert_eq!(mirror.status.remembered(), None);
     }
 
     #[test]

@@ -32,6 +32,7 @@ mod wire;
 
 use std::{
     io,
+    path::Path,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -53,10 +54,14 @@ use self::{
     standing::Standings,
     status::KubernetesStatus,
 };
-use super::{References, files::Batch};
+use super::{References, cache::CacheFile, files::Batch};
 
 /// How much may have been heard without having been taken in: a page of a list, and a few more.
 const WAITING: usize = 1_024;
+
+/// How long the API server may take before what an earlier process remembered is served: longer than one that is well takes to list
+/// everything, and short beside an outage.
+const CACHE_GRACE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether anybody listens still.
 const LOOK: Duration = Duration::from_secs(5);
@@ -70,6 +75,7 @@ pub struct Cluster {
     /// What is to be read of what is only listed by name.
     references: tokio_watch::Sender<Arc<References>>,
     standings: Arc<Standings>,
+    cache: Option<CacheFile>,
 }
 
 impl Cluster {
@@ -78,7 +84,19 @@ impl Cluster {
         let kinds = Kinds::new(namespaces, node_name);
         let status = Arc::new(KubernetesStatus::new(kinds.watches()));
         let references = tokio_watch::Sender::default();
-        Self { server, kinds, status, references, standings: Arc::default() }
+        Self { server, kinds, status, references, standings: Arc::default(), cache: None }
+    }
+
+    /// What is heard is remembered in this directory, for a process that begins while the API server is away.
+    #[must_use]
+    pub fn remembered_in(self, directory: &Path) -> Self {
+        let cache = CacheFile::new(directory, &self.server.url().to_string(), &self.kinds.namespaces());
+        Self { cache: Some(cache), ..self }
+    }
+
+    /// Where it is remembered, if it is.
+    pub fn cache(&self) -> Option<&CacheFile> {
+        self.cache.as_ref()
     }
 
     /// Where to say what is referred to.
@@ -119,25 +137,34 @@ impl Cluster {
                 drop(heard);
                 let references = self.references.subscribe();
                 drop(self.references);
-                pass_on(Mirror::new(self.status, self.standings), inbox, references, client, send).await;
+                let mirror = Mirror::new(self.status, self.standings);
+                pass_on(mirror, inbox, Sources { references, client, cache: self.cache }, send).await;
             });
         };
         thread::Builder::new().name("kubernetes".to_owned()).spawn(follow).map(drop)
     }
 }
 
+/// Where the rest comes from.
+struct Sources {
+    references: tokio_watch::Receiver<Arc<References>>,
+    client: Client,
+    cache: Option<CacheFile>,
+}
+
 /// Sends on what was heard, and fetches what is asked for; all that waits goes together.
 async fn pass_on(
     mut mirror: Mirror,
     mut inbox: mpsc::Receiver<Heard>,
-    mut references: tokio_watch::Receiver<Arc<References>>,
-    client: Client,
+    Sources { mut references, client, mut cache }: Sources,
     mut send: impl FnMut(Batch) -> bool,
 ) {
+    let grace = Instant::now() + CACHE_GRACE;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::with_capacity(WAITING);
     let mut fetching = FuturesUnordered::new();
+    let mut is_listed = false;
     loop {
         while let Some((watch, name)) = mirror.next_fetch() {
             let client = client.clone();
@@ -165,12 +192,35 @@ async fn pass_on(
                 mirror.refer(&references.borrow_and_update().clone());
                 mirror.take()
             }
+            () = sleep_until(grace.into()), if cache.is_some() => {
+                remember(&mut mirror, cache.take()).await;
+                mirror.take()
+            }
             () = sleep_until(due.into()) => None,
             // Says nothing new, but is how it is learned that nobody listens.
             _ = look.tick() => mirror.again(),
         };
-        if batch.is_some_and(|batch| !send(batch)) {
+        let Some(batch) = batch else { continue };
+        if !std::mem::replace(&mut is_listed, true) {
+            tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
+        }
+        if !send(batch) {
             return;
         }
+    }
+}
+
+/// Serves what an earlier process remembered, if not enough has been heard yet.
+async fn remember(mirror: &mut Mirror, cache: Option<CacheFile>) {
+    let Some(file) = cache.filter(|_| !mirror.began()) else { return };
+    let path = file.path().display().to_string();
+    match tokio::task::spawn_blocking(move || file.load()).await {
+        Ok(Ok(remembered)) => {
+            tracing::warn!("the API server has not told everything yet: what was remembered in {path} is served");
+            mirror.remember(remembered);
+        }
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
+        Ok(Err(error)) => tracing::warn!("what was remembered in {path} cannot be used: {error}"),
+        Err(_) => {}
     }
 }

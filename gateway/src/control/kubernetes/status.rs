@@ -6,12 +6,13 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, Instant},
 };
 
 use super::{failure::Failure, kinds::Watched};
+use crate::control::unix_seconds;
 
 /// How all watches do.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct KubernetesStatus {
     watches: Vec<Arc<WatchStatus>>,
     /// Secrets and ConfigMaps that are referred to and there, and have not been read.
     fetching: AtomicU64,
+    /// When what an earlier process remembered was so, in seconds since the Unix epoch, as long as a part of it is served; else 0.
+    remembered: AtomicI64,
 }
 
 /// How one watch does.
@@ -52,7 +55,11 @@ impl KubernetesStatus {
     pub(super) fn new(watches: Vec<(&'static Watched, Option<Arc<str>>)>) -> Self {
         let server = Arc::<Server>::default();
         let status = |(watched, namespace)| Arc::new(WatchStatus::new(watched, namespace, server.clone()));
-        Self { watches: watches.into_iter().map(status).collect(), fetching: AtomicU64::new(0) }
+        Self {
+            watches: watches.into_iter().map(status).collect(),
+            fetching: AtomicU64::new(0),
+            remembered: AtomicI64::new(0),
+        }
     }
 
     /// Each watch.
@@ -62,7 +69,7 @@ impl KubernetesStatus {
 
     /// Whether all is known that this process is not ready without.
     pub fn is_ready(&self) -> bool {
-        self.watches.iter().all(|watch| watch.is_synced() || !watch.watched.is_needed)
+        self.remembered().is_some() || self.watches.iter().all(|watch| watch.is_synced() || !watch.watched.is_needed)
     }
 
     /// What is not as it should be, a line for each watch. Not an hour's news: it is so now.
@@ -84,7 +91,22 @@ impl KubernetesStatus {
             0 => None,
             count => Some(format!("{count} Secrets and ConfigMaps that something refers to: being fetched\n")),
         };
-        lines.chain(fetching).collect()
+        let remembered = self.remembered().map(|heard| {
+            format!(
+                "what is not known yet is served as an earlier process heard it, {} s ago\n",
+                unix_seconds() - heard
+            )
+        });
+        lines.chain(fetching).chain(remembered).collect()
+    }
+
+    /// When what an earlier process remembered was so, as long as a part of it is served.
+    pub fn remembered(&self) -> Option<i64> {
+        Some(self.remembered.load(Relaxed)).filter(|heard| *heard != 0)
+    }
+
+    pub(super) fn set_remembered(&self, heard: Option<i64>) {
+        self.remembered.store(heard.unwrap_or(0), Relaxed);
     }
 
     /// How many Secrets and ConfigMaps are referred to and there, and have not been read.

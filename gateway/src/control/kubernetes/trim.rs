@@ -57,6 +57,7 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
 
 pub(super) fn ingress(ingress: &mut Ingress) {
     metadata(&mut ingress.metadata);
+    ingress.metadata.labels = None;
 }
 
 pub(super) fn ingress_class(class: &mut IngressClass) {
@@ -165,7 +166,7 @@ mod tests {
         assert_eq!(standing.addresses[0].ip.as_deref(), Some("192.0.2.1"));
         let metadata = trimmed.metadata();
         assert_eq!(metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
-        assert!(metadata.creation_timestamp.is_some() && metadata.labels.is_some());
+        assert!(metadata.creation_timestamp.is_some() && metadata.labels.is_none());
     }
 
     #[test]

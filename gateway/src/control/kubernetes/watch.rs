@@ -101,3 +101,62 @@ impl<K: Resource<DynamicType = ()> + Wire, F: Fn(K) -> Item + Sync> Watch<K, F> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, sync::Mutex};
+
+    use http::{Request, Response, StatusCode};
+    use kube::{Client, client::Body};
+    use tidegate_crd::{Kind, core::Service};
+
+    use super::{
+        super::{kinds::Kinds, status::KubernetesStatus, wire::Named},
+        *,
+    };
+
+    /// An API server that lists, and lets nobody watch. When it was asked to list.
+    fn lists_alone() -> (Client, Arc<Mutex<Vec<tokio::time::Instant>>>) {
+        let lists = Arc::<Mutex<Vec<tokio::time::Instant>>>::default();
+        let noted = lists.clone();
+        let answer = move |request: Request<Body>| {
+            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
+            let (code, text) = if is_watch {
+                (StatusCode::FORBIDDEN, r#"{"status": "Failure", "message": "no", "reason": "Forbidden", "code": 403}"#)
+            } else {
+                noted.lock().unwrap().push(tokio::time::Instant::now());
+                (StatusCode::OK, r#"{"metadata": {"resourceVersion": "1"}, "items": [{"metadata": {"name": "a"}}]}"#)
+            };
+            let mut response = Response::new(Body::from(text.as_bytes().to_vec()));
+            *response.status_mut() = code;
+            std::future::ready(Ok::<_, Infallible>(response))
+        };
+        (Client::new(tower::service_fn(answer), "default"), lists)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_not_watch_lists_again_and_again() {
+        let (client, lists) = lists_alone();
+        let statuses = KubernetesStatus::new(Kinds::new(&[], "here").watches());
+        let (heard, mut inbox) = mpsc::channel(64);
+        let watch = Watch {
+            api: Api::<Named<Service>>::all(client),
+            config: watcher::Config::default(),
+            item: |named: Named<Service>| named.item(Kind::Service),
+            index: 0,
+            status: statuses.watches()[0].clone(),
+            heard,
+        };
+        tokio::spawn(watch.run());
+        let mut forbidden = 0;
+        while forbidden < 3 {
+            if let News::Failed(failure) = inbox.recv().await.unwrap().news {
+                assert!(matches!(failure, Failure::Forbidden { verb: "watch", .. }), "{failure}");
+                forbidden += 1;
+            }
+        }
+        let lists = lists.lock().unwrap().clone();
+        assert_eq!(lists.len(), 3);
+        assert!(lists.windows(2).all(|two| two[1] - two[0] >= RELIST), "{lists:?}");
+    }
+}

@@ -19,7 +19,7 @@ const SETTINGS: [(&str, &str); 4] = [
 ];
 
 /// A command that runs `program` in a network of its own; `None` where that is not possible.
-pub(crate) fn command(program: &Path) -> Option<Command> {
+pub fn command(program: &Path) -> Option<Command> {
     let possible = Command::new(UNSHARE).args(["--net", "ip", "link", "set", "lo", "up"]).output();
     if !possible.is_ok_and(|output| output.status.success()) {
         return None;
@@ -30,7 +30,10 @@ pub(crate) fn command(program: &Path) -> Option<Command> {
 }
 
 /// Makes the network we are in ours.
-pub(crate) fn set_up() -> anyhow::Result<()> {
+///
+/// # Errors
+/// If its loopback cannot be used.
+pub fn set_up() -> anyhow::Result<()> {
     let status = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
     anyhow::ensure!(status.success(), "ip has failed");
     for (setting, value) in SETTINGS {

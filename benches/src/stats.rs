@@ -1,7 +1,7 @@
 //! What many values come to.
 
 /// The value in the middle; not a number if there is none.
-pub(crate) fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
     match sorted.len() {
@@ -12,7 +12,7 @@ pub(crate) fn median(values: &[f64]) -> f64 {
 }
 
 /// The smallest of the sorted values that `share` of them do not exceed (the nearest rank); 0 if there is none.
-pub(crate) fn percentile(sorted: &[u32], share: f64) -> u32 {
+pub fn percentile(sorted: &[u32], share: f64) -> u32 {
     let rank = (share * sorted.len() as f64).ceil() as usize;
     sorted.get(rank.saturating_sub(1).min(sorted.len().saturating_sub(1))).copied().unwrap_or(0)
 }

@@ -10,7 +10,7 @@ use rustix::{
 const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// A process and all below it.
-pub(crate) fn tree(pid: u32) -> Vec<u32> {
+pub fn tree(pid: u32) -> Vec<u32> {
     let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let children: String =
         threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
@@ -19,7 +19,7 @@ pub(crate) fn tree(pid: u32) -> Vec<u32> {
 }
 
 /// CPU time of a process and all below it: the first field of each thread's `schedstat`, in nanoseconds.
-pub(crate) fn cpu(pid: u32) -> Duration {
+pub fn cpu(pid: u32) -> Duration {
     let mut nanos = 0;
     for pid in tree(pid) {
         let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
@@ -31,17 +31,24 @@ pub(crate) fn cpu(pid: u32) -> Duration {
 }
 
 /// Memory of a process and all below it in bytes, each shared page divided among those who share it.
-pub(crate) fn pss(pid: u32) -> u64 {
-    let one = |pid: u32| -> Option<u64> {
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-        let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-        Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
-    };
-    tree(pid).into_iter().filter_map(one).sum()
+pub fn pss(pid: u32) -> u64 {
+    tree(pid).into_iter().map(|pid| kilobytes(pid, "smaps_rollup", "Pss:") << 10).sum()
+}
+
+/// Memory of one process in bytes, shared pages included: what a container's limit and `kubectl top` go by, or nearly so.
+pub fn rss(pid: u32) -> u64 {
+    kilobytes(pid, "status", "VmRSS:") << 10
+}
+
+/// A line of one of a process's files; 0 if it is gone.
+fn kilobytes(pid: u32, file: &str, name: &str) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// A command whose process is told to end when this one has: nothing is left running, however we end.
-pub(crate) fn bound_to_us(program: &Path) -> Command {
+pub fn bound_to_us(program: &Path) -> Command {
     if !Path::new(SETPRIV).is_file() {
         return Command::new(program);
     }
@@ -51,21 +58,21 @@ pub(crate) fn bound_to_us(program: &Path) -> Command {
 }
 
 /// Sends a signal; a process that is gone needs none.
-pub(crate) fn signal(pid: u32, signal: Signal) {
+pub fn signal(pid: u32, signal: Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         let _ = kill_process(pid, signal);
     }
 }
 
 /// The core for the proxy and the core for the load; `None` if there is only one.
-pub(crate) fn two_cores() -> Option<(usize, usize)> {
+pub fn two_cores() -> Option<(usize, usize)> {
     let allowed = sched_getaffinity(None).ok()?;
     let mut cores = (0..CpuSet::MAX_CPU).filter(|core| allowed.is_set(*core));
     Some((cores.next()?, cores.next()?))
 }
 
 /// Moves this thread, and whatever it starts from now on, to one core.
-pub(crate) fn pin(core: Option<usize>) {
+pub fn pin(core: Option<usize>) {
     let Some(core) = core else { return };
     let mut set = CpuSet::new();
     set.set(core);
@@ -75,20 +82,23 @@ pub(crate) fn pin(core: Option<usize>) {
 }
 
 /// Raises the limit of open files as far as it goes, for the proxies too; returns it.
-pub(crate) fn raise_file_limit() -> anyhow::Result<u64> {
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn raise_file_limit() -> anyhow::Result<u64> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     Ok(limit.maximum.unwrap_or(1 << 20))
 }
 
 /// The three load averages, as the kernel writes them.
-pub(crate) fn load_average() -> String {
+pub fn load_average() -> String {
     let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
 /// What the kernel calls the processor: the price of a copy and of a wake-up differs much from one to the other.
-pub(crate) fn processor() -> String {
+pub fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, model)| model.to_owned())

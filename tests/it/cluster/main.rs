@@ -1,8 +1,10 @@
 //! Tests in a real cluster: its control plane alone, or with two nodes.
 
 mod bed;
+mod controller;
 mod deploy;
 mod high_availability;
 mod nodes;
 mod outage;
+mod pools;
 mod rbac;

@@ -15,7 +15,7 @@ const MAX_FIELDS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A request as bytes. `fields` are whole lines with their ends.
-pub(crate) fn request(method: &str, host: &str, path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
+pub fn request(method: &str, host: &str, path: &str, fields: &str, body: &[u8]) -> Vec<u8> {
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: compare\r\nAccept: */*\r\n{fields}{length}\r\n"
@@ -25,16 +25,29 @@ pub(crate) fn request(method: &str, host: &str, path: &str, fields: &str, body: 
 
 /// What has arrived of one answer.
 #[derive(Debug)]
-pub(crate) enum Progress {
+pub enum Progress {
     /// An answer of 200 with so many bytes of content, which are counted and forgotten.
-    Http { expected: usize, head: Vec<u8>, left: Option<usize> },
-    /// So many more bytes, whatever they are.
-    Bytes { left: usize },
+    Http {
+        /// How many it must have.
+        expected: usize,
+        /// The head, while it is incomplete.
+        head: Vec<u8>,
+        /// Bytes still to come, once the head is complete.
+        left: Option<usize>,
+    },
+    /// Just bytes, whatever they are.
+    Bytes {
+        /// How many are still to come.
+        left: usize,
+    },
 }
 
 impl Progress {
-    /// Takes what has arrived; says whether the answer is complete, or what is wrong with it.
-    pub(crate) fn feed(&mut self, data: &[u8]) -> Result<bool, String> {
+    /// Takes what has arrived; says whether the answer is complete.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn feed(&mut self, data: &[u8]) -> Result<bool, String> {
         match self {
             Self::Bytes { left } => {
                 *left = left.checked_sub(data.len()).ok_or("more bytes than were sent")?;
@@ -86,13 +99,18 @@ fn parse_head(data: &[u8]) -> Result<Option<(usize, u16, Option<usize>)>, String
 
 /// One whole answer.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) status: u16,
-    pub(crate) body: Vec<u8>,
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its content, if its status is 200.
+    pub body: Vec<u8>,
 }
 
 /// A connection that waits no longer than anything should take.
-pub(crate) fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
+///
+/// # Errors
+/// If nobody listens.
+pub fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -101,7 +119,10 @@ pub(crate) fn connect(addr: SocketAddr) -> io::Result<TcpStream> {
 }
 
 /// Sends one request over a connection and reads its answer, leaving the connection open.
-pub(crate) fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> anyhow::Result<Answer> {
+///
+/// # Errors
+/// If there is no answer, or none that is HTTP.
+pub fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> anyhow::Result<Answer> {
     stream.write_all(request)?;
     stream.flush()?;
     let (mut data, mut buffer) = (Vec::new(), vec![0; 64 << 10]);
@@ -129,7 +150,10 @@ pub(crate) fn exchange(stream: &mut (impl Read + Write), request: &[u8]) -> anyh
 }
 
 /// Asks for one path over a connection of its own.
-pub(crate) fn get(addr: SocketAddr, host: &str, path: &str) -> anyhow::Result<Answer> {
+///
+/// # Errors
+/// As [`exchange`], and if nobody listens.
+pub fn get(addr: SocketAddr, host: &str, path: &str) -> anyhow::Result<Answer> {
     exchange(&mut connect(addr)?, &request("GET", host, path, "Connection: close\r\n", &[]))
 }
 
