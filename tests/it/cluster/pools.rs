@@ -19,7 +19,7 @@ fn install(control_plane: &ControlPlane) {
 }
 
 async fn start(net: Net, control_plane: &ControlPlane) -> Bed {
-    let connection = ApiServer::find(Some(control_plane.kubeconfig()), None).await.unwrap();
+    let connection = ApiServer::find(Some(control_plane.kubeconfig().to_owned()), None).await.unwrap();
     Bed::start_with(net, "", |options| {
         options.source = Source::Kubernetes(Box::new(Cluster::new(connection, &[], "here")));
         options.settings.addresses = AddressSource::Cluster;
