@@ -282,7 +282,7 @@ impl App {
 
     /// Where HTTP is served; nowhere, which has no port, if it is not.
     pub fn http(&self) -> SocketAddr {
-        self.http.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+        self.http.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// Where HTTPS is served.

@@ -41,7 +41,7 @@ impl AddressRange {
     }
 
     /// Every address once, beginning at the one that `seed` falls on.
-    pub(crate) fn from_seed(&self, seed: u64) -> impl Iterator<Item = IpAddr> {
+    pub(crate) fn beginning_at(&self, seed: u64) -> impl Iterator<Item = IpAddr> {
         let Self { family, first, .. } = *self;
         let len = self.len();
         let start = u128::from(seed) % len;
@@ -136,14 +136,14 @@ mod tests {
     fn every_address_comes_once_from_wherever_it_begins() {
         let range = range("192.0.2.250-192.0.3.5");
         for seed in [0, 5, 11, 12, u64::MAX] {
-            let mut all: Vec<IpAddr> = range.from_seed(seed).collect();
+            let mut all: Vec<IpAddr> = range.beginning_at(seed).collect();
             assert!(all.iter().all(|ip| range.contains(*ip)));
             all.sort_unstable();
             all.dedup();
             assert_eq!(all.len(), 12, "{seed}");
         }
         let whole = "::-ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff".parse::<AddressRange>().unwrap();
-        assert_eq!(whole.from_seed(7).next(), Some("::7".parse().unwrap()));
+        assert_eq!(whole.beginning_at(7).next(), Some("::7".parse().unwrap()));
     }
 
     #[test]

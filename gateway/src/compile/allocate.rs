@@ -312,7 +312,7 @@ impl Desk<'_> {
     /// The first free address from a place in the range that depends on the seed alone.
     fn first_free(&self, range: &AddressRange, seed: u64) -> Option<IpAddr> {
         // A range may be as large as IPv6 makes them; one more try than there are addresses taken is enough.
-        range.from_seed(seed).take(self.taken_ips.len() + 1).find(|ip| !self.taken_ips.contains(ip))
+        range.beginning_at(seed).take(self.taken_ips.len() + 1).find(|ip| !self.taken_ips.contains(ip))
     }
 
     fn give_cluster_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {

@@ -67,11 +67,14 @@ pub struct ParametersStatus {
     pub accepted: Verdict,
 }
 
+/// Parameters, and the classes that name them.
+type Used = (Arc<Parameters>, BTreeSet<Arc<str>>);
+
 impl ClassParameters {
     /// Reads the parameters of the classes that are ours.
     pub(crate) fn read(objects: &Objects, settings: &ClassSettings) -> Self {
         let mut all = Self::default();
-        let mut used: BTreeMap<Arc<str>, (Arc<Parameters>, BTreeSet<Arc<str>>)> = BTreeMap::new();
+        let mut used: BTreeMap<Arc<str>, Used> = BTreeMap::new();
         let default = class::default_class(objects).map(|(name, _)| name);
         let mut classes: Vec<_> =
             objects.classes.iter().filter(|(_, stored)| class::is_of_ours(&stored.object, settings)).collect();

@@ -118,7 +118,7 @@ pub(crate) fn compile(
         service: Name { namespace: default.namespace.clone(), name: default.service.clone() },
         port: None,
     };
-    if let Some(default) = settings.default_backend.as_ref().map(named).as_ref().or(parameters.backend()) {
+    if let Some(default) = settings.default_backend.as_ref().map(named).as_ref().or_else(|| parameters.backend()) {
         builder.add_global_default(default);
     }
     findings.extend(parameters.findings().cloned());

@@ -66,6 +66,11 @@ impl Opens {
             (Self::Nothing, _) => false,
         }
     }
+
+    /// Whether the addresses of such frontends are led to this machine from elsewhere, so that it need not have them (yet).
+    pub fn is_led_here(self, kind: FrontendKind) -> bool {
+        self == Self::Node && matches!(kind, FrontendKind::LoadBalancer | FrontendKind::ExternalIp)
+    }
 }
 
 impl Settings {

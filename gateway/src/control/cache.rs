@@ -142,16 +142,19 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     // One that was left by a process of our number may be anybody's to read.
     drop(fs::remove_file(path));
     let mut out = Bounded { file: BufWriter::new(options.open(path)?), left: MAX_BYTES };
-    let Objects { config_maps, slices, ingresses, classes, namespaces, nodes, secrets, services, .. } = objects;
-    let counts =
-        [config_maps.len(), slices.len(), ingresses.len(), classes.len(), namespaces.len(), nodes.len(), secrets.len()];
-    let count = counts.iter().sum::<usize>() + services.len();
+    let Objects { config_maps, slices, ingresses, classes, parameters, pools, .. } = objects;
+    let Objects { namespaces, nodes, secrets, services, .. } = objects;
+    let counts = [config_maps.len(), slices.len(), ingresses.len(), classes.len(), parameters.len(), pools.len()];
+    let others = [namespaces.len(), nodes.len(), secrets.len(), services.len()];
+    let count = counts.iter().chain(&others).sum::<usize>();
     serde_json::to_writer(&mut out, &Head { format: FORMAT, heard, objects: count })?;
     out.write_all(b"\n")?;
     write_all(&mut out, Kind::ConfigMap, config_maps)?;
     write_all(&mut out, Kind::EndpointSlice, slices)?;
     write_all(&mut out, Kind::Ingress, ingresses)?;
     write_all(&mut out, Kind::IngressClass, classes)?;
+    write_all(&mut out, Kind::IngressClassParameters, parameters)?;
+    write_all(&mut out, Kind::LoadBalancerPool, pools)?;
     write_all(&mut out, Kind::Namespace, namespaces)?;
     write_all(&mut out, Kind::Node, nodes)?;
     write_all(&mut out, Kind::Secret, secrets)?;
@@ -290,7 +293,7 @@ mod tests {
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         let text = "{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {tls.key: YQ==}}\n---\n\
                     {apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {ports: [{port: 80}]}}\n---\n\
-                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
+                    {apiVersion: v1, kind: Node, metadata: {name: here}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
         let held = objects(text);
         file.save(&held, 77).unwrap();
         let remembered = file.load().unwrap();

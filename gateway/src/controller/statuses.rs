@@ -198,7 +198,7 @@ impl Statuses {
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
                 _ = changes.changed() => {}
-                Some(()) = async { Some(next?.await) } => {}
+                Some(()) = async { next?.await; Some(()) } => {}
             }
             tokio::time::sleep(STATUS_LOOK).await;
         }

@@ -133,7 +133,7 @@ impl World {
         let (name, subresource) = resource.split_once('/').unwrap_or((resource, ""));
         let name = if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") };
         let subresource = format!("--subresource={subresource}");
-        let question = ["auth", "can-i", &verb, &name, &subresource, "--as", ACCOUNT, "--all-namespaces", "--quiet"];
+        let question = ["auth", "can-i", &verb, &name, &subresource, "--as", ACCOUNT, "-n", "tidegate", "--quiet"];
         // It fails when the answer is no.
         until(&format!("may {verb} {resource} still"), || self.control_plane.try_kubectl(&question).is_err());
     }
@@ -189,6 +189,10 @@ impl World {
         for what in ["ingress/plain", "service/balanced"] {
             let patch = ["patch", what, "-n", "shop", "--subresource=status", "--type=merge", "-p", nothing];
             self.control_plane.kubectl(&patch);
+        }
+        for what in ["ingressclassparameters/edge", "loadbalancerpools/edge"] {
+            let nothing = r#"{"status": {"conditions": null}}"#;
+            self.control_plane.kubectl(&["patch", what, "--subresource=status", "--type=merge", "-p", nothing]);
         }
         self.control_plane.kubectl(&["delete", "events.events.k8s.io", "--all", "-n", "shop"]);
     }

@@ -49,6 +49,10 @@ async fn a_start_while_the_api_server_is_away_serves_what_was_known() {
     };
     tokio::time::timeout(PATIENCE, written).await.expect("it is written");
     drop(bed);
+    // What it listens at is closed in its own time.
+    while std::net::TcpListener::bind(admin(net)).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 
     server.leave();
     let begun = std::time::Instant::now();

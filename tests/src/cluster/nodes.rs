@@ -82,6 +82,14 @@ impl Cluster {
         run(self.command_outside(), command)
     }
 
+    /// The same.
+    ///
+    /// # Errors
+    /// What it complains of.
+    pub fn try_outside(&self, command: &[&str]) -> Result<String, String> {
+        output(self.command_outside().args(command), "")
+    }
+
     /// A command that is to be given a program and its arguments, and runs in the network of a node, but with this machine's files.
     ///
     /// # Panics

@@ -9,10 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::nodes::Cluster;
 use crate::{
+    PATIENCE,
     chart::{Chart, DEPLOYMENT, Form, NODE},
     image, process,
 };
@@ -35,13 +37,13 @@ pub const PODS_READY: Duration = Duration::from_secs(240);
 /// What the gateway's release is told beyond its form: the nodes' Tidegates announce its address.
 const GATEWAY: [&str; 1] = ["service.loadBalancerClass=tidegate.io/load-balancer"];
 
-/// What the nodes' is told. It has no classes: its ports 80 and 443 answer nobody's Ingresses.
+/// What the nodes' is told: what there is only once in a cluster is the gateway's, and both say the same of Ingresses.
 const NODES: [&str; 5] = [
     "node.netAdmin=true",
     "crds.install=false",
     "service.enabled=false",
     "ingressClass.enabled=false",
-    "ingressClass.controllers={tidegate.io/none}",
+    "publishService=tidegate/tidegate",
 ];
 
 /// An installation.
@@ -96,6 +98,30 @@ impl Installed {
         format!("{}:{}", image::REPOSITORY, tidegate::VERSION)
     }
 
+    /// Waits until every replica serves an Ingress, or until none does.
+    ///
+    /// # Panics
+    /// If that takes longer than [`PATIENCE`].
+    #[track_caller]
+    pub fn all_serve(&self, cluster: &Cluster, namespace: &str, ingress: &str, serve: bool) {
+        let begin = Instant::now();
+        loop {
+            let configurations = configurations(cluster);
+            let has = |configuration: &Value| {
+                let ingresses = configuration["ingresses"].as_array();
+                let is_it =
+                    |one: &Value| one["namespace"] == namespace && one["name"] == ingress && one["served"] == true;
+                ingresses.is_some_and(|ingresses| ingresses.iter().any(is_it))
+            };
+            if configurations.as_ref().is_ok_and(|all| all.iter().all(|one| has(one) == serve)) {
+                return;
+            }
+            let error = configurations.err().unwrap_or_default();
+            assert!(begin.elapsed() < PATIENCE, "{namespace}/{ingress}: not every replica agrees: {serve} {error}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     fn install(cluster: &Cluster) -> Option<Self> {
         let chart = Chart::find()?;
         load_image(cluster);
@@ -104,7 +130,7 @@ impl Installed {
         cluster.kubectl(&["wait", "--for=condition=Established", "crd/loadbalancerpools.tidegate.io"]);
         let (label, value) = HAS_ADDRESSES.split_once('=').expect("it is a label");
         cluster.apply(&format!(
-            "{{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {{name: outside}}, spec: {{addresses: \
+            "---\n{{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {{name: outside}}, spec: {{addresses: \
              [{ADDRESSES}], namespaceSelector: {{matchLabels: {{{label}: '{value}'}}}}}}}}"
         ));
         cluster.kubectl(&["label", "namespace", NAMESPACE, HAS_ADDRESSES, "--overwrite"]);
@@ -124,6 +150,19 @@ impl Installed {
         };
         Some(Self { address })
     }
+}
+
+/// What each replica serves now, as its `/config` tells.
+fn configurations(cluster: &Cluster) -> Result<Vec<Value>, String> {
+    let path = "jsonpath={.items[?(@.status.phase=='Running')].status.podIP}";
+    let ips =
+        cluster.try_kubectl(&["get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=tidegate", "-o", path])?;
+    let ask = |ip: &str| {
+        let url = format!("http://{ip}:9901/config");
+        let answer = cluster.try_outside(&["curl", "-sS", "--max-time", "10", &url])?;
+        serde_json::from_str(&answer).map_err(|error| error.to_string())
+    };
+    ips.split_whitespace().map(ask).collect()
 }
 
 /// Gives the nodes the image: with the program that is beside this test, and its libraries.

@@ -79,13 +79,12 @@ impl Builder<'_> {
         let policy = self.policy(one, host, Target::Rest, transport);
         let answers = policy.https.when != HttpsWhen::Never
             || policy.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-        let backend = match &one.main.options.closed {
-            Some(reason) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
-            None if of_class.is_some() => {
-                of_class.map(|(backend, _)| backend).unwrap_or(Backend::None { service: NOTHING.into() })
-            }
-            None if answers => Backend::None { service: NOTHING.into() },
-            None => return,
+        let of_class = of_class.map(|(backend, _)| backend);
+        let backend = match (&one.main.options.closed, of_class) {
+            (None, Some(backend)) => backend,
+            (Some(reason), _) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
+            (None, None) if answers => Backend::None { service: NOTHING.into() },
+            (None, None) => return,
         };
         let rule = Rule { issues_cookie: false, ..self.rule(one.main, host, None, backend, policy) };
         self.routes.host_mut(host).default = Some(Arc::new(rule));
