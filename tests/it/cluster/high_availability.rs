@@ -68,6 +68,12 @@ spec:
   template:
     metadata: {labels: {app: web}}
     spec:
+      topologySpreadConstraints:
+        - topologyKey: kubernetes.io/hostname
+          maxSkew: 1
+          whenUnsatisfiable: ScheduleAnyway
+          labelSelector: {matchLabels: {app: web}}
+          matchLabelKeys: [pod-template-hash]
       containers:
         - name: main
           image: IMAGE
@@ -109,7 +115,8 @@ impl World {
         let network = cluster.network_outside();
         let ways = [cluster_addr, installed.http_addr()];
         let world = Self { load: None, network, ways, installed, begun: Instant::now(), cluster };
-        // As the test before has left it.
+        // As a test before that failed may have left it.
+        world.cluster.kubectl(&["uncordon", "n1", "n2"]);
         is_rolled_out(&world.cluster, NAMESPACE, "deployment/web");
         is_rolled_out(&world.cluster, installed.namespace(), "deployment/tidegate");
         Some(world)
@@ -183,11 +190,15 @@ impl World {
     }
 
     /// The pod that leads.
-    fn leader(&self) -> String {
-        self.kubectl(
-            self.installed.namespace(),
-            &["get", "lease", "tidegate-leader", "-o", "jsonpath={.spec.holderIdentity}"],
-        )
+    async fn leader(&self) -> String {
+        let lease = ["get", "lease", "tidegate-leader", "-o", "jsonpath={.spec.holderIdentity}"];
+        let mut leader = String::new();
+        let is_there = || {
+            leader = self.kubectl(self.installed.namespace(), &lease);
+            if leader.is_empty() { Err("nobody has the Lease".to_owned()) } else { Ok(()) }
+        };
+        self.until("a leader", WITHOUT_LEADER, is_there).await;
+        leader
     }
 
     /// A new Ingress is served, and shows its address.
@@ -254,7 +265,8 @@ async fn tidegate_is_updated() {
     is_rolled_out(&world.cluster, namespace, "deployment/tidegate");
     world.until_a_new_ingress_is_whole("updated").await;
     world.until_gone(namespace, &before).await;
-    assert!(!before.iter().any(|(pod, _)| *pod == world.leader()), "{} leads", world.leader());
+    let leader = world.leader().await;
+    assert!(!before.iter().any(|(pod, _)| *pod == leader), "{leader} leads, which was replaced");
     world.end("Tidegate is updated").await;
 }
 
@@ -272,12 +284,19 @@ async fn a_node_is_drained() {
     let Some(mut world) = World::start().await else { return };
     let namespace = world.installed.namespace();
     world.load().await;
-    let leader = world.leader();
+    let leader = world.leader().await;
     let pods = world.pods(namespace, ".spec.nodeName");
     let (_, node) = pods.iter().find(|(pod, _)| *pod == leader).expect("a pod leads");
-    let on_node = [world.pods(namespace, ".spec.nodeName"), world.pods(NAMESPACE, ".spec.nodeName")]
-        .map(|pods| pods.into_iter().filter(|(_, at)| at == node).collect::<Vec<_>>());
-    assert!(!on_node[0].is_empty() && !on_node[1].is_empty(), "replicas and pods are spread: {pods:?}");
+    let on_node = |namespace| {
+        let pods = world.pods(namespace, ".spec.nodeName");
+        pods.into_iter().filter(|(_, at)| at == node).collect::<Vec<_>>()
+    };
+    if on_node(NAMESPACE).is_empty() {
+        // New ones are spread.
+        world.replace_back_ends().await;
+    }
+    let on_node = [namespace, NAMESPACE].map(on_node);
+    assert!(on_node.iter().all(|pods| !pods.is_empty()), "{on_node:?}");
     let timeout = format!("--timeout={}s", PODS_READY.as_secs());
     world.cluster.kubectl(&["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", &timeout]);
     world.until_gone(namespace, &on_node[0]).await;
@@ -370,7 +389,7 @@ impl World {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_leader_is_killed() {
     let Some(world) = World::start().await else { return };
-    let (leader, namespace) = (world.leader(), world.installed.namespace());
+    let (leader, namespace) = (world.leader().await, world.installed.namespace());
     let restarts = world.restarts(&leader);
     kill(&world, &leader, async || {
         let is_back = || {
