@@ -345,7 +345,9 @@ impl App {
             self.stop_servers.send_replace(true);
         } else {
             self.status.set_draining();
-            drop(self.control.send(Change::Stop));
+            // Nothing is opened any more. But who is served still is served by the pods of now: in a cluster whose node is emptied they
+            // end at the same time.
+            self.estate.freeze.set(true);
         }
         self.close_door();
         // Another replica leads at once, and not when the last connection has ended.

@@ -14,8 +14,9 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What kube's watches warn of is said by ours, once and in plain words.
-const DEFAULT_FILTER: &str = "info,kube_runtime=error";
+/// What kube's watches warn of is said by ours, once and in plain words; so is what its client complains of, which is a line for each
+/// request while the API server is away.
+const DEFAULT_FILTER: &str = "info,kube_runtime=error,kube_client=off";
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -14,6 +14,7 @@ pub mod image;
 pub mod ingress_suite;
 pub mod load;
 pub mod net;
+pub mod network_namespace;
 pub mod oci;
 pub mod permissions;
 pub mod process;

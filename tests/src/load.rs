@@ -1,6 +1,7 @@
 //! Continuous load: clients of every protocol that never pause for long, and count what failed. Nothing may.
 
 mod http2;
+mod repeat;
 mod tunnel;
 
 use std::{
@@ -11,12 +12,13 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::UdpSocket,
+    runtime::Handle,
     task::JoinSet,
     time::sleep,
 };
@@ -40,6 +42,9 @@ const REQUESTS_A_CONNECTION: usize = 30;
 /// Messages on one stream or tunnel, for the same reason.
 const MESSAGES_A_STREAM: usize = 60;
 
+/// What a POST brings.
+const CONTENT: &str = "name=tidegate&what=some%20content%20that%20is%20read%20to%20its%20end";
+
 /// Failures kept as text; the rest is counted.
 const MAX_TOLD: usize = 10;
 
@@ -55,6 +60,21 @@ pub enum Traffic {
     Http1KeepAlive {
         /// The `Host` of the requests.
         host: &'static str,
+    },
+    /// The same with POST and some content, which nobody but the client may repeat.
+    Http1Post {
+        /// The `Host` of the requests.
+        host: &'static str,
+        /// Whether the connection is kept; else there is a new one for each request, with `Connection: close`.
+        kept: bool,
+    },
+    /// Requests of a client that repeats, on a connection that is kept: one that is lost before its answer has come is sent once more, on
+    /// a new connection; and where a connection is refused another is tried. [`Load::losses`] has what came to pass.
+    Http1Repeating {
+        /// The `Host` of the requests.
+        host: &'static str,
+        /// Whether they are POST.
+        post: bool,
     },
     /// Requests on one HTTP/2 connection (prior knowledge), which is replaced when the server says goodbye.
     Http2 {
@@ -103,6 +123,10 @@ impl Traffic {
         match self {
             Self::Http1New { .. } => "HTTP/1.1, new connections",
             Self::Http1KeepAlive { .. } => "HTTP/1.1, keep-alive",
+            Self::Http1Post { kept: true, .. } => "POST, keep-alive",
+            Self::Http1Post { kept: false, .. } => "POST, new connections",
+            Self::Http1Repeating { post: false, .. } => "GET, repeated if lost",
+            Self::Http1Repeating { post: true, .. } => "POST, repeated if lost",
             Self::Http2 { .. } => "HTTP/2",
             Self::GrpcStream { .. } => "gRPC streams",
             Self::WebSocket { .. } => "WebSocket",
@@ -117,10 +141,11 @@ impl Traffic {
     /// Whether a client has one connection, unless the server ends it.
     fn stays(&self) -> bool {
         match self {
-            Self::Http1KeepAlive { .. } | Self::Http2 { .. } => true,
+            Self::Http1KeepAlive { .. } | Self::Http2 { .. } | Self::Http1Post { kept: true, .. } => true,
             Self::GrpcStream { lasting, .. } | Self::WebSocket { lasting, .. } => *lasting,
             Self::Http2WebSocket { lasting, .. } => *lasting,
-            Self::Http1New { .. } | Self::Connection | Self::Flow { .. } | Self::Ready | Self::Dns { .. } => false,
+            Self::Http1New { .. } | Self::Http1Post { kept: false, .. } | Self::Http1Repeating { .. } => false,
+            Self::Connection | Self::Flow { .. } | Self::Ready | Self::Dns { .. } => false,
         }
     }
 }
@@ -161,6 +186,18 @@ struct Shared {
     tallies: Vec<Tally>,
     failed: AtomicU64,
     told: Mutex<Vec<String>>,
+    losses: Mutex<Losses>,
+}
+
+/// What clients that repeat have lost.
+#[derive(Clone, Debug, Default)]
+pub struct Losses {
+    /// When a connection was lost while a request was under way on it.
+    pub lost: Vec<Instant>,
+    /// When a connection was refused.
+    pub refused: Vec<Instant>,
+    /// The longest that it took from a request to its answer.
+    pub longest: Duration,
 }
 
 #[derive(Debug)]
@@ -177,6 +214,18 @@ impl Load {
     /// # Panics
     /// If a client fails before.
     pub async fn start<T: Into<Target>>(traffic: impl IntoIterator<Item = (Traffic, T)>, clients: usize) -> Self {
+        Self::start_on(&Handle::current(), traffic, clients).await
+    }
+
+    /// The same with clients that run elsewhere, such as in a network of their own.
+    ///
+    /// # Panics
+    /// If a client fails before.
+    pub async fn start_on<T: Into<Target>>(
+        runtime: &Handle,
+        traffic: impl IntoIterator<Item = (Traffic, T)>,
+        clients: usize,
+    ) -> Self {
         let tallies = traffic
             .into_iter()
             .map(|(traffic, target)| Tally {
@@ -191,11 +240,12 @@ impl Load {
             tallies,
             failed: AtomicU64::new(0),
             told: Mutex::default(),
+            losses: Mutex::default(),
         });
         let mut load = Self { shared, clients: JoinSet::new(), clients_of_a_kind: clients };
         for number in 0..load.shared.tallies.len() {
             for _ in 0..clients {
-                load.clients.spawn(run(load.shared.clone(), number));
+                load.clients.spawn_on(run(load.shared.clone(), number), runtime);
             }
         }
         load.progress(1).await;
@@ -241,6 +291,19 @@ impl Load {
         }
         self.shared.assert_nothing_failed();
         self.shared.report()
+    }
+
+    /// What clients that repeat have lost so far.
+    pub fn losses(&self) -> Losses {
+        self.shared.losses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Nothing has failed so far.
+    ///
+    /// # Panics
+    /// If something has.
+    pub fn assert_nothing_failed(&self) {
+        self.shared.assert_nothing_failed();
     }
 
     /// Requests, messages and datagrams so far.
@@ -304,13 +367,16 @@ async fn run(shared: Arc<Shared>, number: usize) {
     let traffic = worker.shared.tallies[number].traffic.clone();
     while worker.goes_on() {
         let result = match traffic {
-            Traffic::Http1New { host } => one_request(&worker, host).await,
-            Traffic::Http1KeepAlive { host } => keep_alive(&worker, host, usize::MAX).await,
+            Traffic::Http1New { host } => one_request(&worker, host, Method::Get).await,
+            Traffic::Http1KeepAlive { host } => keep_alive(&worker, host, Method::Get, usize::MAX).await,
+            Traffic::Http1Post { host, kept: true } => keep_alive(&worker, host, Method::Post, usize::MAX).await,
+            Traffic::Http1Post { host, kept: false } => one_request(&worker, host, Method::Post).await,
+            Traffic::Http1Repeating { host, post } => repeat::requests(&worker, host, post.into()).await,
             Traffic::Http2 { host } => http2::requests(&worker, host).await,
             Traffic::GrpcStream { host, lasting } => http2::streams(&worker, host, lasting).await,
             Traffic::WebSocket { host, lasting } => tunnel::web_socket(&worker, host, lasting).await,
             Traffic::Http2WebSocket { host, lasting } => http2::web_socket(&worker, host, lasting).await,
-            Traffic::Connection => keep_alive(&worker, "pod", REQUESTS_A_CONNECTION).await,
+            Traffic::Connection => keep_alive(&worker, "pod", Method::Get, REQUESTS_A_CONNECTION).await,
             Traffic::Flow { same_pod } => flow(&worker, same_pod).await,
             Traffic::Ready => ready(&worker).await,
             Traffic::Dns { name } => dns(&worker, name).await,
@@ -326,9 +392,35 @@ async fn run(shared: Arc<Shared>, number: usize) {
     }
 }
 
-async fn one_request(worker: &Worker, host: &str) -> Result<(), Failure> {
+/// What a request is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Method {
+    Get,
+    Post,
+}
+
+impl From<bool> for Method {
+    fn from(post: bool) -> Self {
+        if post { Self::Post } else { Self::Get }
+    }
+}
+
+impl Method {
+    /// A request; `fields` are more lines of its head.
+    fn request(self, host: &str, fields: &str) -> String {
+        match self {
+            Self::Get => format!("GET / HTTP/1.1\r\nHost: {host}\r\n{fields}\r\n"),
+            Self::Post => {
+                let length = CONTENT.len();
+                format!("POST / HTTP/1.1\r\nHost: {host}\r\nContent-Length: {length}\r\n{fields}\r\n{CONTENT}")
+            }
+        }
+    }
+}
+
+async fn one_request(worker: &Worker, host: &str, method: Method) -> Result<(), Failure> {
     let mut client = connect(worker, &worker.http1).await?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+    let request = method.request(host, "Connection: close\r\n");
     let response = client.ask(&request).await.map_err(|error| format!("no answer: {error}"))?;
     check(&response)?;
     worker.done();
@@ -347,16 +439,16 @@ async fn ready(worker: &Worker) -> Result<(), Failure> {
 }
 
 /// As many requests as the server allows on one connection, at most `limit`.
-async fn keep_alive(worker: &Worker, host: &str, limit: usize) -> Result<(), Failure> {
+async fn keep_alive(worker: &Worker, host: &str, method: Method, limit: usize) -> Result<(), Failure> {
     let mut client = connect(worker, &worker.http1).await?;
-    let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n");
+    let request = method.request(host, "");
     let mut count = 0;
     while worker.goes_on() && count < limit {
         count += 1;
         let response = client.ask(&request).await.map_err(|error| format!("no answer to request {count}: {error}"))?;
         check(&response)?;
         worker.done();
-        if response.header("connection").is_some_and(|options| options.contains("close")) {
+        if says_close(&response) {
             return Ok(());
         }
         sleep(MESSAGE_PAUSE).await;
@@ -378,6 +470,11 @@ async fn connect(worker: &Worker, sessions: &Sessions) -> Result<Client<Box<dyn 
     };
     let stream = within(PATIENCE, sessions.handshake(client.stream, host)).await?;
     Ok(Client::new(Box::new(stream.map_err(|error| format!("no TLS: {error}"))?)))
+}
+
+/// Whether it was the last one on its connection.
+fn says_close(response: &Response) -> bool {
+    response.header("connection").is_some_and(|options| options.contains("close"))
 }
 
 fn check(response: &Response) -> Result<(), Failure> {

@@ -66,8 +66,9 @@ fn plan(
         let Some(standing) = standings.get(&name) else { continue };
         let addresses = match (row.ours, published) {
             (true, Some(addresses)) => addresses.clone(),
-            (true, None) => continue,
-            (false, _) => Arc::default(),
+            // It was ours. Where it shows others it is another installation's, for other classes: what that one writes is not ours to take.
+            (false, Some(addresses)) if *standing.addresses == **addresses => Arc::default(),
+            (false, Some(_)) | (true | false, None) => continue,
         };
         let is_so = if addresses.is_empty() { !standing.ours } else { *standing.addresses == *addresses };
         if !is_so {
@@ -215,6 +216,9 @@ mod tests {
         assert_eq!(plan(&theirs, Some(&addresses(&[]))), [], "what others wrote stays");
         let ours = [("other", standing(&["192.0.2.1"], true)), ("a", standing(&["192.0.2.1"], true))];
         assert_eq!(plan(&ours, Some(&published)), [wanted("other", &[])]);
-        assert_eq!(plan(&ours, Some(&addresses(&[]))), [wanted("a", &[]), wanted("other", &[])]);
+        assert_eq!(plan(&ours, Some(&addresses(&[]))), [wanted("a", &[])]);
+        assert_eq!(plan(&ours, None), [], "who publishes nothing takes nothing back");
+        let of_another = [("other", standing(&["192.0.2.7"], true))];
+        assert_eq!(plan(&of_another, Some(&published)), [], "another installation's, for other classes");
     }
 }

@@ -138,7 +138,7 @@ impl FixedSockets {
     }
 }
 
-/// Whether sockets may be opened and closed: not while a successor has been told which there are.
+/// Whether sockets may be opened and closed: not while a successor has been told which there are, nor when the process ends.
 #[derive(Clone, Debug, Default)]
 pub struct Freeze(Arc<Mutex<bool>>);
 
@@ -150,7 +150,7 @@ impl Freeze {
     }
 
     /// Begins or ends. Waits for a change that is under way.
-    pub(super) fn set(&self, frozen: bool) {
+    pub(crate) fn set(&self, frozen: bool) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = frozen;
     }
 }

@@ -245,3 +245,25 @@ async fn an_idle_client_is_told_before_its_connection_is_closed() {
     };
     tokio::join!(drained, asked);
 }
+
+/// Whoever is served while Tidegate drains is served by the pods of now: those of when the drain began may be gone, as where a node is
+/// emptied of everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_follows_the_pods() {
+    let mut world = World::start(2).await;
+    let bed = Bed::start(world.net, &world.manifests()).await;
+    bed.apply("pods.yaml", &world.pod_manifests([2, 3])).await;
+    let mut client = Client::connect(bed.app.http()).await;
+    assert_eq!(client.get(HOST, "/").await.status, 200);
+    let drained = async {
+        bed.app.drain(PATIENCE).await;
+    };
+    let asked = async {
+        until(|| std::net::TcpStream::connect(bed.app.http()).is_err()).await;
+        bed.apply("pods.yaml", &world.pod_manifests([3])).await;
+        world.end_oldest_pod().await;
+        let content = "POST / HTTP/1.1\r\nHost: web.example.com\r\nContent-Length: 2\r\n\r\nhi";
+        assert_eq!(client.ask(content).await.expect("an answer").pod().as_deref(), Some("pod-3"));
+    };
+    tokio::join!(drained, asked);
+}

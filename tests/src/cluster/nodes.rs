@@ -19,6 +19,7 @@ use super::{
         network::{CONTROL_PLANE, enter, node_ip},
     },
 };
+use crate::network_namespace::NetworkNamespace;
 
 /// Who looks, and who disturbs.
 static USE: RwLock<()> = RwLock::const_new(());
@@ -105,6 +106,15 @@ impl Cluster {
         self.command_in("outside")
     }
 
+    /// The network outside the nodes, for clients that are tasks of this process.
+    ///
+    /// # Panics
+    /// Never, while the cluster lives.
+    pub fn network_outside(&self) -> NetworkNamespace {
+        let pid = process_in(self.directory(), "outside").expect("the supervisor has written it");
+        NetworkNamespace::of_process(pid).expect("it lives as long as the cluster")
+    }
+
     /// The address of a node.
     ///
     /// # Panics
@@ -163,15 +173,20 @@ impl Cluster {
 /// # Errors
 /// If there is no such node.
 pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failure> {
-    let pid = fs::read_to_string(directory.file(&format!("network-{network}.pid")))
-        .map_err(|_| format!("{network}: in a cluster with nodes, there are n1, n2 and outside"))?;
-    let prefix = enter(pid.parse()?);
+    let prefix = enter(process_in(directory, network)?);
     let mut command = Command::new(&prefix[0]);
     for name in PROXIES {
         command.env_remove(name);
     }
     command.args(&prefix[1..]);
     Ok(command)
+}
+
+/// A process that is always in a network.
+fn process_in(directory: &Directory, network: &str) -> Result<u32, Failure> {
+    let pid = fs::read_to_string(directory.file(&format!("network-{network}.pid")))
+        .map_err(|_| format!("{network}: in a cluster with nodes, there are n1, n2 and outside"))?;
+    Ok(pid.parse()?)
 }
 
 impl Deref for Cluster {
