@@ -8,7 +8,7 @@
 //! |---|---|
 //! | everything that was said | [`objects`] |
 //! | addresses and ports nobody chose | [`allocate`] |
-//! | Pods → EndpointSlices → endpoints | `slices` |
+//! | Pods → EndpointSlices → endpoints | `slices`, [`slice`] |
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | where this node is, and at which addresses | `node` |
@@ -36,12 +36,14 @@ mod service_row;
 mod service_type;
 mod services;
 pub mod settings;
+pub mod slice;
 mod slices;
 mod tls;
 mod tls_backend;
 mod tls_choice;
 mod tls_secret;
 mod tls_table;
+mod words;
 
 use std::{cell::OnceCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 
