@@ -61,9 +61,14 @@ impl<'a, 't> Decoder<'a, 't> {
         let fix = match error.fix {
             fix if !fix.is_empty() => fix,
             _ if is_secret_data => "Encode the value with base64, or move it to `stringData` as plain text.".to_owned(),
-            _ => format!("See the fields of {} in the Kubernetes API reference.", self.kind),
+            _ => format!("See the fields of {} in {}.", self.kind, self.reference()),
         };
         DecodeError { field: self.path.to_string(), line: self.line as usize, message: error.message, fix }
+    }
+
+    /// Where the fields of the kind are told of.
+    fn reference(&self) -> &'static str {
+        if self.kind.is_own() { "docs/resources.md" } else { "the Kubernetes API reference" }
     }
 
     fn is_secret(&self) -> bool {
@@ -139,7 +144,7 @@ impl<'a, 't> Decoder<'a, 't> {
             let field = FieldPath::Field(&self.path, &entry.key).to_string();
             let fix = match suggest::nearest(&entry.key, fields.iter().copied()) {
                 Some(meant) => format!("Did you mean `{meant}`?"),
-                None => format!("Remove it, or see in the Kubernetes API reference of {} where it belongs.", self.kind),
+                None => format!("Remove it, or see where it belongs: {} in {}.", self.kind, self.reference()),
             };
             let message = format!("{field}: unknown field, ignored");
             let complaint = Complaint::warning("UnknownField", entry.line as usize, message, fix).on(field);

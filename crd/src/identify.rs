@@ -1,6 +1,7 @@
 //! `apiVersion` and `kind` decide what an object is: one of ours, one to leave alone, or a mistake.
 
 use crate::object::Kind;
+use crate::policy::GROUP;
 use crate::problem::Complaint;
 use crate::suggest;
 use crate::tree::Node;
@@ -115,7 +116,7 @@ fn other_version(object: &Node<'_>, kind: Kind, version: &str) -> Complaint {
         return Complaint::error("RemovedApiVersion", line, message, *fix).on("apiVersion");
     }
     let expected = kind.api_version();
-    if is_group_of_kubernetes(version) {
+    if is_known_group(version) {
         let message = format!("{kind} is not of apiVersion {version}");
         let fix = format!("Write `apiVersion: {expected}`.");
         return Complaint::error("WrongApiVersion", line, message, fix).on("apiVersion");
@@ -128,7 +129,7 @@ fn other_version(object: &Node<'_>, kind: Kind, version: &str) -> Complaint {
 fn other_kind(object: &Node<'_>, kind: &str, version: &str) -> Complaint {
     let line = line_of(object, "kind");
     let meant = suggest::nearest(kind, Kind::ALL.iter().map(|known| known.as_str()));
-    if let Some(meant) = meant.filter(|_| is_group_of_kubernetes(version) && !ORDINARY.contains(&kind)) {
+    if let Some(meant) = meant.filter(|_| is_known_group(version) && !ORDINARY.contains(&kind)) {
         let message = format!("unknown kind {kind:?}");
         return Complaint::error("UnknownKind", line, message, format!("Did you mean `kind: {meant}`?")).on("kind");
     }
@@ -136,10 +137,10 @@ fn other_kind(object: &Node<'_>, kind: &str, version: &str) -> Complaint {
     Complaint::warning("UnknownKind", line, message, "Nothing, if the object is meant for something else.").on("kind")
 }
 
-/// Kubernetes' own groups: no dot, as in `apps/v1`, or under `k8s.io`.
-fn is_group_of_kubernetes(version: &str) -> bool {
+/// Kubernetes' own groups (no dot, as in `apps/v1`, or under `k8s.io`) and Tidegate's: nobody else has kinds there.
+fn is_known_group(version: &str) -> bool {
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    !group.contains('.') || group.ends_with(".k8s.io")
+    !group.contains('.') || group.ends_with(".k8s.io") || group == GROUP
 }
 
 fn line_of(object: &Node<'_>, field: &str) -> usize {

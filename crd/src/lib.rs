@@ -9,6 +9,7 @@
 //! | which kinds are understood | [`object`] |
 //! | the types of Services, Pods, Secrets… | [`core`] |
 //! | the types of Ingresses | [`ingress`] |
+//! | Tidegate's own kinds, and the CustomResourceDefinitions made of them | [`policy`] |
 //! | a file becomes objects and problems | [`yaml::parse`] |
 //! | the line of a field | [`Origin::line_of`] |
 //! | which apiVersions are accepted, which are ignored | `identify.rs` |
@@ -27,6 +28,7 @@
 pub mod core;
 pub mod ingress;
 pub mod object;
+pub mod policy;
 pub mod yaml;
 
 mod decode;

@@ -22,6 +22,8 @@ pub(crate) fn broken_rule(kind: Kind, name: &str) -> Option<&'static str> {
         | Kind::Endpoints
         | Kind::Ingress
         | Kind::IngressClass
+        | Kind::IngressClassParameters
+        | Kind::LoadBalancerPool
         | Kind::Node
         | Kind::Pod
         | Kind::Secret => (!is_subdomain(name)).then_some(

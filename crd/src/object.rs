@@ -7,6 +7,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::core::{self, ObjectMeta};
 use crate::ingress;
+use crate::policy;
 
 /// The namespace of a namespaced object that names none, as `kubectl` has it.
 const DEFAULT_NAMESPACE: &str = "default";
@@ -32,6 +33,11 @@ macro_rules! kinds {
             /// The `apiVersion` under which we read it.
             pub fn api_version(self) -> &'static str {
                 match self { $(Self::$kind => $api_version,)* }
+            }
+
+            /// Whether it is Tidegate's own, and not one of Kubernetes'.
+            pub fn is_own(self) -> bool {
+                self.api_version().split_once('/').is_some_and(|(group, _)| group == policy::GROUP)
             }
 
             /// Whether its objects live in a namespace, or belong to the whole cluster.
@@ -75,6 +81,8 @@ kinds! {
     Endpoints(core::Endpoints), "v1", namespaced: true;
     Ingress(ingress::Ingress), "networking.k8s.io/v1", namespaced: true;
     IngressClass(ingress::IngressClass), "networking.k8s.io/v1", namespaced: false;
+    IngressClassParameters(policy::IngressClassParameters), "tidegate.io/v1alpha1", namespaced: false;
+    LoadBalancerPool(policy::LoadBalancerPool), "tidegate.io/v1alpha1", namespaced: false;
     Namespace(core::Namespace), "v1", namespaced: false;
     Node(core::Node), "v1", namespaced: false;
     Pod(core::Pod), "v1", namespaced: true;

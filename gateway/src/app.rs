@@ -142,12 +142,10 @@ impl App {
         let (snapshots, zones, status) = (planes.snapshots(), planes.zones(), planes.status().clone());
         let addresses = (opens == Opens::Node).then(|| LocalAddresses::start(status.clone())).transpose()?;
         let planes = planes.with_addresses(addresses.clone());
-        let mut target = None;
         if let Source::Kubernetes(cluster) = &options.source {
             status.set_kubernetes(cluster.status().clone());
-            let (server, standings) = (cluster.server().clone(), cluster.standings().clone());
-            target = Some(Target { server, standings, snapshots: snapshots.clone() });
         }
+        let controller = controller(options.controller, &options.source, &snapshots, &status)?;
         let estate = Estate::new(workers.clone(), health_checks, snapshots.clone(), planes.freeze().clone(), tls);
         if options.upgrade_socket.is_some() {
             bound.keep(&estate.fixed).context("cannot keep a second handle to each listener")?;
@@ -155,9 +153,6 @@ impl App {
         let (refuse, refused) = oneshot::channel();
         let refuse = predecessor.is_some().then_some(refuse);
         let control = options.source.start(options.settings, options.remember, planes, refuse)?;
-        let controller = options.controller.zip(target).map(|(options, target)| Controller::start(options, target));
-        let controller = controller.transpose().context("cannot write to the cluster")?;
-        controller.iter().for_each(|controller| status.set_controller(controller.status().clone()));
         let (http, admin, dns) = (bound.http_addr, bound.admin.local_addr()?, bound.dns.as_ref());
         let mut app = Self {
             workers,
@@ -287,7 +282,7 @@ impl App {
 
     /// Where HTTP is served; nowhere, which has no port, if it is not.
     pub fn http(&self) -> SocketAddr {
-        self.http.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)))
+        self.http.unwrap_or_else(|| SocketAddr::from(([0, 0, 0, 0], 0)))
     }
 
     /// Where HTTPS is served.
@@ -402,6 +397,21 @@ fn explain_event(snapshot: &Snapshot, event: &Event) -> Result<serde_json::Value
     let mut explained = explain(snapshot, &Question::of_event(event)?, now()).to_json();
     explained["event"] = event.to_json();
     Ok(explained)
+}
+
+/// Starts what writes to the cluster that the objects come from, if anything is to be written.
+fn controller(
+    options: Option<ControllerOptions>,
+    source: &Source,
+    snapshots: &watch::Receiver<Option<Arc<Snapshot>>>,
+    status: &RuntimeStatus,
+) -> anyhow::Result<Option<Controller>> {
+    let (Some(options), Source::Kubernetes(cluster)) = (options, source) else { return Ok(None) };
+    let (server, standings) = (cluster.server().clone(), cluster.standings().clone());
+    let target = Target { server, standings, snapshots: snapshots.clone() };
+    let controller = Controller::start(options, target).context("cannot write to the cluster")?;
+    status.set_controller(controller.status().clone());
+    Ok(Some(controller))
 }
 
 /// What the servers besides the workers need.

@@ -10,7 +10,7 @@ use tidegate_crd::{Kind, ObjectRef};
 use tidegate_l4::{
     listen::{BindFailure, Changes, Sockets, Wanted},
     model::Protocol,
-    table::{Frontend, FrontendKind, Target},
+    table::Frontend,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -154,8 +154,9 @@ impl AppPlanes {
         self.sockets.disinherit();
         self.health_sockets.disinherit();
         if let Some(addresses) = self.addresses.as_ref().filter(|_| renamed || frontends_moved) {
-            let is_balanced = |target: &Target| target.kind == FrontendKind::LoadBalancer;
-            let led_here = |frontend: &Frontend| self.snapshot.table.find(frontend).is_some_and(is_balanced);
+            let led_here = |frontend: &Frontend| {
+                self.snapshot.table.find(frontend).is_some_and(|target| self.opens.is_led_here(target.kind))
+            };
             let led_here = self.sockets.open().filter(led_here);
             addresses.want(led_here.map(|frontend| (frontend.ip, self.owner(&frontend))).collect());
         }
@@ -169,9 +170,7 @@ impl AppPlanes {
     fn reconcile_frontends(&mut self) -> (Vec<BindFailure>, bool) {
         let opens = self.opens;
         let wanted = self.snapshot.table.listening().filter(|(_, kind)| opens.takes(*kind));
-        // A LoadBalancer IP of a cluster is led to its nodes in one way or another, and maybe later than its Service is there.
-        let is_led_here = |kind| opens == Opens::Node && kind == FrontendKind::LoadBalancer;
-        let wanted = wanted.map(|(frontend, kind)| Wanted { frontend, anyhow: is_led_here(kind) });
+        let wanted = wanted.map(|(frontend, kind)| Wanted { frontend, is_led_here: opens.is_led_here(kind) });
         let Changes { opened, closed, failed } = self.sockets.reconcile(wanted);
         let moved = !opened.is_empty() || !closed.is_empty();
         for frontend in closed {

@@ -9,8 +9,10 @@ use tidegate_l4::{endpoints::EndpointSet, model::Balance, table::ServiceTable};
 
 use crate::{
     compile::{
+        class_parameters::ParametersStatus,
         finding::Finding,
         health_check::HealthCheck,
+        load_balancer::LoadBalancers,
         rows::{IngressRow, ServiceRow},
     },
     dns::Zone,
@@ -44,6 +46,10 @@ pub struct Snapshot {
     pub health_checks: Vec<Arc<HealthCheck>>,
     /// The Ingresses, as people see them.
     pub ingresses: Vec<Arc<IngressRow>>,
+    /// What a cluster's leader writes about load balancers.
+    pub load_balancers: Arc<LoadBalancers>,
+    /// What it writes about the parameters of our classes.
+    pub class_parameters: Arc<[ParametersStatus]>,
     /// What is wrong with the objects it was made of.
     pub findings: Arc<[Finding]>,
 }

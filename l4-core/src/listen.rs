@@ -23,14 +23,14 @@ use crate::{
 pub struct Wanted {
     /// Its address.
     pub frontend: Frontend,
-    /// Whether it is to be open even if this machine does not have the address (`IP_FREEBIND`): clients reach it once they are led
-    /// here, by a route or a load balancer.
-    pub anyhow: bool,
+    /// Whether its address is led to this machine, by a route or a load balancer, which need not have it (yet): it is open all the same
+    /// (`IP_FREEBIND`).
+    pub is_led_here: bool,
 }
 
 impl From<Frontend> for Wanted {
     fn from(frontend: Frontend) -> Self {
-        Self { frontend, anyhow: false }
+        Self { frontend, is_led_here: false }
     }
 }
 
@@ -82,7 +82,8 @@ impl Sockets {
     /// What is open and stays is not touched. Call it again later to retry the failures: a frontend that was closed a
     /// moment ago, for one, is in use until every worker has closed its socket.
     pub fn reconcile(&mut self, wanted: impl Iterator<Item = impl Into<Wanted>>) -> Changes {
-        let wanted: AHashMap<Frontend, bool> = wanted.map(Into::into).map(|one| (one.frontend, one.anyhow)).collect();
+        let wanted: AHashMap<Frontend, bool> =
+            wanted.map(Into::into).map(|one| (one.frontend, one.is_led_here)).collect();
         let mut closed: Vec<Frontend> =
             self.open.iter().filter(|frontend| !wanted.contains_key(frontend)).copied().collect();
         let mut missing: Vec<Frontend> =
@@ -92,10 +93,10 @@ impl Sockets {
         self.open.retain(|frontend| wanted.contains_key(frontend));
         let mut changes = Changes { closed, ..Changes::default() };
         for frontend in missing {
-            let anyhow = wanted.get(&frontend).copied().unwrap_or_default();
+            let is_led_here = wanted.get(&frontend).copied().unwrap_or_default();
             let bound = match self.inherited.remove(&frontend) {
                 Some(sockets) => Ok(complete(frontend, self.workers, sockets)),
-                None => bind(frontend, self.workers, self.wildcards.contains(&frontend.port), anyhow),
+                None => bind(frontend, self.workers, self.wildcards.contains(&frontend.port), is_led_here),
             };
             match bound {
                 Ok(sockets) => {
@@ -200,7 +201,7 @@ pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>
 /// Inherited listeners on `addr`, and more of them until there is one for each of `workers`.
 pub fn complete_tcp(addr: SocketAddr, workers: usize, mut inherited: Vec<TcpListener>) -> Vec<TcpListener> {
     while inherited.len() < workers {
-        match listener(addr, Binding { share: true, anyhow: true }) {
+        match listener(addr, Binding { share: true, is_led_here: true }) {
             Ok(listener) => inherited.push(listener),
             Err(error) => {
                 tracing::warn!(%addr, %error, "not every worker gets a listener of its own");
@@ -226,30 +227,30 @@ fn complete(frontend: Frontend, workers: usize, inherited: Vec<Socket>) -> Vec<S
     complete_tcp(addr, workers, listeners).into_iter().map(Socket::Tcp).collect()
 }
 
-fn share_tcp(addr: SocketAddr, workers: usize, anyhow: bool) -> io::Result<Vec<TcpListener>> {
-    let binding = Binding { share: true, anyhow };
+fn share_tcp(addr: SocketAddr, workers: usize, is_led_here: bool) -> io::Result<Vec<TcpListener>> {
+    let binding = Binding { share: true, is_led_here };
     let first = listener(addr, binding)?;
     let addr = first.local_addr()?;
     let others = (1..workers).map(|_| listener(addr, binding));
     std::iter::once(Ok(first)).chain(others).collect()
 }
 
-fn bind(frontend: Frontend, workers: usize, beside_our_own: bool, anyhow: bool) -> io::Result<Vec<Socket>> {
+fn bind(frontend: Frontend, workers: usize, beside_our_own: bool, is_led_here: bool) -> io::Result<Vec<Socket>> {
     let addr = SocketAddr::new(frontend.ip, frontend.port);
-    let alone = Binding { share: false, anyhow };
+    let alone = Binding { share: false, is_led_here };
     match frontend.protocol {
         Protocol::Tcp => {
             if !beside_our_own {
                 drop(listener(addr, alone)?);
             }
-            Ok(share_tcp(addr, workers, anyhow)?.into_iter().map(Socket::Tcp).collect())
+            Ok(share_tcp(addr, workers, is_led_here)?.into_iter().map(Socket::Tcp).collect())
         }
         Protocol::Udp => {
             let share = workers > 1;
             if share {
                 drop(datagrams(addr, alone)?);
             }
-            (0..workers).map(|_| datagrams(addr, Binding { share, anyhow }).map(Socket::Udp)).collect()
+            (0..workers).map(|_| datagrams(addr, Binding { share, is_led_here }).map(Socket::Udp)).collect()
         }
     }
 }
@@ -259,8 +260,8 @@ fn bind(frontend: Frontend, workers: usize, beside_our_own: bool, anyhow: bool) 
 struct Binding {
     /// Others may have the same address.
     share: bool,
-    /// Even if this machine does not have it.
-    anyhow: bool,
+    /// This machine need not have the address.
+    is_led_here: bool,
 }
 
 // `SO_REUSEPORT` lets every program of the same user share the port, silently taking part of the clients. So whoever
@@ -293,7 +294,7 @@ fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, binding: Bindin
         socket.set_reuse_port(true)?;
     }
     #[cfg(target_os = "linux")]
-    if binding.anyhow {
+    if binding.is_led_here {
         if addr.is_ipv6() { socket.set_freebind_v6(true)? } else { socket.set_freebind_v4(true)? }
     }
     socket.bind(&addr.into())?;
@@ -358,7 +359,7 @@ mod tests {
         for workers in [1, 2] {
             let mut sockets = Sockets::new(workers);
             for share in [false, true] {
-                let binding = Binding { share, anyhow: false };
+                let binding = Binding { share, is_led_here: false };
                 let held = listener(SocketAddr::new(ip.parse().unwrap(), 0), binding).unwrap();
                 let failed = failure(&mut sockets, frontend(ip, held.local_addr().unwrap().port(), Protocol::Tcp));
                 assert_eq!(failed.error.kind(), io::ErrorKind::AddrInUse);
@@ -385,7 +386,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn a_foreign_address_can_be_had_in_advance() {
-        let wanted = |protocol| Wanted { frontend: frontend("192.0.2.1", 8_080, protocol), anyhow: true };
+        let wanted = |protocol| Wanted { frontend: frontend("192.0.2.1", 8_080, protocol), is_led_here: true };
         let wanted = [wanted(Protocol::Tcp), wanted(Protocol::Udp)];
         let mut sockets = Sockets::new(2);
         let changes = sockets.reconcile(wanted.into_iter());

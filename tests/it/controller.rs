@@ -50,7 +50,7 @@ async fn until(what: &str, server: &ApiServer, is_it: impl Fn(&ApiServer) -> boo
 fn shown(server: &ApiServer, name: &str) -> Vec<String> {
     let object = server.object("ingresses", "default", name).expect("it is there");
     let entries = object["status"]["loadBalancer"]["ingress"].as_array().cloned().unwrap_or_default();
-    let address = |entry: &Value| entry["ip"].as_str().or(entry["hostname"].as_str()).map(str::to_owned);
+    let address = |entry: &Value| entry["ip"].as_str().or_else(|| entry["hostname"].as_str()).map(str::to_owned);
     entries.iter().filter_map(address).collect()
 }
 
@@ -231,4 +231,84 @@ async fn what_is_wrong_becomes_an_event_once_whoever_leads() {
     .await;
     assert_eq!(server.objects("events"), [event]);
     assert_eq!(shown(&server, "lost"), [] as [&str; 0], "nothing is published");
+}
+
+/// A LoadBalancer Service of ours.
+fn balancer(name: &str) -> String {
+    format!(
+        "---\n{{apiVersion: v1, kind: Service, metadata: {{name: {name}, namespace: default}}, spec: {{type: LoadBalancer, \
+         loadBalancerClass: tidegate.io/load-balancer, ipFamilies: [IPv4], ports: [{{port: 80}}]}}}}\n"
+    )
+}
+
+fn pool(addresses: &str) -> String {
+    format!(
+        "---\n{{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {{name: edge}}, \
+         spec: {{addresses: [{addresses}]}}}}\n"
+    )
+}
+
+/// The address in the status of a Service of namespace `default`, and its `ipMode`.
+fn given(server: &ApiServer, name: &str) -> Option<(String, String)> {
+    let object = server.object("services", "default", name)?;
+    let point = &object["status"]["loadBalancer"]["ingress"][0];
+    Some((point["ip"].as_str()?.to_owned(), point["ipMode"].as_str()?.to_owned()))
+}
+
+fn service_writes(server: &ApiServer) -> usize {
+    server.written().iter().filter(|written| written.contains("/services/") && written.contains("/status?")).count()
+}
+
+#[tokio::test]
+async fn load_balancers_are_given_addresses_that_stay_with_them() {
+    let (net, other) = (Net::next(), Net::next());
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(balancer("a") + &balancer("b")));
+    server.apply(&balancer("theirs").replace("tidegate.io/load-balancer", "example.com/lb"));
+    let theirs = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}});
+    server.write_status("other-controller", Kind::Service, "default", "theirs", &theirs);
+    let a = replica(net, &server, "a", Publish::Nothing).await;
+    let reason = |server: &ApiServer, name: &str| {
+        let object = server.object("services", "default", name).expect("it is there");
+        object["status"]["conditions"][0]["reason"].as_str().map(str::to_owned)
+    };
+    until("it is pending", &server, |server| reason(server, "a").as_deref() == Some("LoadBalancerPending")).await;
+    let is_told = |event: &Value| event["reason"] == "LoadBalancerPending" && event["regarding"]["kind"] == "Service";
+    until("an Event says why", &server, |server| server.objects("events").iter().any(is_told)).await;
+
+    server.apply(&pool("192.0.2.32-192.0.2.33"));
+    until("both have one", &server, |server| given(server, "a").is_some() && given(server, "b").is_some()).await;
+    let (first, second) = (given(&server, "a").unwrap(), given(&server, "b").unwrap());
+    assert!(first.0 != second.0 && [&first, &second].iter().all(|(_, mode)| mode == "Proxy"), "{first:?} {second:?}");
+    let counts = |server: &ApiServer| {
+        let status = server.object("loadbalancerpools", "", "edge").expect("it is there")["status"].clone();
+        (status["size"].as_i64(), status["allocated"].as_i64(), status["conditions"][0]["status"] == "True")
+    };
+    until("the pool says so", &server, |server| counts(server) == (Some(2), Some(2), true)).await;
+    let writes = service_writes(&server);
+    assert_eq!(writes, 4, "each was pending, and then it was not: {:?}", server.written());
+
+    // A third finds none, and the others keep theirs: also under another leader, and when the pool shrinks.
+    server.apply(&balancer("c"));
+    until("the third is pending", &server, |server| reason(server, "c").as_deref() == Some("LoadBalancerPending"))
+        .await;
+    a.app.drain(Duration::ZERO).await;
+    drop(a);
+    server.apply(&pool("192.0.2.40"));
+    let _b = replica(other, &server, "b", Publish::Nothing).await;
+    until("it has one of the other pool", &server, |server| {
+        given(server, "c").is_some_and(|(ip, _)| ip == "192.0.2.40")
+    })
+    .await;
+    assert_eq!((given(&server, "a").unwrap(), given(&server, "b").unwrap()), (first.clone(), second));
+
+    // With the type goes what we wrote, and nothing else; with the Service goes the address.
+    server.apply(&balancer("a").replace("type: LoadBalancer", "type: ClusterIP"));
+    until("it is taken back", &server, |server| given(server, "a").is_none() && reason(server, "a").is_none()).await;
+    server.apply(&pool(&format!("{}, 192.0.2.40", first.0)));
+    server.apply(&balancer("d"));
+    until("the next has it", &server, |server| given(server, "d").is_some_and(|(ip, _)| ip == first.0)).await;
+    let theirs = server.object("services", "default", "theirs").unwrap();
+    assert_eq!(theirs["status"]["loadBalancer"], json!({"ingress": [{"ip": "203.0.113.1"}]}));
+    assert!(!server.written().iter().any(|written| written.contains("/services/theirs/")));
 }

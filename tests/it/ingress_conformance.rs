@@ -1,10 +1,16 @@
 //! The features of the Kubernetes ingress-controller-conformance suite, one test each, over real sockets.
 //!
 //! The suite itself needs a cluster; these are its scenarios with all that it expects of request and answer, and more of their kind.
-//! Two things of it need what is not there yet: the two TLS scenarios of "Host rules", and the address in an Ingress's status.
+//! `cluster/ingress.rs` has those that are about the cluster: the address in an Ingress's status.
 
 use tidegate::pod::Pod;
-use tidegate_tests::{Bed, Client, Net, Response, http_pod, pod_manifest, service_manifest};
+use tidegate_tests::{
+    Bed, Client, Net, Response,
+    certificates::{Ca, TlsClient, secret_manifest},
+    http_pod,
+    ingress_suite::{DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES, TLS, USER_AGENT, host_and_path},
+    pod_manifest, service_manifest,
+};
 
 fn ingress(name: &str, spec: &str) -> String {
     format!("---\napiVersion: networking.k8s.io/v1\nkind: Ingress\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n")
@@ -45,42 +51,38 @@ async fn ask(bed: &Bed, host: &str, target: &str) -> String {
     seen(&response)
 }
 
-/// Feature "Default backend": an Ingress with `defaultBackend` alone takes every method on every host and path.
+/// The suite's own scenarios. What follows are more of their kind.
 #[tokio::test(flavor = "multi_thread")]
-async fn default_backend() {
-    let (bed, _pods) = bed(&["web"], &ingress("i", "defaultBackend: {service: {name: web, port: {number: 80}}}")).await;
-    assert_eq!(bed.findings(), [""; 0]);
-    for method in ["GET", "POST", "PUT", "DELETE", "PATCH"] {
-        for host in ["", "foo", "foo.bar.example.com"] {
-            for target in ["/", "/sample/resource?x=1"] {
-                // The suite's empty host is a request to the bare address.
-                let host = if host.is_empty() { bed.app.http().to_string() } else { host.to_owned() };
-                let mut client = Client::connect(bed.app.http()).await;
-                let request = format!(
-                    "{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: conformance\r\nContent-Length: 0\r\n\r\n"
-                );
-                let response = client.ask(&request).await.unwrap();
-                assert_eq!((response.status, seen(&response)), (200, "web".to_owned()), "{method} {host} {target}");
-                assert_eq!((response.header("x-host"), response.header("x-target")), (Some(&*host), Some(target)));
-                for header in ["content-length", "content-type", "date", "server"] {
-                    assert!(response.header(header).is_some(), "{header}");
-                }
-            }
+async fn the_suite() {
+    for feature in [DEFAULT_BACKEND, HOST_RULES, INGRESS_CLASS, PATH_RULES] {
+        let (net, ca) = (Net::next(), Ca::new("conformance"));
+        let pair = ca.leaf(&[TLS.1]);
+        let mut manifests = feature.ingress("")
+            + &feature.service_manifests()
+            + &secret_manifest(TLS.0, &[("tls.crt", &pair.chain), ("tls.key", &pair.key)]);
+        let mut pods = Vec::new();
+        for (last, name) in (2..).zip(feature.services) {
+            pods.push(http_pod(name, net.ip(last)).await);
+            manifests += &pod_manifest(name, name, net.ip(last));
         }
+        let bed = Bed::start(net, &manifests).await;
+        let ask = async |method: &str, url: &str| {
+            let (host, target) = host_and_path(url);
+            // The suite's empty host is a request to the bare address.
+            let host = if host.is_empty() { bed.app.http().to_string() } else { host.to_owned() };
+            let request = format!(
+                "{method} {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: {USER_AGENT}\r\nContent-Length: 0\r\n\r\n"
+            );
+            let answer = if url.starts_with("https:") {
+                let addr = bed.app.https().unwrap();
+                TlsClient::new(&ca).connect(addr, &host).await.unwrap().ask(&request).await
+            } else {
+                Client::connect(bed.app.http()).await.ask(&request).await
+            };
+            answer.unwrap()
+        };
+        feature.holds(ask).await;
     }
-    let mut client = Client::connect(bed.app.http()).await;
-    let echo = client
-        .ask("PUT /headers?a=b HTTP/1.1\r\nHost: foo\r\nUser-Agent: conformance\r\nContent-Length: 0\r\n\r\n")
-        .await
-        .unwrap();
-    let echo: serde_json::Value = serde_json::from_slice(&echo.body).unwrap();
-    assert_eq!(
-        (&echo["method"], &echo["target"], &echo["version"]),
-        (&"PUT".into(), &"/headers?a=b".into(), &"HTTP/1.1".into())
-    );
-    let agents: Vec<_> =
-        echo["headers"].as_array().unwrap().iter().filter(|h| h[0] == "user-agent").map(|h| h[1].clone()).collect();
-    assert_eq!(agents, ["conformance"]);
 }
 
 /// Feature "Host rules": exact, wildcard of one label, and nothing else; a port of the backend by name. A back end's `Server` header is let through.

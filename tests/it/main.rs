@@ -2,9 +2,9 @@
 
 mod broken;
 mod browser;
-mod cluster;
 mod controller;
 mod demo_page;
+mod deploy;
 mod dns;
 mod docs;
 mod endpoints;

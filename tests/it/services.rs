@@ -98,6 +98,30 @@ async fn a_node_port_answers_on_every_node_address_with_the_same_port() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_load_balancer_answers_on_the_address_of_the_pool_it_asks_for() {
+    let net = Net::next();
+    let (_pods, mut manifests) = three(net).await;
+    manifests += &format!(
+        "---\napiVersion: tidegate.io/v1alpha1\nkind: LoadBalancerPool\nmetadata: {{name: edge}}\n\
+         spec: {{addresses: [\"{}-{}\"], autoAssign: false}}\n",
+        net.ip(40),
+        net.ip(41),
+    );
+    let service = |name: &str, annotation: &str, value: &str| {
+        let text = service_manifest(name, "web", "type: LoadBalancer, ");
+        text.replace(&format!("{{name: {name}}}"), &format!("{{name: {name}, annotations: {{{annotation} {value}}}}}"))
+    };
+    manifests += &service("by-ip", "tidegate.io/load-balancer-ips:", &net.ip(41).to_string());
+    manifests += &service("by-pool", "tidegate.io/load-balancer-pool:", "edge");
+    let bed = Bed::start(net, &manifests).await;
+    assert_eq!(bed.findings(), [""; 0]);
+    for (name, last) in [("by-ip", 41), ("by-pool", 40)] {
+        assert_eq!(bed.load_balancer_addr(name), SocketAddr::new(net.ip(last), 80), "{name}");
+        hit(SocketAddr::new(net.ip(last), 80)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_pending_load_balancer_still_works_as_a_node_port() {
     let net = Net::next();
     let (_pods, manifests) = three(net).await;

@@ -22,7 +22,7 @@ const USER: &str = "65532:65532";
 const PORTS: [u16; 3] = [8080, 8443, 9901];
 
 /// `CAP_NET_BIND_SERVICE` and `CAP_NET_ADMIN` in `linux/capability.h`: permitted only, see `gateway/src/capabilities.rs`.
-const PERMITTED: u64 = 1 << 10 | 1 << 12;
+pub const PERMITTED: u64 = 1 << 10 | 1 << 12;
 
 /// Tidegate's image with this program. A program that needs shared libraries gets this machine's, found by `ldd`: that is for tests, which
 /// have such a program anyway.

@@ -3,6 +3,7 @@
 
 pub mod api_server;
 pub mod certificates;
+pub mod chart;
 pub mod client;
 pub mod cluster;
 pub mod demo;
@@ -10,9 +11,11 @@ pub mod echo;
 pub mod h2;
 pub mod http2;
 pub mod image;
+pub mod ingress_suite;
 pub mod load;
 pub mod net;
 pub mod oci;
+pub mod permissions;
 pub mod process;
 pub mod tls;
 pub mod web_socket;

@@ -73,7 +73,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - --publish-status-address={{ join "," .Values.publishStatusAddresses }}
 {{- else if .Values.publishService }}
 - --publish-service={{ .Values.publishService }}
-{{- else if and .Values.service.enabled (not .Values.hostNetwork) }}
+{{- else if .Values.service.enabled }}
 - --publish-service=$(POD_NAMESPACE)/{{ include "tidegate.fullname" . }}
 {{- end }}
 {{- with .Values.defaultCertificate }}

@@ -195,9 +195,12 @@ struct ServeArgs {
     /// ClusterIPs to hand out; one range for each IP family, separated by a comma
     #[arg(long, value_delimiter = ',', default_value = "127.96.0.0/16", value_name = "CIDR")]
     service_cidr: Vec<IpNet>,
-    /// LoadBalancer IPs to hand out
+    /// LoadBalancer IPs to hand out where no LoadBalancerPool of the manifests has any
     #[arg(long, value_delimiter = ',', default_value = "127.97.0.0/24", value_name = "CIDR")]
     load_balancer_pool: Vec<IpNet>,
+    /// In a cluster: give addresses to LoadBalancer Services that name no loadBalancerClass, too
+    #[arg(long)]
+    default_load_balancer: bool,
     /// Serve spec.externalIPs: only where all who may write Services are trusted (CVE-2020-8554)
     #[arg(long)]
     allow_external_ips: bool,
@@ -239,6 +242,7 @@ impl ServeArgs {
             addresses: AddressSource::Ranges,
             service_cidrs: self.service_cidr,
             load_balancer_pools: self.load_balancer_pool,
+            default_load_balancer: self.default_load_balancer,
             allow_external_ips: self.allow_external_ips,
             default_backend: self.default_backend_service,
             tls: TlsSettings {

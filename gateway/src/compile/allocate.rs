@@ -3,23 +3,30 @@
 //! Explicit values are honoured first, then everybody keeps what they had, then the rest is handed out. What is handed out
 //! depends on the Service's name alone as long as nobody else holds it, so that the same manifests get the same addresses
 //! after every restart. Pure: what was held before comes in as an argument.
+//!
+//! In a cluster only the LoadBalancer IPs are left to do, and whether they are is the leader's to write.
 
+mod load_balancers;
 mod ports;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
-use ipnet::IpNet;
 use md5::{Digest, Md5};
 use tidegate_crd::{Kind, core::Service};
 use tidegate_l4::model::{IpFamily, Protocol};
 
+use self::load_balancers::Balancer;
 pub use self::ports::NODE_PORTS;
 use super::{
+    address_range::AddressRange,
     finding::{Finding, Report},
-    objects::{Name, Store, Stored},
+    load_balancer::{self, LoadBalancers, ServiceStatus, Verdict},
+    objects::{Name, Objects, Stored},
+    pools::Pools,
     service_type::ServiceType,
     settings::{AddressSource, Settings},
 };
@@ -50,7 +57,7 @@ pub enum Family {
 }
 
 impl Family {
-    fn of(ip: IpAddr) -> Self {
+    pub(crate) fn of(ip: IpAddr) -> Self {
         match IpFamily::of(ip) {
             IpFamily::V4 => Self::V4,
             IpFamily::V6 => Self::V6,
@@ -90,31 +97,37 @@ pub struct Allocated {
     pub allocations: Allocations,
     /// What could not be given.
     pub findings: Vec<Finding>,
+    /// In a cluster: what is to be written about load balancers.
+    pub load_balancers: Arc<LoadBalancers>,
 }
 
 /// Gives every Service its addresses.
-pub fn allocate(services: &Store<Service>, settings: &Settings, previous: &Allocations) -> Allocated {
+pub fn allocate(objects: &Objects, settings: &Settings, previous: &Allocations) -> Allocated {
     let mut desk = Desk {
         settings,
         previous,
+        pools: Pools::read(objects, settings),
         taken_ips: BTreeSet::new(),
         taken_ports: BTreeSet::new(),
         out: Allocated::default(),
     };
     let mut wishes: Vec<Wish<'_>> =
-        services.iter().filter_map(|(name, stored)| Wish::of(name, stored, settings)).collect();
+        objects.services.iter().filter_map(|(name, stored)| Wish::of(name, stored, objects, &desk)).collect();
     // Of two who ask for the same value the older has it, as it would have been the first at the API server.
-    wishes.sort_by_key(|wish| {
-        (wish.stored.object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second()), wish.name)
-    });
+    wishes.sort_by_key(|wish| (wish.stored.created().unwrap_or(i64::MAX), wish.name));
     desk.grant_explicit(&mut wishes);
     match settings.addresses {
         AddressSource::Ranges => {
             desk.keep_previous(&mut wishes);
             desk.hand_out(&mut wishes);
         }
-        AddressSource::Cluster => desk.take_over_status(&mut wishes),
+        AddressSource::Cluster => {
+            desk.take_over_status(&mut wishes);
+            desk.assign_in_cluster(&mut wishes);
+            desk.out.load_balancers = Arc::new(desk.load_balancers(objects, &wishes));
+        }
     }
+    desk.out.findings.extend(desk.pools.findings().cloned());
     for wish in wishes {
         desk.out.findings.extend(wish.report.into_findings());
         desk.out.addresses.insert(wish.name.clone(), wish.granted);
@@ -129,13 +142,14 @@ struct Wish<'a> {
     kind: ServiceType,
     report: Report<'a>,
     granted: Addresses,
-    /// Families that still want a ClusterIP or a LoadBalancer IP.
+    /// Families that still want a ClusterIP.
     cluster: Vec<Family>,
-    load_balancer: Vec<Family>,
+    /// Of a LoadBalancer that is ours.
+    balancer: Option<Balancer<'a>>,
 }
 
 impl<'a> Wish<'a> {
-    fn of(name: &'a Name, stored: &'a Stored<Service>, settings: &Settings) -> Option<Self> {
+    fn of(name: &'a Name, stored: &'a Stored<Service>, objects: &Objects, desk: &Desk<'_>) -> Option<Self> {
         let spec = stored.object.spec.as_ref()?;
         let kind = ServiceType::of(spec)?;
         let mut report = Report::on(Kind::Service, &name.namespace, &name.name, &stored.origin);
@@ -144,21 +158,12 @@ impl<'a> Wish<'a> {
         let cluster = match kind {
             ServiceType::ExternalName | ServiceType::Headless => Vec::new(),
             ServiceType::ClusterIp | ServiceType::NodePort | ServiceType::LoadBalancer => {
-                families(stored, settings, &mut report)
+                families(stored, desk.settings, &mut report)
             }
         };
-        let ours = spec.load_balancer_class.as_deref().is_none_or(|class| class == LOAD_BALANCER_CLASS);
-        let load_balancer = if kind == ServiceType::LoadBalancer && ours { cluster.clone() } else { Vec::new() };
-        if kind == ServiceType::LoadBalancer && !ours {
-            let message = "the load balancer class is another's, so no address is assigned here.";
-            report.info(
-                "OtherLoadBalancerClass",
-                "spec.loadBalancerClass",
-                message,
-                format!("For an address from Tidegate's pool, write {LOAD_BALANCER_CLASS}."),
-            );
-        }
-        Some(Self { name, stored, kind, report, granted, cluster, load_balancer })
+        let ours = kind == ServiceType::LoadBalancer && desk.is_ours(stored, &mut report);
+        let balancer = ours.then(|| Balancer::new(name, stored, &cluster, objects));
+        Some(Self { name, stored, kind, report, granted, cluster, balancer })
     }
 }
 
@@ -192,6 +197,7 @@ fn families(stored: &Stored<Service>, settings: &Settings, report: &mut Report<'
 struct Desk<'a> {
     settings: &'a Settings,
     previous: &'a Allocations,
+    pools: Pools,
     taken_ips: BTreeSet<IpAddr>,
     taken_ports: BTreeSet<(Protocol, u16)>,
     out: Allocated,
@@ -210,10 +216,8 @@ impl Desk<'_> {
                     self.grant_cluster_ip(wish, &field, text);
                 }
             }
-            // A cluster's load balancer says in the status whether it heeded the wish.
-            let heeded = self.settings.addresses == AddressSource::Ranges && !wish.load_balancer.is_empty();
-            if let Some(text) = spec.load_balancer_ip.as_deref().filter(|_| heeded) {
-                self.grant_load_balancer_ip(wish, text);
+            if self.settings.addresses == AddressSource::Ranges {
+                self.grant_asked(wish);
             }
             self.grant_node_ports(wish);
             self.grant_health_check_port(wish);
@@ -243,23 +247,6 @@ impl Desk<'_> {
         self.give_cluster_ip(wish, ip);
     }
 
-    fn grant_load_balancer_ip(&mut self, wish: &mut Wish<'_>, text: &str) {
-        let field = "spec.loadBalancerIP";
-        let Ok(ip) = text.parse::<IpAddr>() else {
-            let fix = "Write an address, or leave it out to be given one.";
-            wish.load_balancer.clear();
-            wish.granted.pending = true;
-            return wish.report.error("InvalidLoadBalancerIp", field, format!("{text:?} is not an IP address."), fix);
-        };
-        wish.load_balancer.retain(|family| *family != Family::of(ip));
-        if !self.taken_ips.insert(ip) {
-            wish.granted.pending = true;
-            let fix = "Choose another, or leave it out to be given one.";
-            return wish.report.error("LoadBalancerIpConflict", field, self.belongs_to(ip), fix);
-        }
-        self.give_load_balancer_ip(wish, ip);
-    }
-
     /// Who has an address. Conflicts are rare, so it is looked for only then.
     fn belongs_to(&self, ip: IpAddr) -> String {
         let held = &self.out.allocations;
@@ -280,28 +267,18 @@ impl Desk<'_> {
                     self.give_cluster_ip(wish, ip);
                 }
             }
-            for family in wish.load_balancer.clone() {
-                let Some(&ip) = previous.load_balancer_ips.get(&(wish.name.clone(), family)) else { continue };
-                if self.settings.load_balancer_pools.iter().any(|net| net.contains(&ip)) && self.taken_ips.insert(ip) {
-                    wish.load_balancer.retain(|f| *f != family);
-                    self.give_load_balancer_ip(wish, ip);
-                }
-            }
+            self.keep_load_balancer_ips(wish);
             self.keep_ports(wish);
         }
     }
 
-    /// LoadBalancer IPs are what the cluster's load balancers, of any class, say they are.
-    fn take_over_status(&mut self, wishes: &mut [Wish<'_>]) {
+    /// LoadBalancer IPs are what the cluster's load balancers, of any class, say they are; ours are served once they are written.
+    fn take_over_status(&self, wishes: &mut [Wish<'_>]) {
         for wish in wishes.iter_mut().filter(|wish| wish.kind == ServiceType::LoadBalancer) {
-            let status = wish.stored.object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
-            let points = || status.iter().flat_map(|status| status.ingress.iter().flatten());
-            let ips: BTreeSet<IpAddr> = points().filter_map(|point| point.ip.as_deref()?.parse().ok()).collect();
-            wish.granted.pending = points().next().is_none();
-            for ip in ips {
-                // Several Services may share one, on ports of their own.
-                self.give_load_balancer_ip(wish, ip);
-            }
+            wish.granted.pending = load_balancers::points(&wish.stored.object).next().is_none();
+            // Several Services may share one, on ports of their own.
+            let ips: BTreeSet<IpAddr> = load_balancers::status_ips(&wish.stored.object).collect();
+            wish.granted.load_balancer_ips = ips.into_iter().collect();
         }
     }
 
@@ -309,35 +286,33 @@ impl Desk<'_> {
         for wish in wishes.iter_mut() {
             let seed = seed(&[&wish.name.namespace, &wish.name.name]);
             for family in std::mem::take(&mut wish.cluster) {
-                match self.free_ip(&self.settings.service_cidrs, family, seed) {
-                    Some(ip) => self.give_cluster_ip(wish, ip),
+                match self.free_cluster_ip(family, seed) {
+                    Some(ip) => {
+                        self.taken_ips.insert(ip);
+                        self.give_cluster_ip(wish, ip);
+                    }
                     None => no_cluster_ip(wish, family),
                 }
             }
-            for family in std::mem::take(&mut wish.load_balancer) {
-                match self.free_ip(&self.settings.load_balancer_pools, family, seed) {
-                    Some(ip) => self.give_load_balancer_ip(wish, ip),
-                    None if wish.granted.load_balancer_ips.is_empty() => no_load_balancer_ip(wish),
-                    None => {}
-                }
+            self.hand_out_load_balancer_ips(wish);
+            if let Some(balancer) = &wish.balancer {
+                wish.granted.load_balancer_ips = balancer.assigned.clone();
+                wish.granted.pending = balancer.assigned.is_empty();
             }
             self.hand_out_ports(wish, seed);
         }
     }
 
+    /// A free address of the cluster's ranges.
+    fn free_cluster_ip(&self, family: Family, seed: u64) -> Option<IpAddr> {
+        let mut ranges = self.settings.service_cidrs.iter().map(AddressRange::of_net);
+        ranges.find_map(|range| if range.family() == family { self.first_free(&range, seed) } else { None })
+    }
+
     /// The first free address from a place in the range that depends on the seed alone.
-    fn free_ip(&mut self, ranges: &[IpNet], family: Family, seed: u64) -> Option<IpAddr> {
-        for range in ranges.iter().filter(|net| Family::of(net.addr()) == family) {
-            let (first, size) = span(range);
-            let start = u128::from(seed) % size;
-            let ips = (0..size).map(|i| at(family, first + (start + i) % size));
-            // A range may be as large as IPv6 makes them; one more try than there are addresses taken is enough.
-            if let Some(ip) = ips.take(self.taken_ips.len() + 1).find(|ip| !self.taken_ips.contains(ip)) {
-                self.taken_ips.insert(ip);
-                return Some(ip);
-            }
-        }
-        None
+    fn first_free(&self, range: &AddressRange, seed: u64) -> Option<IpAddr> {
+        // A range may be as large as IPv6 makes them; one more try than there are addresses taken is enough.
+        range.beginning_at(seed).take(self.taken_ips.len() + 1).find(|ip| !self.taken_ips.contains(ip))
     }
 
     fn give_cluster_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
@@ -345,22 +320,85 @@ impl Desk<'_> {
         self.out.allocations.cluster_ips.insert((wish.name.clone(), Family::of(ip)), ip);
     }
 
-    fn give_load_balancer_ip(&mut self, wish: &mut Wish<'_>, ip: IpAddr) {
-        wish.granted.load_balancer_ips.push(ip);
-        self.out.allocations.load_balancer_ips.insert((wish.name.clone(), Family::of(ip)), ip);
+    /// Whether the addresses of a LoadBalancer are ours to give.
+    fn is_ours(&self, stored: &Stored<Service>, report: &mut Report<'_>) -> bool {
+        let class = stored.object.spec.as_ref().and_then(|spec| spec.load_balancer_class.as_deref());
+        if class == Some(LOAD_BALANCER_CLASS) {
+            return true;
+        }
+        let in_cluster = self.settings.addresses == AddressSource::Cluster;
+        let fix = format!("For an address from Tidegate's pool, write {LOAD_BALANCER_CLASS}.");
+        if class.is_some() {
+            let message = "the load balancer class is another's, so no address is assigned here.";
+            report.info("OtherLoadBalancerClass", "spec.loadBalancerClass", message, fix);
+            return false;
+        }
+        if in_cluster && !self.settings.default_load_balancer {
+            let message = "it names no load balancer class, so it is left to the cluster's own load balancer.";
+            let fix = format!("{fix} Or start with --default-load-balancer, if the cluster has none.");
+            report.info("NoLoadBalancerClass", "spec.loadBalancerClass", message, fix);
+            return false;
+        }
+        // An address that we have not given is the cloud's, or that of whoever was here before.
+        let is_foreign = in_cluster
+            && load_balancer::condition_of(&stored.object).is_none()
+            && load_balancers::points(&stored.object).next().is_some()
+            && load_balancers::status_ips(&stored.object).all(|ip| self.pools.of(ip).is_none());
+        if is_foreign {
+            let message = "another load balancer has given it an address already, so none is assigned here.";
+            report.info("OtherLoadBalancer", "status.loadBalancer", message, fix);
+        }
+        !is_foreign
+    }
+
+    /// What is to be written, once every LoadBalancer has its addresses.
+    fn load_balancers(&self, objects: &Objects, wishes: &[Wish<'_>]) -> LoadBalancers {
+        let mut services: Vec<ServiceStatus> = wishes.iter().filter_map(|wish| self.service_status(wish)).collect();
+        services.sort_by(|a, b| a.name.cmp(&b.name));
+        let assigned = || wishes.iter().filter_map(|wish| wish.balancer.as_ref()).flat_map(|b| &b.assigned);
+        let pools = self.pools.iter().filter_map(|pool| {
+            let stored = objects.pools.get(&Name::new("", pool.name.as_deref()?))?;
+            load_balancer::pool_status(
+                pool,
+                stored.object.metadata.generation,
+                assigned().filter(|ip| pool.contains(**ip)).count(),
+            )
+        });
+        LoadBalancers { services, pools: pools.collect() }
+    }
+
+    fn service_status(&self, wish: &Wish<'_>) -> Option<ServiceStatus> {
+        let service = &wish.stored.object;
+        let says = load_balancer::condition_of(service).cloned();
+        let has = load_balancers::points(service).cloned().collect();
+        let (addresses, verdict) = match &wish.balancer {
+            Some(balancer) => {
+                let addresses = load_balancer::with_modes(&balancer.assigned, service, &self.pools);
+                let assigned: Vec<String> = balancer.assigned.iter().map(|ip| self.with_pool(*ip)).collect();
+                let verdict = match &balancer.pending {
+                    Some(why) if assigned.is_empty() => Verdict::new(false, "LoadBalancerPending", why.clone()),
+                    Some(_) | None => Verdict::new(true, "Assigned", format!("{}.", assigned.join(", "))),
+                };
+                (addresses, Some(verdict))
+            }
+            // It was ours: what we wrote is taken back.
+            None if says.is_some() => (Vec::new(), None),
+            None => return None,
+        };
+        Some(ServiceStatus { name: wish.name.clone(), has, says, addresses, verdict })
+    }
+
+    fn with_pool(&self, ip: IpAddr) -> String {
+        match self.pools.of(ip).and_then(|pool| pool.name.as_deref()) {
+            Some(pool) => format!("{ip} of LoadBalancerPool {pool}"),
+            None => format!("{ip}, which is of no LoadBalancerPool any more"),
+        }
     }
 }
 
 fn no_cluster_ip(wish: &mut Wish<'_>, family: Family) {
     let message = format!("no {} ClusterIP is left to hand out.", family.as_str());
     wish.report.error("NoClusterIp", "spec", message, "Start with a larger --service-cidr, or one for this IP family.");
-}
-
-fn no_load_balancer_ip(wish: &mut Wish<'_>) {
-    wish.granted.pending = true;
-    let fix =
-        "Start with a larger --load-balancer-pool; until then the Service answers on its node ports and ClusterIP.";
-    wish.report.warning("LoadBalancerPending", "spec.type", "no LoadBalancer IP is left to hand out.", fix);
 }
 
 /// A number that depends on the words alone, the same on every machine and in every version.
@@ -374,28 +412,10 @@ fn seed(words: &[&str]) -> u64 {
     digest.iter().take(7).fold(0, |n, byte| n << 8 | u64::from(*byte))
 }
 
-/// First usable address of a range as a number, and how many there are: without the network and broadcast addresses.
-fn span(range: &IpNet) -> (u128, u128) {
-    match range {
-        IpNet::V4(net) => {
-            let (first, size) = (u128::from(u32::from(net.network())), 1u128 << (32 - net.prefix_len()));
-            if size > 2 { (first + 1, size - 2) } else { (first, size) }
-        }
-        IpNet::V6(net) => {
-            let (first, size) =
-                (u128::from(net.network()), 1u128.checked_shl(128 - u32::from(net.prefix_len())).unwrap_or(u128::MAX));
-            if size > 2 { (first + 1, size - 2) } else { (first, size) }
-        }
-    }
-}
-
-fn at(family: Family, number: u128) -> IpAddr {
-    match family {
-        Family::V4 => IpAddr::from((number as u32).to_be_bytes()),
-        Family::V6 => IpAddr::from(number.to_be_bytes()),
-    }
-}
-
 #[cfg(test)]
 #[path = "allocate_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "allocate/load_balancers_tests.rs"]
+mod load_balancers_tests;

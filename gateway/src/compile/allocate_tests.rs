@@ -18,7 +18,7 @@ fn service(name: &str, spec: &str) -> String {
 }
 
 fn run(yaml: &str, settings: &Settings, held: &Allocations) -> Allocated {
-    allocate(&objects(yaml).services, settings, held)
+    allocate(&objects(yaml), settings, held)
 }
 
 fn of<'a>(allocated: &'a Allocated, name: &str) -> &'a Addresses {
@@ -208,5 +208,5 @@ fn a_clusters_addresses_are_taken_as_they_are() {
     assert_eq!(*of(&allocated, "given"), expected);
     assert_eq!(*of(&allocated, "pending"), Addresses { pending: true, node_ports: vec![None], ..Addresses::default() });
     assert_eq!(*of(&allocated, "new"), Addresses { node_ports: vec![None], ..Addresses::default() });
-    assert_eq!(reasons(&allocated), ["OtherLoadBalancerClass"]);
+    assert_eq!(reasons(&allocated), ["OtherLoadBalancerClass", "NoLoadBalancerClass"]);
 }

@@ -1,6 +1,6 @@
 //! Which Ingresses are ours: `spec.ingressClassName`, the older annotation, and the default class.
 
-use tidegate_crd::ingress::Ingress;
+use tidegate_crd::ingress::{Ingress, IngressClass};
 
 use super::{
     objects::{Name, Objects},
@@ -61,8 +61,21 @@ fn named(class: &str, field: &'static str, objects: &Objects, settings: &ClassSe
     }
 }
 
-fn default_class(objects: &Objects) -> Option<(&str, &str)> {
-    let is_default = |class: &&std::sync::Arc<super::objects::Stored<tidegate_crd::ingress::IngressClass>>| {
+/// The class that an Ingress is of, by name.
+pub(crate) fn name_of<'a>(ingress: &'a Ingress, objects: &'a Objects) -> Option<&'a str> {
+    let spec = ingress.spec.as_ref().and_then(|spec| spec.ingress_class_name.as_deref());
+    let annotation = || ingress.metadata.annotations.as_ref()?.get(CLASS_ANNOTATION).map(String::as_str);
+    spec.or_else(annotation).or_else(|| default_class(objects).map(|(class, _)| class))
+}
+
+/// Whether a class is ours.
+pub(crate) fn is_of_ours(class: &IngressClass, settings: &ClassSettings) -> bool {
+    class.spec.as_ref().and_then(|spec| spec.controller.as_deref()).is_some_and(|named| is_ours(named, settings))
+}
+
+/// The default class, and its controller.
+pub(crate) fn default_class(objects: &Objects) -> Option<(&str, &str)> {
+    let is_default = |class: &&std::sync::Arc<super::objects::Stored<IngressClass>>| {
         class
             .object
             .metadata

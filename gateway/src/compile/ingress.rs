@@ -22,22 +22,23 @@ use tidegate_crd::{
     ingress::{HTTPIngressPath, Ingress, IngressBackend, IngressSpec},
 };
 
-pub(crate) use self::upstreams::{UpstreamSpec, asked_ports, find_port};
+pub(crate) use self::upstreams::{UpstreamSpec, asked_ports, find_port, port_list};
 use self::{
     canary::Canaries,
     host::{PathType, Written},
     modes::Modes,
     policy::{Shared, Target},
-    upstreams::{Upstreams, port_list},
+    upstreams::Upstreams,
 };
 use super::{
     annotations::IngressOptions,
     backend_protocol,
+    class_parameters::{ClassBackend, ClassParameters, Parameters, ParametersStatus},
     finding::{Finding, Report},
     objects::{Name, Objects, Stored},
     rows::IngressRow,
-    settings::Settings,
-    tls::{CompiledTls, TlsCompiler},
+    settings::{DefaultBackend, Settings},
+    tls::{CompiledTls, TlsCompiler, TlsDefaults},
     tls_backend,
 };
 use crate::route::{
@@ -57,6 +58,8 @@ pub(crate) struct CompiledIngresses {
     pub(crate) upstreams: Vec<UpstreamSpec>,
     pub(crate) rows: Vec<Arc<IngressRow>>,
     pub(crate) findings: Vec<Finding>,
+    /// The status of the parameters of our classes.
+    pub(crate) parameters: Arc<[ParametersStatus]>,
 }
 
 /// An Ingress that is ours, with its annotations read.
@@ -64,6 +67,8 @@ struct Ours<'a> {
     name: &'a Name,
     stored: &'a Stored<Ingress>,
     options: IngressOptions,
+    /// What holds for its class.
+    class: Option<Arc<Parameters>>,
 }
 
 impl Ours<'_> {
@@ -78,21 +83,22 @@ pub(crate) fn compile(
     settings: &Settings,
     previous: Option<&CompiledIngresses>,
 ) -> CompiledIngresses {
+    let parameters = ClassParameters::read(objects, &settings.classes);
     let mut all: Vec<(&Name, &Arc<Stored<Ingress>>)> = objects.ingresses.iter().collect();
-    let created = |stored: &Stored<Ingress>| {
-        stored.object.metadata.creation_timestamp.as_ref().map_or(i64::MAX, |t| t.0.as_second())
-    };
+    let created = |stored: &Stored<Ingress>| stored.created().unwrap_or(i64::MAX);
     all.sort_by(|(a, x), (b, y)| created(x).cmp(&created(y)).then_with(|| b.cmp(a)));
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
     let (mut mains, mut reports) = (Vec::new(), Vec::new());
     for (name, stored) in all {
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
         let ours = row::is_ours(&stored.object, objects, &settings.classes, &mut report);
-        rows.push(Arc::new(row::row(name, &stored.object, ours)));
+        let class = parameters.of(&stored.object, objects).filter(|_| ours).cloned();
+        rows.push(Arc::new(row::row(name, &stored.object, ours, class.as_deref())));
         if ours {
-            let mut options = IngressOptions::read(&stored.object, &mut report);
+            let defaults = class.iter().flat_map(|class| class.for_ingress(&stored.object));
+            let mut options = IngressOptions::read(&stored.object, defaults, &mut report);
             checks::custom_headers(objects, name, &mut options, &mut report);
-            mains.push(Ours { name, stored, options });
+            mains.push(Ours { name, stored, options, class });
             reports.push(report);
         } else {
             findings.extend(report.into_findings());
@@ -102,16 +108,24 @@ pub(crate) fn compile(
     let stats =
         previous.into_iter().flat_map(|p| p.routes.rules()).map(|rule| (stats_key(rule), rule.stats.clone())).collect();
     let modes = Modes::read(mains.iter().filter(|one| !one.options.canary.enabled));
-    let tls = TlsCompiler::new(objects, settings, previous.map(|p| &p.tls));
+    let any_passthrough = mains.iter().any(|one| one.options.tls.passthrough);
+    let defaults = TlsDefaults { certificate: parameters.certificate().cloned(), any_passthrough };
+    let tls = TlsCompiler::new(objects, settings, defaults, previous.map(|p| &p.tls));
     let mut builder = Builder::new(objects, &modes, stats, tls);
     builder.add_all(&mains, &mut reports);
     builder.finish(&mains, &mut reports);
-    if let Some(default) = &settings.default_backend {
-        builder.add_global_default(&default.namespace, &default.service);
+    let named = |default: &DefaultBackend| ClassBackend {
+        service: Name { namespace: default.namespace.clone(), name: default.service.clone() },
+        port: None,
+    };
+    if let Some(default) = settings.default_backend.as_ref().map(named).as_ref().or_else(|| parameters.backend()) {
+        builder.add_global_default(default);
     }
+    findings.extend(parameters.findings().cloned());
     findings.extend(reports.into_iter().flat_map(Report::into_findings));
     let (routes, upstreams) = (Arc::new(builder.routes), builder.upstreams.specs);
-    CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows, findings }
+    let parameters = parameters.statuses.into();
+    CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows, findings, parameters }
 }
 
 type StatsKey = (Owner, Arc<str>, Option<PathMatch>);
@@ -178,7 +192,8 @@ impl<'a> Builder<'a> {
     fn add(&mut self, one: &mut One<'_, '_>) {
         let empty = IngressSpec::default();
         let spec = one.main.stored.object.spec.as_ref().unwrap_or(&empty);
-        self.tls.add(one.main.name, &one.main.stored.object, &one.main.options.tls, one.report);
+        let certificate = one.main.class.as_ref().and_then(|class| class.certificate.as_ref());
+        self.tls.add(one.main.name, &one.main.stored.object, &one.main.options.tls, certificate, one.report);
         checks::forwarded_prefix(&one.main.options, spec, one.report);
         let default =
             spec.default_backend.as_ref().and_then(|backend| self.backend(one, backend, "spec.defaultBackend"));

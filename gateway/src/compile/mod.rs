@@ -7,27 +7,33 @@
 //! | step | file |
 //! |---|---|
 //! | everything that was said | [`objects`] |
-//! | addresses and ports nobody chose | [`allocate`] |
-//! | Pods → EndpointSlices → endpoints | `slices`, [`slice`] |
+//! | addresses and ports nobody chose | [`allocate`], from [`pools`] of `address_range`s |
+//! | what is to be written about load balancers | [`load_balancer`] |
+//! | Pods → EndpointSlices → endpoints | `slices`; how they are held: [`slice`] |
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | where this node is, and at which addresses | `node` |
 //! | what load balancers ask of this node | [`health_check`] |
-//! | Ingresses → rules | `ingress` and its folder, `class`, `annotations`, `backend_protocol` |
+//! | Ingresses → rules | `ingress` and its folder, `class`, [`class_parameters`], `annotations`, `backend_protocol` |
 //! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
 //! | which Secrets and ConfigMaps all that needs | [`references`] |
 //! | verdicts | [`finding`] |
 
+mod address_range;
 pub mod allocate;
 mod annotations;
 mod backend_protocol;
 mod class;
+pub mod class_parameters;
 mod dns_records;
 pub mod finding;
 pub mod health_check;
 mod ingress;
+mod label_selector;
+pub mod load_balancer;
 mod node;
 pub mod objects;
+pub mod pools;
 pub mod references;
 pub mod rows;
 mod service_annotations;
@@ -86,11 +92,21 @@ pub struct Compiled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Versions {
     services: u64,
+    pools: u64,
     ingresses: u64,
     classes: u64,
+    parameters: u64,
     namespaces: u64,
     secrets: u64,
     config_maps: u64,
+}
+
+impl Versions {
+    /// Whether Services, and all that their addresses depend on, are the same: pools may choose by the labels of namespaces.
+    fn has_same_services(&self, now: Self, objects: &Objects) -> bool {
+        let same_namespaces = objects.pools.is_empty() || self.namespaces == now.namespaces;
+        self.services == now.services && self.pools == now.pools && same_namespaces
+    }
 }
 
 impl Compiled {
@@ -116,16 +132,18 @@ pub fn compile(
 ) -> Compiled {
     let versions = Versions {
         services: objects.services.version(),
+        pools: objects.pools.version(),
         ingresses: objects.ingresses.version(),
         classes: objects.classes.version(),
+        parameters: objects.parameters.version(),
         namespaces: objects.namespaces.version(),
         secrets: objects.secrets.version(),
         config_maps: objects.config_maps.version(),
     };
-    let same_services = previous.filter(|p| p.versions.services == versions.services);
+    let same_services = previous.filter(|p| p.versions.has_same_services(versions, objects));
     let allocated = match same_services {
         Some(previous) => previous.allocated.clone(),
-        None => Arc::new(allocate(&objects.services, settings, previous.map_or(held, |p| &p.allocated.allocations))),
+        None => Arc::new(allocate(objects, settings, previous.map_or(held, |p| &p.allocated.allocations))),
     };
     let same_routes = same_services.filter(|p| p.versions == versions);
     let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
@@ -163,6 +181,8 @@ pub fn compile(
         services: services.iter().map(|service| service.row.clone()).collect(),
         health_checks: health_checks(&services),
         ingresses: ingresses.rows.clone(),
+        load_balancers: allocated.load_balancers.clone(),
+        class_parameters: ingresses.parameters.clone(),
         findings: findings.into(),
     };
     Compiled { snapshot: Arc::new(snapshot), allocated, services, asked_ports, ingresses, versions }

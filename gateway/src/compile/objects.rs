@@ -11,6 +11,7 @@ use tidegate_crd::{
     Document, Kind, Object, ObjectRef, Origin,
     core::{ConfigMap, EndpointSlice, Endpoints, Namespace, Node, Pod, Secret, Service},
     ingress::{Ingress, IngressClass},
+    policy::{IngressClassParameters, LoadBalancerPool},
 };
 
 use super::{slice::Slice, words::Words};
@@ -45,6 +46,19 @@ pub struct Stored<T> {
     /// Its place in a file.
     pub origin: Arc<Origin>,
 }
+
+macro_rules! created {
+    ($($type:ty),*) => {
+        $(impl Stored<$type> {
+            /// `metadata.creationTimestamp`, in seconds since the Unix epoch.
+            pub(crate) fn created(&self) -> Option<i64> {
+                self.object.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second())
+            }
+        })*
+    };
+}
+
+created!(Ingress, LoadBalancerPool, Service);
 
 /// The objects of one kind.
 #[derive(Clone, Debug)]
@@ -118,6 +132,10 @@ pub struct Objects {
     pub ingresses: Store<Ingress>,
     /// IngressClasses.
     pub classes: Store<IngressClass>,
+    /// IngressClassParameters.
+    pub parameters: Store<IngressClassParameters>,
+    /// LoadBalancerPools.
+    pub pools: Store<LoadBalancerPool>,
     /// Namespaces.
     pub namespaces: Store<Namespace>,
     /// Nodes.
@@ -151,6 +169,8 @@ impl Objects {
             Object::Endpoints(object) => self.endpoints.apply(name, *object, origin),
             Object::Ingress(object) => self.ingresses.apply(name, *object, origin),
             Object::IngressClass(object) => self.classes.apply(name, *object, origin),
+            Object::IngressClassParameters(object) => self.parameters.apply(name, *object, origin),
+            Object::LoadBalancerPool(object) => self.pools.apply(name, *object, origin),
             Object::Namespace(object) => self.namespaces.apply(name, *object, origin),
             Object::Node(object) => self.nodes.apply(name, *object, origin),
             Object::Pod(object) => self.pods.apply(name, *object, origin),
@@ -171,6 +191,8 @@ impl Objects {
             Kind::Endpoints => self.endpoints.delete(&name),
             Kind::Ingress => self.ingresses.delete(&name),
             Kind::IngressClass => self.classes.delete(&name),
+            Kind::IngressClassParameters => self.parameters.delete(&name),
+            Kind::LoadBalancerPool => self.pools.delete(&name),
             Kind::Namespace => self.namespaces.delete(&name),
             Kind::Node => self.nodes.delete(&name),
             Kind::Pod => self.pods.delete(&name),

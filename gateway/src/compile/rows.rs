@@ -44,6 +44,15 @@ pub struct PortRow {
     pub target: String,
 }
 
+/// What an Ingress has of its class.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inherited {
+    /// The IngressClassParameters that the class names.
+    pub parameters: Arc<str>,
+    /// The annotations that it has from there.
+    pub annotations: Vec<Arc<str>>,
+}
+
 /// One Ingress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IngressRow {
@@ -57,6 +66,8 @@ pub struct IngressRow {
     pub ours: bool,
     /// Its hosts; `*` for any.
     pub hosts: Vec<String>,
+    /// What it has of its class, if that has parameters.
+    pub inherited: Option<Inherited>,
     /// Whether it asks for TLS.
     pub tls: bool,
     /// `metadata.creationTimestamp` in seconds since the Unix epoch, if it has one.

@@ -14,6 +14,15 @@ use super::{annotations, finding::Report};
 /// The prefix of our own annotations.
 const PREFIX: &str = "tidegate.io/";
 
+/// Asks for LoadBalancer IPs by name.
+pub(crate) const LOAD_BALANCER_IPS: &str = "load-balancer-ips";
+
+/// Asks for a LoadBalancer IP of one pool.
+pub(crate) const LOAD_BALANCER_POOL: &str = "load-balancer-pool";
+
+/// The same, with its prefix.
+pub(crate) const LOAD_BALANCER_POOL_NAME: &str = "tidegate.io/load-balancer-pool";
+
 /// What the annotations of one Service say.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct ServiceOptions {
@@ -97,6 +106,30 @@ impl ServiceOptions {
         }
         self.weights.get(pod).or_else(|| self.weights.get(&ip.to_string())).copied().unwrap_or(1)
     }
+}
+
+/// The value of an annotation of ours, by its name without the prefix; an empty one is none.
+pub(crate) fn value<'a>(service: &'a Service, name: &str) -> Option<&'a str> {
+    let annotations = service.metadata.annotations.iter().flatten();
+    let mut ours = annotations.filter_map(|(key, value)| Some((key.strip_prefix(PREFIX)?, value.trim())));
+    ours.find(|(short, value)| *short == name && !value.is_empty()).map(|(_, value)| value)
+}
+
+/// The field of an annotation of ours, by its name without the prefix.
+pub(crate) fn field(name: &str) -> String {
+    format!("metadata.annotations[\"{PREFIX}{name}\"]")
+}
+
+/// Addresses, apart by commas: at most one for each IP family.
+pub(crate) fn ips(text: &str) -> Result<Vec<IpAddr>, &'static str> {
+    const EXPECTED: &str = "one address such as 192.0.2.7, or one of each IP family, as in \"192.0.2.7,2001:db8::7\"";
+    let ips: Result<Vec<IpAddr>, _> = text.split(',').map(|ip| ip.trim().parse()).collect();
+    match ips.as_deref() {
+        Ok([_]) => {}
+        Ok([one, other]) if one.is_ipv4() != other.is_ipv4() => {}
+        Ok(_) | Err(_) => return Err(EXPECTED),
+    }
+    ips.map_err(|_| EXPECTED)
 }
 
 /// The annotations `health-check…`, before it is known whether there is a check.
@@ -233,6 +266,19 @@ const ROWS: &[Row] = &[
             options.connection.idle_timeout = (timeout > Duration::ZERO).then_some(timeout);
             Ok(())
         },
+    },
+    Row {
+        name: LOAD_BALANCER_IPS,
+        doc: "The address that a Service of type LoadBalancer is to have, or one of each IP family: `192.0.2.7,2001:db8::7`. \
+              In a cluster a LoadBalancerPool must have it. Counts before `spec.loadBalancerIP`.",
+        // The address is given where all Services are looked at together.
+        apply: |_, value| if value.is_empty() { Ok(()) } else { ips(value).map(|_| ()) },
+    },
+    Row {
+        name: LOAD_BALANCER_POOL,
+        doc: "The LoadBalancerPool that a Service of type LoadBalancer is to have its address from, be it for everybody \
+              (`autoAssign`) or not.",
+        apply: |_, _| Ok(()),
     },
     Row {
         name: "max-ejected",

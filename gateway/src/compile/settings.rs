@@ -22,8 +22,10 @@ pub struct Settings {
     pub addresses: AddressSource,
     /// ClusterIPs to hand out, one range per IP family; the first is the family of a Service that does not say.
     pub service_cidrs: Vec<IpNet>,
-    /// LoadBalancer IPs to hand out.
+    /// LoadBalancer IPs to hand out where no LoadBalancerPool has any.
     pub load_balancer_pools: Vec<IpNet>,
+    /// Whether LoadBalancer Services of a cluster that name no class are ours, too; on a laptop they are.
+    pub default_load_balancer: bool,
     /// Whether `spec.externalIPs` is honoured. Off by default: anybody who may write a Service could take over any address
     /// (CVE-2020-8554), and Kubernetes is on its way to the same default (KEP-5707).
     pub allow_external_ips: bool,
@@ -63,6 +65,11 @@ impl Opens {
             (Self::Node, kind) => kind != FrontendKind::ClusterIp,
             (Self::Nothing, _) => false,
         }
+    }
+
+    /// Whether the addresses of such frontends are led to this machine from elsewhere, so that it need not have them (yet).
+    pub fn is_led_here(self, kind: FrontendKind) -> bool {
+        self == Self::Node && matches!(kind, FrontendKind::LoadBalancer | FrontendKind::ExternalIp)
     }
 }
 
@@ -145,6 +152,7 @@ impl Default for Settings {
             addresses: AddressSource::Ranges,
             service_cidrs: vec![range([127, 96, 0, 0], 16)],
             load_balancer_pools: vec![range([127, 97, 0, 0], 24)],
+            default_load_balancer: false,
             allow_external_ips: false,
             default_backend: None,
             tls: TlsSettings::default(),

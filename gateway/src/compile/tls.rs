@@ -16,7 +16,7 @@ use tidegate_crd::{
 use tidegate_l4::model::ServicePortName;
 
 use super::{
-    annotations::{AuthTlsOptions, TlsOptions, annotation_field, has_annotation},
+    annotations::{AuthTlsOptions, TlsOptions, annotation_field},
     finding::{Finding, Report, Severity},
     ingress::{find_port, host_name},
     objects::{Name, Objects, Stored},
@@ -66,8 +66,7 @@ pub(crate) struct TlsCompiler<'a> {
     secrets: BTreeMap<Name, CertificateSecret>,
     auths: Vec<CompiledAuth>,
     hosts: AHashMap<HostName, Draft>,
-    /// Whether any Ingress asks for `ssl-passthrough`: where `/` leads is looked up only then.
-    any_passthrough: bool,
+    defaults: TlsDefaults,
     /// Hosts that only a TLS section names, of an Ingress that serves any host.
     unruled: AHashMap<HostName, Choice>,
     /// Other names, and whose they are.
@@ -75,10 +74,21 @@ pub(crate) struct TlsCompiler<'a> {
     findings: Vec<Finding>,
 }
 
+/// What is known before any Ingress is read.
+#[derive(Debug, Default)]
+pub(crate) struct TlsDefaults {
+    /// The default certificate of the default class: it is shown where the command line names none.
+    pub(crate) certificate: Option<Name>,
+    /// Whether any Ingress asks for `ssl-passthrough`: where `/` leads is looked up only then.
+    pub(crate) any_passthrough: bool,
+}
+
 /// What is known of a host so far.
 #[derive(Clone, Default)]
 pub(super) struct Draft {
     pub(super) choice: Option<Choice>,
+    /// The default certificate of its class, if that is not the one of all.
+    pub(super) of_class: Option<(Name, Arc<Certificate>)>,
     pub(super) client_auth: Option<Arc<ClientAuth>>,
     pub(super) suites: Option<Arc<Suites>>,
     pub(super) prefer_server_order: Option<bool>,
@@ -88,10 +98,14 @@ pub(super) struct Draft {
 }
 
 impl<'a> TlsCompiler<'a> {
-    pub(crate) fn new(objects: &'a Objects, settings: &'a Settings, previous: Option<&'a CompiledTls>) -> Self {
-        let asks = |ingress: &Ingress| has_annotation(ingress, "ssl-passthrough");
+    pub(crate) fn new(
+        objects: &'a Objects,
+        settings: &'a Settings,
+        defaults: TlsDefaults,
+        previous: Option<&'a CompiledTls>,
+    ) -> Self {
         Self {
-            any_passthrough: objects.ingresses.iter().any(|(_, stored)| asks(&stored.object)),
+            defaults,
             objects,
             settings,
             previous,
@@ -104,11 +118,21 @@ impl<'a> TlsCompiler<'a> {
         }
     }
 
-    /// Takes an Ingress in; older ones first.
-    pub(crate) fn add(&mut self, name: &Name, ingress: &Ingress, options: &TlsOptions, report: &mut Report<'_>) {
+    /// Takes an Ingress in; older ones first. `of_class` is the default certificate of its class.
+    pub(crate) fn add(
+        &mut self,
+        name: &Name,
+        ingress: &Ingress,
+        options: &TlsOptions,
+        of_class: Option<&Name>,
+        report: &mut Report<'_>,
+    ) {
         let empty = IngressSpec::default();
         let spec = ingress.spec.as_ref().unwrap_or(&empty);
-        let mut one = One { name, report };
+        let of_class = of_class.filter(|secret| self.default_secret().as_ref() != Some(secret));
+        let of_class = of_class.and_then(|secret| Some((secret.clone(), self.certificate(secret)??)));
+        let has_default = of_class.is_some() || self.default_secret().is_some();
+        let mut one = One { name, report, has_default };
         one.warn_of_unused(options);
         let sections = self.sections(&mut one, spec);
         let auth = self.client_auth(&mut one, &options.auth);
@@ -125,17 +149,18 @@ impl<'a> TlsCompiler<'a> {
             let choice = if sections.is_empty() || has_choice || host == HostName::Any {
                 None
             } else {
-                Some(one.choose(&host, &sections, &field, self.settings))
+                Some(one.choose(&host, &sections, &field))
             };
             let root = rule
                 .http
                 .iter()
                 .flat_map(|http| &http.paths)
                 .find(|path| matches!(path.path.as_deref(), None | Some("" | "/")));
-            let root = root.filter(|_| self.any_passthrough);
+            let root = root.filter(|_| self.defaults.any_passthrough);
             let root = root.and_then(|path| backend_port(self.objects, &name.namespace, &path.backend));
             let draft = self.hosts.entry(host).or_default();
             draft.choice = draft.choice.take().or(choice);
+            draft.of_class = draft.of_class.take().or_else(|| of_class.clone());
             draft.client_auth = draft.client_auth.take().or_else(|| auth.clone());
             draft.suites = draft.suites.take().or_else(|| suites.clone());
             draft.prefer_server_order = draft.prefer_server_order.or(options.prefer_server_ciphers);
@@ -169,7 +194,7 @@ impl<'a> TlsCompiler<'a> {
             for written in &section.hosts {
                 let Some(host) = host_name(Some(written), "", &mut ignored) else { continue };
                 if host != HostName::Any && !self.hosts.contains_key(&host) && !self.unruled.contains_key(&host) {
-                    let choice = one.choose(&host, sections, &section.field, self.settings);
+                    let choice = one.choose(&host, sections, &section.field);
                     self.unruled.insert(host, choice);
                 }
             }
@@ -207,18 +232,20 @@ impl<'a> TlsCompiler<'a> {
                     Some(Some(certificate)) => (Some(certificate), Arc::default()),
                     Some(None) => (None, format!("there is something wrong with Secret {secret}").into()),
                     None => {
-                        let message =
-                            format!("there is no Secret {secret}; {}.", shown_instead(self.settings, "its hosts are"));
+                        let message = format!(
+                            "there is no Secret {secret}; {}.",
+                            shown_instead(one.has_default, "its hosts are")
+                        );
                         let fix = "Create the Secret, with tls.crt and tls.key, or correct the name.";
                         one.report.error("MissingSecret", &format!("{field}.secretName"), message, fix);
                         (None, format!("there is no Secret {secret}").into())
                     }
                 },
                 None => {
-                    if self.settings.tls.default_certificate.is_none() {
+                    if !one.has_default {
                         let message = format!(
                             "it names no Secret, and there is no default certificate; {}.",
-                            shown_instead(self.settings, "its hosts are")
+                            shown_instead(one.has_default, "its hosts are")
                         );
                         let fix = "Write secretName, or start with --default-ssl-certificate NAMESPACE/NAME.";
                         one.report.warning("NoCertificate", &field, message, fix);
@@ -297,10 +324,15 @@ impl<'a> TlsCompiler<'a> {
         Some(client_auth)
     }
 
-    /// The certificate of `--default-ssl-certificate`, if there is one and it is good.
+    /// The Secret whose certificate is shown where nothing else is: the command line's, or that of the default class.
+    fn default_secret(&self) -> Option<Name> {
+        let named = self.settings.tls.default_certificate.clone().map(|(namespace, name)| Name { namespace, name });
+        named.or_else(|| self.defaults.certificate.clone())
+    }
+
+    /// Its certificate, if there is one and it is good.
     fn default_certificate(&mut self) -> Option<(Name, Arc<Certificate>)> {
-        let (namespace, name) = self.settings.tls.default_certificate.clone()?;
-        let name = Name { namespace, name };
+        let name = self.default_secret()?;
         match self.certificate(&name) {
             Some(certificate) => certificate.map(|certificate| (name, certificate)),
             None => {

@@ -7,7 +7,6 @@ use super::{
     annotations::{PREFIX, annotation_field},
     finding::Report,
     objects::Name,
-    settings::Settings,
 };
 use crate::{
     route::{HostName, Owner},
@@ -40,11 +39,13 @@ pub(super) struct Section {
 pub(super) struct One<'a, 'b> {
     pub(super) name: &'a Name,
     pub(super) report: &'a mut Report<'b>,
+    /// Whether hosts without a certificate are shown one that somebody chose.
+    pub(super) has_default: bool,
 }
 
 impl One<'_, '_> {
     /// The certificates for a host: of the sections that list it, else of those that fit.
-    pub(super) fn choose(&mut self, host: &HostName, sections: &[Section], field: &str, settings: &Settings) -> Choice {
+    pub(super) fn choose(&mut self, host: &HostName, sections: &[Section], field: &str) -> Choice {
         let name = host.to_string();
         let listing: Vec<&Section> = sections.iter().filter(|section| section.hosts.contains(&name)).collect();
         let listed = !listing.is_empty();
@@ -59,7 +60,7 @@ impl One<'_, '_> {
         }
         let ingress = Owner { namespace: self.name.namespace.clone(), name: self.name.name.clone() };
         let why = if certificates.is_empty() {
-            self.explain_missing(&name, &candidates, listed, field, settings)
+            self.explain_missing(&name, &candidates, listed, field)
         } else {
             Arc::default()
         };
@@ -67,18 +68,11 @@ impl One<'_, '_> {
     }
 
     /// Why no section has a certificate for a host. What is wrong with a section or its Secret was reported there.
-    fn explain_missing(
-        &mut self,
-        host: &str,
-        candidates: &[&Section],
-        listed: bool,
-        field: &str,
-        settings: &Settings,
-    ) -> Arc<str> {
+    fn explain_missing(&mut self, host: &str, candidates: &[&Section], listed: bool, field: &str) -> Arc<str> {
         if let Some(broken) = candidates.iter().find(|section| section.certificate.is_none()) {
             return broken.why.clone();
         }
-        let shown = shown_instead(settings, "it is");
+        let shown = shown_instead(self.has_default, "it is");
         let mismatched =
             candidates.iter().find_map(|section| section.secret.as_ref().zip(section.certificate.as_ref()));
         let (Some((secret, certificate)), true) = (mismatched, listed) else {
@@ -130,9 +124,9 @@ impl One<'_, '_> {
 }
 
 /// What comes instead, in words that follow what is missing.
-pub(super) fn shown_instead(settings: &Settings, whose: &str) -> String {
-    match settings.tls.default_certificate {
-        Some(_) => format!("{whose} shown the default certificate"),
-        None => format!("{whose} shown a stand-in certificate, which no client trusts"),
+pub(super) fn shown_instead(has_default: bool, whose: &str) -> String {
+    match has_default {
+        true => format!("{whose} shown the default certificate"),
+        false => format!("{whose} shown a stand-in certificate, which no client trusts"),
     }
 }

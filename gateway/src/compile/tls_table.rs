@@ -82,7 +82,7 @@ impl<'a> TableBuilder<'a> {
         // By suffix: what a host shows that has no section of its own, and whether there is anything special about it.
         let mut by_suffix: AHashMap<Arc<str>, (Shown, bool)> = AHashMap::new();
         for (name, draft) in wildcards {
-            let shown = self.shown(&name, draft.choice.as_ref(), None);
+            let shown = self.shown(&name, &draft, None);
             let host = self.host(name, draft, shown.clone());
             if let HostName::Wildcard(suffix) = &host.name {
                 by_suffix.insert(suffix.clone(), (shown, self.is_special(&host)));
@@ -96,17 +96,34 @@ impl<'a> TableBuilder<'a> {
             if draft.says_nothing() && !wildcard.map_or(default_is_special, |(_, is_special)| *is_special) {
                 continue;
             }
-            let shown = self.shown(&name, draft.choice.as_ref(), wildcard.map(|(shown, _)| shown));
+            let shown = self.shown(&name, &draft, wildcard.map(|(shown, _)| shown));
             hosts.push(self.host(name, draft, shown));
         }
         for (name, choice) in unruled {
             // Its requests are for the rules of any host, and so it asks what they ask. Under a wildcard they are not.
             if !by_suffix.contains_key(suffix(&name)) {
-                let shown = Shown { has_section: false, ..self.shown(&name, Some(&choice), None) };
+                let draft = Draft { choice: Some(choice), ..Draft::default() };
+                let shown = Shown { has_section: false, ..self.shown(&name, &draft, None) };
                 hosts.push(self.host(name, any.without_choice(), shown));
             }
         }
         (TlsTable::new(default, hosts, self.rows.into_values().collect()), self.configs)
+    }
+
+    /// What a host is shown that has no certificate: its class's default, or that of all.
+    fn shown_instead(&mut self, host: &HostName, draft: &Draft, why: &str) -> Shown {
+        let Some((secret, certificate)) = &draft.of_class else { return self.shown_by_default(why) };
+        self.row(secret, certificate).hosts.push(host.to_string().into());
+        let source = Source::Default { secret: owner(secret), why: why.into() };
+        Shown { certificates: vec![certificate.clone()], source, has_section: false }
+    }
+
+    fn row(&mut self, secret: &Name, certificate: &Arc<Certificate>) -> &mut CertificateRow {
+        self.rows.entry(secret.clone()).or_insert_with(|| CertificateRow {
+            secret: owner(secret),
+            hosts: Vec::new(),
+            certificate: certificate.clone(),
+        })
     }
 
     fn shown_by_default(&self, why: &str) -> Shown {
@@ -118,21 +135,16 @@ impl<'a> TableBuilder<'a> {
     }
 
     /// What a host shows: what its Ingress has for it; without a section, what its wildcard shows, as the look-up would find it.
-    fn shown(&mut self, host: &HostName, choice: Option<&Choice>, wildcard: Option<&Shown>) -> Shown {
-        let Some(choice) = choice else {
+    fn shown(&mut self, host: &HostName, draft: &Draft, wildcard: Option<&Shown>) -> Shown {
+        let Some(choice) = &draft.choice else {
             let inherited = wildcard.filter(|shown| shown.has_section).cloned();
-            return inherited.unwrap_or_else(|| self.shown_by_default("no Ingress gives it a TLS section"));
+            return inherited.unwrap_or_else(|| self.shown_instead(host, draft, "no Ingress gives it a TLS section"));
         };
         if choice.certificates.is_empty() {
-            return Shown { has_section: true, ..self.shown_by_default(&choice.why) };
+            return Shown { has_section: true, ..self.shown_instead(host, draft, &choice.why) };
         }
         for (secret, certificate) in &choice.certificates {
-            let row = self.rows.entry(secret.clone()).or_insert_with(|| CertificateRow {
-                secret: owner(secret),
-                hosts: Vec::new(),
-                certificate: certificate.clone(),
-            });
-            row.hosts.push(host.to_string().into());
+            self.row(secret, certificate).hosts.push(host.to_string().into());
         }
         let secrets = choice.certificates.iter().map(|(secret, _)| owner(secret)).collect();
         Shown {
@@ -183,13 +195,14 @@ impl Draft {
     /// Whether no Ingress says anything about TLS.
     fn says_nothing(&self) -> bool {
         let is_plain = self.suites.is_none() && self.prefer_server_order != Some(true) && !self.passthrough;
-        self.choice.is_none() && self.client_auth.is_none() && is_plain
+        self.choice.is_none() && self.of_class.is_none() && self.client_auth.is_none() && is_plain
     }
 
     /// What is asked of clients, as of another host.
     fn without_choice(&self) -> Self {
         Self {
             choice: None,
+            of_class: None,
             client_auth: self.client_auth.clone(),
             suites: self.suites.clone(),
             prefer_server_order: self.prefer_server_order,

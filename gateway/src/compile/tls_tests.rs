@@ -292,11 +292,12 @@ fn an_alias_asks_what_its_host_asks() {
         objects.apply(document);
     }
     let settings = Settings::default();
-    let mut compiler = TlsCompiler::new(&objects, &settings, None);
+    let mut compiler = TlsCompiler::new(&objects, &settings, TlsDefaults::default(), None);
     for (name, stored) in objects.ingresses.iter() {
         let mut report = Report::on(Kind::Ingress, "default", "a", &stored.origin);
-        let options = crate::compile::annotations::IngressOptions::read(&stored.object, &mut report);
-        compiler.add(name, &stored.object, &options.tls, &mut report);
+        let options =
+            crate::compile::annotations::IngressOptions::read(&stored.object, std::iter::empty(), &mut report);
+        compiler.add(name, &stored.object, &options.tls, None, &mut report);
     }
     let exact = |name: &str| HostName::Exact(name.into());
     for alias in ["b.com", "c.com", "d.com"] {

@@ -142,10 +142,11 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     // One that was left by a process of our number may be anybody's to read.
     drop(fs::remove_file(path));
     let mut out = Bounded { file: BufWriter::new(options.open(path)?), left: MAX_BYTES };
-    let Objects { config_maps, slices, ingresses, classes, namespaces, nodes, secrets, services, .. } = objects;
-    let counts =
-        [config_maps.len(), slices.len(), ingresses.len(), classes.len(), namespaces.len(), nodes.len(), secrets.len()];
-    let count = counts.iter().sum::<usize>() + services.len();
+    let Objects { config_maps, slices, ingresses, classes, parameters, pools, .. } = objects;
+    let Objects { namespaces, nodes, secrets, services, .. } = objects;
+    let of_ingresses = [config_maps.len(), slices.len(), ingresses.len(), classes.len(), parameters.len()];
+    let others = [pools.len(), namespaces.len(), nodes.len(), secrets.len(), services.len()];
+    let count = of_ingresses.iter().chain(&others).sum::<usize>();
     serde_json::to_writer(&mut out, &Head { format: FORMAT, heard, objects: count })?;
     out.write_all(b"\n")?;
     write_all(&mut out, Kind::ConfigMap, config_maps)?;
@@ -154,6 +155,8 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     }
     write_all(&mut out, Kind::Ingress, ingresses)?;
     write_all(&mut out, Kind::IngressClass, classes)?;
+    write_all(&mut out, Kind::IngressClassParameters, parameters)?;
+    write_all(&mut out, Kind::LoadBalancerPool, pools)?;
     write_all(&mut out, Kind::Namespace, namespaces)?;
     write_all(&mut out, Kind::Node, nodes)?;
     write_all(&mut out, Kind::Secret, secrets)?;
@@ -202,6 +205,8 @@ fn decode(line: &str) -> Option<Object> {
         Kind::EndpointSlice => serde_json::from_value(object).map(Object::EndpointSlice),
         Kind::Ingress => serde_json::from_value(object).map(Object::Ingress),
         Kind::IngressClass => serde_json::from_value(object).map(Object::IngressClass),
+        Kind::IngressClassParameters => serde_json::from_value(object).map(Object::IngressClassParameters),
+        Kind::LoadBalancerPool => serde_json::from_value(object).map(Object::LoadBalancerPool),
         Kind::Namespace => serde_json::from_value(object).map(Object::Namespace),
         Kind::Node => serde_json::from_value(object).map(Object::Node),
         Kind::Secret => serde_json::from_value(object).map(Object::Secret),
@@ -294,11 +299,13 @@ mod tests {
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         let text = "{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {tls.key: YQ==}}\n---\n\
                     {apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {ports: [{port: 80}]}}\n---\n\
-                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}";
+                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n---\n\
+                    {apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: p}, spec: {addresses: [192.0.2.1]}}\n---\n\
+                    {apiVersion: tidegate.io/v1alpha1, kind: IngressClassParameters, metadata: {name: i}, spec: {annotations: {a: b}}}";
         let held = objects(text);
         file.save(&held, 77).unwrap();
         let remembered = file.load().unwrap();
-        assert_eq!((remembered.heard, remembered.objects.len()), (77, 3));
+        assert_eq!((remembered.heard, remembered.objects.len()), (77, 5));
         for object in remembered.objects {
             let origin = tidegate_crd::Origin::synthetic("test");
             let mut again = held.clone();
@@ -310,6 +317,12 @@ mod tests {
                     assert_eq!(held.services.iter().next().unwrap().1.object, *service, "{name}");
                 }
                 Object::Node(node) => assert_eq!(held.nodes.iter().next().unwrap().1.object, *node, "{name}"),
+                Object::LoadBalancerPool(pool) => {
+                    assert_eq!(held.pools.iter().next().unwrap().1.object, *pool, "{name}");
+                }
+                Object::IngressClassParameters(parameters) => {
+                    assert_eq!(held.parameters.iter().next().unwrap().1.object, *parameters, "{name}");
+                }
                 other => panic!("there was no {other:?}"),
             }
         }

@@ -100,7 +100,7 @@ pub struct References {
 struct Asking {
     source: watch::Sender<Arc<References>>,
     /// What the references were made of.
-    versions: Option<[u64; 2]>,
+    versions: Option<[u64; 3]>,
     answered: u64,
     /// How long a configuration waits for the answer.
     until: Option<Instant>,

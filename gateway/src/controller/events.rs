@@ -31,7 +31,7 @@ use super::{
         MAX_EVENTS_OF_OBJECT,
     },
     status::{ControllerStatus, Writing},
-    writer::Writer,
+    writer::{Writer, sleep_until},
 };
 use crate::{
     compile::finding::{Finding, Severity},
@@ -160,8 +160,8 @@ impl Told {
     }
 
     /// It was told, or could not be; says when it is to be told again.
-    fn done(&mut self, wanted: Wanted, told: Result<Duration, Failure>, now: Instant) -> Instant {
-        let next = now + *told.as_ref().unwrap_or(&EVENT_RETRY);
+    fn done(&mut self, wanted: Wanted, told: Result<Duration, &Failure>, now: Instant) -> Instant {
+        let next = now + told.unwrap_or(EVENT_RETRY);
         match told {
             Err(Failure::Forbidden { .. }) => drop(self.forbidden.insert(wanted.namespace, next)),
             Ok(_) => drop(self.forbidden.remove(&wanted.namespace)),
@@ -214,13 +214,12 @@ impl Events {
             };
             let done: Vec<_> = stream::iter(due).map(one).buffer_unordered(EVENT_AT_ONCE).collect().await;
             for (wanted, result) in done {
-                let again = told.done(wanted, result, Instant::now());
+                let again = told.done(wanted, result.as_ref().copied(), Instant::now());
                 next = Some(next.map_or(again, |next| next.min(again)));
             }
-            let next = next.map(|next| tokio::time::sleep_until(next.into()));
             tokio::select! {
                 changed = self.snapshots.changed() => if changed.is_err() { return },
-                Some(()) = async { Some(next?.await) } => {}
+                () = sleep_until(next) => {}
             }
             tokio::time::sleep(EVENT_LOOK).await;
         }
@@ -244,7 +243,7 @@ impl Events {
         let held = self.writer.write("patch", &wanted.namespace, events.patch(name, &params, &nothing)).await?;
         let series = held
             .series
-            .unwrap_or(EventSeries { count: 1, last_observed_time: held.event_time.unwrap_or(MicroTime(now)) });
+            .unwrap_or_else(|| EventSeries { count: 1, last_observed_time: held.event_time.unwrap_or(MicroTime(now)) });
         let age = now.duration_since(series.last_observed_time.0).unsigned_abs();
         if let Some(rest) = EVENT_REPEAT.checked_sub(age).filter(|rest| !rest.is_zero()) {
             return Ok(rest);
@@ -327,7 +326,7 @@ mod tests {
         assert_eq!(told.due(all.clone(), settled), (vec![], Some(settled + EVENT_REPEAT)));
         assert_eq!(told.due(all.clone(), settled + EVENT_REPEAT).0, all);
         let forbidden = Failure::Forbidden { verb: "create", message: "its words".to_owned() };
-        told.done(all[0].clone(), Err(forbidden), settled);
+        told.done(all[0].clone(), Err(&forbidden), settled);
         let others = plan(&[finding(Severity::Error, "a", "g")], &standings("u"));
         assert_eq!(told.due(others, settled + EVENT_SETTLE), (vec![], Some(settled + EVENT_RETRY)), "nor may we there");
     }

@@ -136,6 +136,8 @@ pub(super) struct Election {
     namespace: Arc<str>,
     name: Arc<str>,
     candidate: Candidate,
+    /// Who was the leader when it was last said.
+    leader: Arc<str>,
     leads: watch::Sender<bool>,
     status: Arc<ControllerStatus>,
 }
@@ -151,7 +153,7 @@ impl Election {
     ) -> Self {
         let leases = Api::namespaced(client, &namespace);
         let candidate = Candidate::new(identity);
-        Self { leases, namespace, name, candidate, leads: watch::Sender::default(), status }
+        Self { leases, namespace, name, candidate, leader: Arc::default(), leads: watch::Sender::default(), status }
     }
 
     /// Whether we are the leader.
@@ -236,7 +238,12 @@ impl Election {
             self.candidate.renewed = None;
         }
         let (namespace, name) = (&self.namespace, &self.name);
-        self.status.set_holder(self.candidate.holder());
+        if *self.leader != *self.candidate.holder() {
+            self.leader = self.candidate.holder().into();
+            if !self.leader.is_empty() && !self.candidate.is_holder() {
+                tracing::info!("the leader is {}", self.leader);
+            }
+        }
         let changed = self.leads.send_if_modified(|led| std::mem::replace(led, leads) != leads);
         match (changed, leads) {
             (true, true) => tracing::info!("this replica is the leader now: it holds the Lease {namespace}/{name}"),

@@ -9,17 +9,20 @@
 //! |---|---|
 //! | which replica writes | `leader` |
 //! | the addresses that Ingresses show | [`publish`]; who gets them, and when: `ingress_status` |
+//! | the addresses of LoadBalancer Services; the state of LoadBalancerPools and IngressClassParameters | `statuses` |
 //! | what is wrong with objects, in `kubectl describe` | `events` |
-//! | how fast, and for how long it is tried | `writer` |
+//! | how fast, and for how long it is tried | `writer`, `attempts` |
 //! | limits and timeouts | `limits` |
 //! | log, metrics, readiness | [`status`] |
 
+mod attempts;
 mod events;
 mod ingress_status;
 mod leader;
 mod limits;
 pub mod publish;
 pub mod status;
+mod statuses;
 mod writer;
 
 use std::{io, sync::Arc, thread};
@@ -33,6 +36,7 @@ use self::{
     leader::Election,
     publish::Publish,
     status::{ControllerStatus, Writing},
+    statuses::Statuses,
     writer::{Pace, Writer},
 };
 use crate::{
@@ -133,12 +137,22 @@ async fn run(
     let election = Election::new(client.clone(), namespace, lease, identity.clone(), status.clone());
     let (leads, (publishes, published)) = (election.leads(), watch::channel(None));
     let writer = |writing, pace| Writer::new(client.clone(), writing, pace, status.clone());
+    let pace = Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE };
     let ingresses = IngressStatuses {
         snapshots: snapshots.clone(),
         standings: standings.clone(),
         published,
         leads: leads.clone(),
-        writer: writer(Writing::IngressStatus, Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE }),
+        writer: writer(Writing::IngressStatus, pace),
+        status: status.clone(),
+    };
+    let statuses = Statuses {
+        snapshots: snapshots.clone(),
+        standings: standings.clone(),
+        leads: leads.clone(),
+        services: writer(Writing::ServiceStatus, pace),
+        pools: writer(Writing::PoolStatus, pace),
+        parameters: writer(Writing::ParametersStatus, pace),
         status: status.clone(),
     };
     let events = Events {
@@ -151,7 +165,7 @@ async fn run(
     };
     let publish = publish::run(client.clone(), publish, publishes, leads, status.clone());
     let write = async {
-        tokio::join!(publish, ingresses.run(), events.run());
+        tokio::join!(publish, ingresses.run(), statuses.run(), events.run());
         // There are no more configurations; but the lead is given back in order.
         std::future::pending::<()>().await;
     };

@@ -204,7 +204,7 @@ mod tests {
             panic!("a Service and its endpoints")
         };
         let entries = addresses(&service, &[*slice]);
-        entries.iter().map(|entry| entry.ip.clone().or(entry.hostname.clone()).unwrap()).collect()
+        entries.iter().map(|entry| entry.ip.clone().or_else(|| entry.hostname.clone()).unwrap()).collect()
     }
 
     #[test]

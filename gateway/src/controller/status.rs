@@ -32,19 +32,29 @@ pub enum Writing {
     Lease,
     /// The status of Ingresses.
     IngressStatus,
+    /// The status of LoadBalancer Services.
+    ServiceStatus,
+    /// The status of LoadBalancerPools.
+    PoolStatus,
+    /// The status of IngressClassParameters.
+    ParametersStatus,
     /// Events about findings.
     Event,
 }
 
 impl Writing {
     /// Everything that is written.
-    pub const ALL: [Self; 3] = [Self::Lease, Self::IngressStatus, Self::Event];
+    pub const ALL: [Self; 6] =
+        [Self::Lease, Self::IngressStatus, Self::ServiceStatus, Self::PoolStatus, Self::ParametersStatus, Self::Event];
 
     /// Its name in permissions.
     pub fn resource(self) -> &'static str {
         match self {
             Self::Lease => "leases",
             Self::IngressStatus => "ingresses/status",
+            Self::ServiceStatus => "services/status",
+            Self::PoolStatus => "loadbalancerpools/status",
+            Self::ParametersStatus => "ingressclassparameters/status",
             Self::Event => "events",
         }
     }
@@ -53,7 +63,7 @@ impl Writing {
     fn verbs(self) -> &'static str {
         match self {
             Self::Lease => "get, create and update",
-            Self::IngressStatus => "patch",
+            Self::IngressStatus | Self::ServiceStatus | Self::PoolStatus | Self::ParametersStatus => "patch",
             Self::Event => "create and patch",
         }
     }
@@ -63,6 +73,9 @@ impl Writing {
         match self {
             Self::Lease => "no replica can lead, and nothing is written to the cluster; all is served as ever",
             Self::IngressStatus => "Ingresses are served, but their status shows no address",
+            Self::ServiceStatus => "LoadBalancer Services are given no address",
+            Self::PoolStatus => "LoadBalancerPools do not say how much of them is used",
+            Self::ParametersStatus => "IngressClassParameters hold, but do not say so",
             Self::Event => "what is wrong with objects is in /findings and the log, but not in kubectl describe",
         }
     }
@@ -75,7 +88,6 @@ const RESULTS: [&str; 6] = ["done", "conflict", "forbidden", "gone", "refused", 
 #[derive(Debug, Default)]
 pub struct ControllerStatus {
     leads: AtomicBool,
-    holder: Mutex<Arc<str>>,
     written: [[AtomicU64; RESULTS.len()]; Writing::ALL.len()],
     failing: Mutex<BTreeMap<Writing, BTreeMap<Arc<str>, Failure>>>,
     /// Why it is not known which addresses to show.
@@ -86,11 +98,6 @@ impl ControllerStatus {
     /// Whether this replica is the leader.
     pub fn is_leader(&self) -> bool {
         self.leads.load(Relaxed)
-    }
-
-    /// Who holds the Lease, as far as is known; empty for nobody.
-    pub fn holder(&self) -> Arc<str> {
-        lock(&self.holder).clone()
     }
 
     /// What was written, by resource and result.
@@ -133,14 +140,6 @@ impl ControllerStatus {
         self.leads.store(leads, Relaxed);
     }
 
-    pub(super) fn set_holder(&self, name: &str) {
-        let mut holder = lock(&self.holder);
-        if **holder != *name {
-            tracing::debug!(holder = name, "the Lease is another's");
-            *holder = name.into();
-        }
-    }
-
     /// Somebody else was quicker.
     pub(super) fn conflicted(&self, writing: Writing) {
         self.count(writing, 1);
@@ -153,7 +152,7 @@ impl ControllerStatus {
         let failing = all.entry(writing).or_default();
         let Some(failure) = failure else {
             if failing.remove(namespace).is_some() {
-                tracing::info!("{} in namespace {namespace} can be written again", writing.resource());
+                tracing::info!("{} can be written again", one_place(writing, namespace));
             }
             if failing.is_empty() {
                 all.remove(&writing);
@@ -162,7 +161,7 @@ impl ControllerStatus {
         };
         let before = failing.insert(namespace.into(), failure.clone());
         if before.is_none_or(|before| before.reason() != failure.reason()) {
-            tracing::warn!("{} in namespace {namespace}: {failure}; {}", writing.resource(), writing.without());
+            tracing::warn!("{}: {failure}; {}", one_place(writing, namespace), writing.without());
         }
     }
 
@@ -190,8 +189,19 @@ fn warning(reason: &'static str, message: String, fix: String) -> Finding {
     Finding { severity, reason, object: None, file, line: 0, field: None, message, fix }
 }
 
+/// `ingresses/status in namespace a`; what is of the whole cluster has no namespace.
+fn one_place(writing: Writing, namespace: &str) -> String {
+    match namespace {
+        "" => writing.resource().to_owned(),
+        namespace => format!("{} in namespace {namespace}", writing.resource()),
+    }
+}
+
 /// `ingresses/status in namespaces a, b and 3 more`.
 fn place(writing: Writing, failing: &BTreeMap<Arc<str>, Failure>) -> String {
+    if let [namespace] = *failing.keys().collect::<Vec<_>>() {
+        return one_place(writing, namespace);
+    }
     let named: Vec<&str> = failing.keys().take(MAX_NAMED).map(|namespace| &**namespace).collect();
     let plural = if failing.len() == 1 { "" } else { "s" };
     let more = failing.len().saturating_sub(MAX_NAMED);

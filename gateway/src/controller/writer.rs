@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use kube::Client;
 use tokio::{
     sync::{Mutex, Semaphore},
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, timeout},
 };
 
 use super::{
@@ -79,7 +79,15 @@ impl Writer {
     async fn turn(&self) {
         let mut next = self.next.lock().await;
         let at = (*next).max(Instant::now());
-        sleep_until(at).await;
+        tokio::time::sleep_until(at).await;
         *next = at + self.every;
+    }
+}
+
+/// Completes then; never, if that is not known.
+pub(super) async fn sleep_until(at: Option<std::time::Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
     }
 }

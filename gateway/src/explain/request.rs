@@ -22,7 +22,7 @@ use crate::{
         Decision, Facts, cookie_affinity, decide,
         split::{Turn, turn},
     },
-    route::{Backend, Host, PathMatch, Rule, sticky::AffinityMode},
+    route::{Backend, Host, Owner, PathMatch, Rule, sticky::AffinityMode},
     snapshot::{CookieUpstream, Snapshot, Upstream},
 };
 
@@ -47,6 +47,9 @@ pub(super) fn explain(
         return (steps.0, not_found());
     };
     steps.add("Path", path(rule, facts.path, found.host));
+    if let Some(inherited) = inherited(snapshot, rule) {
+        steps.add("Class", inherited);
+    }
     if let Some(other) = &request.other_path
         && !snapshot.routes.find(&request.host, other).rule.is_some_and(|found| Arc::ptr_eq(found, rule))
     {
@@ -68,6 +71,15 @@ pub(super) fn explain(
         steps.add_findings(snapshot, Kind::Service, &port.config.name.namespace, &port.config.name.service);
     }
     (steps.0, outcome)
+}
+
+/// What the Ingress of a rule has of its class.
+fn inherited(snapshot: &Snapshot, rule: &Rule) -> Option<String> {
+    let Owner { namespace, name } = &rule.owner;
+    let row = snapshot.ingresses.iter().find(|row| row.namespace == *namespace && row.name == *name)?;
+    let inherited = row.inherited.as_ref().filter(|inherited| !inherited.annotations.is_empty())?;
+    let names = listed(inherited.annotations.iter().map(|name| name.to_string()));
+    Some(format!("from IngressClassParameters {} Ingress {namespace}/{name} has {names}.", inherited.parameters))
 }
 
 fn not_found() -> Outcome {

@@ -181,6 +181,8 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
         services: vec![],
         health_checks: vec![],
         ingresses: vec![],
+        load_balancers: Arc::default(),
+        class_parameters: Arc::from([]),
         findings: Arc::from([]),
     })
 }

@@ -38,7 +38,9 @@ async fn a_start_while_the_api_server_is_away_serves_what_was_known() {
     let Pair { chain, key } = ca.leaf(&["web.example.com"]);
     server.apply(&secret_manifest("web", &[("tls.crt", &chain), ("tls.key", &key)]));
     let tls = "spec: {tls: [{hosts: [web.example.com], secretName: web}], ";
-    server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web").replace("spec: {", tls)));
+    let plain_too = "{name: web, annotations: {nginx.ingress.kubernetes.io/ssl-redirect: 'false'}, namespace";
+    let web = ingress("default", "web").replace("spec: {", tls).replacen("{name: web, namespace", plain_too, 1);
+    server.apply(&(service("default", "web", &[net.ip(2)]) + &web));
     server.apply(&(service("default", "gone", &[net.ip(2)]) + &ingress("default", "gone")));
     let directory = Directory::new(net);
     let bed = start_from(net, &server, &directory).await;
@@ -49,6 +51,10 @@ async fn a_start_while_the_api_server_is_away_serves_what_was_known() {
     };
     tokio::time::timeout(PATIENCE, written).await.expect("it is written");
     drop(bed);
+    // What it listens at is closed in its own time.
+    while std::net::TcpListener::bind(admin(net)).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 
     server.leave();
     let begun = std::time::Instant::now();

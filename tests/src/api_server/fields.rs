@@ -213,7 +213,7 @@ mod tests {
         Writer { subresource: "status".to_owned(), ..Writer::new(manager, operation) }
     }
 
-    fn status(value: Value) -> Value {
+    fn status(value: &Value) -> Value {
         json!({"status": value})
     }
 
@@ -221,14 +221,14 @@ mod tests {
     fn what_is_applied_no_more_goes_unless_others_own_it() {
         let (mut owners, mut object) = (Owners::default(), json!({"metadata": {"name": "a"}}));
         let (we, they) = (writer("we", "Apply"), writer("they", "Update"));
-        let ours = status(json!({"ingress": [{"ip": "192.0.2.1"}], "note": "b"}));
+        let ours = status(&json!({"ingress": [{"ip": "192.0.2.1"}], "note": "b"}));
         owners.apply(&mut object, &we, &ours, false).unwrap();
         assert_eq!(object["status"]["ingress"][0]["ip"], "192.0.2.1");
         assert_eq!(owners.managed_fields()[0]["fieldsV1"], json!({"f:status": {"f:ingress": {}, "f:note": {}}}));
         let before = object.clone();
         object["status"]["ingress"] = json!([{"ip": "192.0.2.2"}]);
         owners.update(&before, &object, &they);
-        owners.apply(&mut object, &we, &status(json!({})), false).unwrap();
+        owners.apply(&mut object, &we, &status(&json!({})), false).unwrap();
         assert_eq!(object["status"], json!({"ingress": [{"ip": "192.0.2.2"}]}));
         assert_eq!(owners.managed_fields().as_array().map(Vec::len), Some(1));
     }
@@ -236,25 +236,25 @@ mod tests {
     #[test]
     fn what_others_own_is_taken_by_force_alone() {
         let (mut owners, mut object) = (Owners::default(), json!({}));
-        owners.apply(&mut object, &writer("they", "Apply"), &status(json!({"a": 1})), false).unwrap();
-        let error = owners.apply(&mut object, &writer("we", "Apply"), &status(json!({"a": 2})), false).unwrap_err();
+        owners.apply(&mut object, &writer("they", "Apply"), &status(&json!({"a": 1})), false).unwrap();
+        let error = owners.apply(&mut object, &writer("we", "Apply"), &status(&json!({"a": 2})), false).unwrap_err();
         assert!(error.contains("they") && object["status"]["a"] == 1, "{error}");
-        owners.apply(&mut object, &writer("we", "Apply"), &status(json!({"a": 2})), true).unwrap();
+        owners.apply(&mut object, &writer("we", "Apply"), &status(&json!({"a": 2})), true).unwrap();
         assert_eq!(object["status"]["a"], 2);
-        owners.apply(&mut object, &writer("they", "Apply"), &status(json!({})), false).unwrap();
+        owners.apply(&mut object, &writer("they", "Apply"), &status(&json!({})), false).unwrap();
         assert_eq!(object["status"]["a"], 2, "it is ours now");
     }
 
     #[test]
     fn conditions_are_known_by_their_type() {
         let (mut owners, mut object) = (Owners::default(), json!({}));
-        let of = |kind: &str, value: &str| status(json!({"conditions": [{"type": kind, "status": value}]}));
+        let of = |kind: &str, value: &str| status(&json!({"conditions": [{"type": kind, "status": value}]}));
         owners.apply(&mut object, &writer("they", "Apply"), &of("Ready", "True"), false).unwrap();
         owners.apply(&mut object, &writer("we", "Apply"), &of("Accepted", "False"), false).unwrap();
         assert_eq!(object["status"]["conditions"].as_array().map(Vec::len), Some(2));
         owners.apply(&mut object, &writer("we", "Apply"), &of("Accepted", "True"), false).unwrap();
         assert_eq!(object["status"]["conditions"][1], json!({"type": "Accepted", "status": "True"}));
-        owners.apply(&mut object, &writer("they", "Apply"), &status(json!({})), false).unwrap();
+        owners.apply(&mut object, &writer("they", "Apply"), &status(&json!({})), false).unwrap();
         assert_eq!(object["status"]["conditions"], json!([{"type": "Accepted", "status": "True"}]));
     }
 }

@@ -100,7 +100,7 @@ impl State {
             subresource => fields.retain(|field, _| field == subresource),
         }
         let mut owners = self.owners.get(&key).cloned().unwrap_or_default();
-        let mut after = before.clone();
+        let mut after = before;
         let applied = owners.apply(&mut after, &writer(question, write, "Apply"), &configuration, force);
         applied.map_err(|conflicts| refuse(StatusCode::CONFLICT, "Conflict", &key, &conflicts))?;
         Ok((code, self.store(key, after, owners)))

@@ -124,6 +124,8 @@ impl ControlPlane {
             command.env_remove(name);
         }
         command.env("KUBECONFIG", self.kubeconfig());
+        // It remembers what kinds there are by the server's address, which other clusters have had.
+        command.env("KUBECACHEDIR", self.directory().file("kubectl"));
         command
     }
 
@@ -183,8 +185,12 @@ impl ControlPlane {
     /// # Panics
     /// If it cannot be written.
     pub fn user_kubeconfig(&self, token: &str) -> PathBuf {
+        self.user_kubeconfig_at(&self.config.cluster_url.to_string(), token)
+    }
+
+    pub(super) fn user_kubeconfig_at(&self, server: &str, token: &str) -> PathBuf {
         let path = self.directory().file(&format!("user-{}.kubeconfig", self.number()));
-        let text = token_kubeconfig(self.directory(), &self.config.cluster_url.to_string(), token);
+        let text = token_kubeconfig(self.directory(), server, token);
         fs::write(&path, text.expect("the cluster has a CA")).expect("the directory is ours");
         path
     }
@@ -274,7 +280,7 @@ pub(super) fn output(command: &mut Command, input: &str) -> Result<String, Strin
 }
 
 /// Says why tests with a cluster do nothing here.
-pub(super) fn skipped<T>(why: &Failure) -> Option<T> {
+pub(crate) fn skipped<T>(why: &Failure) -> Option<T> {
     assert!(std::env::var_os("CI").is_none(), "CI must have a cluster: {why}");
     eprintln!("skipped: {why}");
     None

@@ -15,6 +15,7 @@ pub mod owner;
 pub mod pki;
 pub mod programs;
 pub mod supervisor;
+pub mod tidegate;
 
 use std::error::Error;
 

@@ -14,7 +14,10 @@ use super::{
     Failure, Tier,
     control_plane::{ControlPlane, output},
     directory::Directory,
-    supervisor::network::{enter, node_ip},
+    supervisor::{
+        API_SERVER, PROXIES,
+        network::{CONTROL_PLANE, enter, node_ip},
+    },
 };
 
 /// Who looks, and who disturbs.
@@ -78,6 +81,14 @@ impl Cluster {
         run(self.command_outside(), command)
     }
 
+    /// The same.
+    ///
+    /// # Errors
+    /// What it complains of.
+    pub fn try_outside(&self, command: &[&str]) -> Result<String, String> {
+        output(self.command_outside().args(command), "")
+    }
+
     /// A command that is to be given a program and its arguments, and runs in the network of a node, but with this machine's files.
     ///
     /// # Panics
@@ -108,6 +119,14 @@ impl Cluster {
     /// A kubeconfig of an administrator, for processes in the network of a node, or outside.
     pub fn inside_kubeconfig(&self) -> PathBuf {
         self.directory().file("inside.kubeconfig")
+    }
+
+    /// A kubeconfig of whoever has this token, for the same processes.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn inside_user_kubeconfig(&self, token: &str) -> PathBuf {
+        self.user_kubeconfig_at(&format!("https://{CONTROL_PLANE}:{API_SERVER}"), token)
     }
 
     /// Gives both nodes the image of an archive, as `docker save` and [`crate::oci`] write them.
@@ -148,6 +167,9 @@ pub fn command_in(directory: &Directory, network: &str) -> Result<Command, Failu
         .map_err(|_| format!("{network}: in a cluster with nodes, there are n1, n2 and outside"))?;
     let prefix = enter(pid.parse()?);
     let mut command = Command::new(&prefix[0]);
+    for name in PROXIES {
+        command.env_remove(name);
+    }
     command.args(&prefix[1..]);
     Ok(command)
 }

@@ -61,6 +61,9 @@ const KUBERNETES: Module = Module {
 const COREDNS: Module =
     Module { name: "coredns", packages: &[("tidegate.io/tests/cluster/coredns", "coredns")], sources: &["main.go"] };
 
+/// It belongs to no cluster, but is built with what does.
+const HELM: Module = Module { name: "helm", packages: &[("helm.sh/helm/v4/cmd/helm", "helm")], sources: &[] };
+
 /// What a cluster without nodes takes.
 const CONTROL_PLANE: &[&str] = &["etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubectl"];
 
@@ -107,11 +110,21 @@ impl Programs {
                 say("waiting for another build");
                 flock(&lock, FlockOperation::LockExclusive)?;
             }
-            for module in MODULES {
+            for module in MODULES.iter().chain([&HELM]) {
                 module.build(say)?;
             }
         }
         Self::find(tier)
+    }
+
+    /// Helm, if it is there already.
+    ///
+    /// # Errors
+    /// How to have it.
+    pub fn helm() -> Result<PathBuf, Failure> {
+        let folder = env::var_os(ASSETS).map_or_else(|| HELM.folder(), |assets| Ok(assets.into()))?;
+        let helm = folder.join("helm");
+        if helm.is_file() { Ok(helm) } else { Err(format!("{} is not built; {ADVICE}", helm.display()).into()) }
     }
 
     /// Where the program of this name is, or would be.

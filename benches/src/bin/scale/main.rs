@@ -119,7 +119,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runtime.block_on(measure(&args, tidegate))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let tidegate = program::tidegate(args.tidegate.clone())?;
+    let tidegate = program::tidegate(args.tidegate)?;
     Programs::build(Tier::ControlPlane, &mut |line| eprintln!("{line}")).map_err(|error| anyhow::anyhow!("{error}"))?;
     let inside = network::command(&env::current_exe()?);
     let mut inside = inside.context("it takes a network of our own: root, and the programs unshare and ip")?;

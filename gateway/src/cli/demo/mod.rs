@@ -41,7 +41,7 @@ macro_rules! examples {
 }
 
 /// The manifests of `examples/`.
-const MANIFESTS: [(&str, &str); 47] = examples![
+const MANIFESTS: [(&str, &str); 49] = examples![
     "app-root.yaml",
     "backend-tls.yaml",
     "balance.yaml",
@@ -50,6 +50,7 @@ const MANIFESTS: [(&str, &str); 47] = examples![
     "canary-cookie.yaml",
     "canary-header.yaml",
     "canary-weight.yaml",
+    "class-parameters.yaml",
     "client-certificates.yaml",
     "clusterip.yaml",
     "cookie-options.yaml",
@@ -74,6 +75,7 @@ const MANIFESTS: [(&str, &str); 47] = examples![
     "passthrough.yaml",
     "pod-names.yaml",
     "pods.yaml",
+    "pool.yaml",
     "proxy-protocol.yaml",
     "quiet.yaml",
     "redirect.yaml",

@@ -24,7 +24,7 @@ use std::{collections::BTreeMap, sync::LazyLock};
 
 use ahash::AHashMap;
 use http::{HeaderName, HeaderValue};
-use tidegate_crd::{ingress::Ingress, suggest};
+use tidegate_crd::{Kind, Origin, ingress::Ingress, suggest};
 
 use self::values::Expected;
 pub(crate) use self::{
@@ -149,25 +149,39 @@ static ROWS: LazyLock<AHashMap<(&str, &str), &Row>> = LazyLock::new(|| {
 });
 
 impl IngressOptions {
-    /// Reads the annotations; what cannot be read is reported.
-    pub(crate) fn read(ingress: &Ingress, report: &mut Report<'_>) -> Self {
+    /// Reads the annotations; what cannot be read is reported. `defaults` are those of its class that it does not have itself; of
+    /// them, what cannot be read was reported where they are written.
+    pub(crate) fn read<'a>(
+        ingress: &Ingress,
+        defaults: impl Iterator<Item = (&'a str, &'a str)>,
+        report: &mut Report<'_>,
+    ) -> Self {
         let mut options = Self::default();
+        let origin = Origin::synthetic("");
+        let mut said = Report::on(Kind::Ingress, "", "", &origin);
+        for (name, value) in defaults {
+            options.read_one(name, value, "", &mut said);
+        }
         let empty = BTreeMap::new();
         let annotations = ingress.metadata.annotations.as_ref().unwrap_or(&empty);
-        for (name, value) in annotations {
-            let Some((prefix, short)) = split(name) else { continue };
-            let value = value.trim();
-            if value.is_empty() {
-                continue;
-            }
-            let field = format!("metadata.annotations[{name:?}]");
-            match ROWS.get(&(prefix, short)) {
-                Some(row) => options.apply(row, value, &field, report),
-                None => unknown(prefix, short, &field, report),
-            }
+        for (name, value) in annotations.iter().filter(|(name, _)| split(name).is_some()) {
+            options.read_one(name, value, &format!("metadata.annotations[{name:?}]"), report);
         }
         options.without_effect(annotations, report);
         options
+    }
+
+    /// Reads one annotation; whether it is one of ours.
+    pub(crate) fn read_one(&mut self, name: &str, value: &str, field: &str, report: &mut Report<'_>) -> bool {
+        let Some((prefix, short)) = split(name) else { return false };
+        let value = value.trim();
+        if !value.is_empty() {
+            match ROWS.get(&(prefix, short)) {
+                Some(row) => self.apply(row, value, field, report),
+                None => unknown(prefix, short, field, report),
+            }
+        }
+        true
     }
 
     fn apply(&mut self, row: &Row, value: &str, field: &str, report: &mut Report<'_>) {
@@ -286,10 +300,9 @@ pub(crate) fn config_map_fields<'a>(
     pairs.map(|pair| field(pair).ok_or_else(|| format!("{} cannot be set on answers", pair.0))).collect()
 }
 
-/// Whether an Ingress has one of ingress-nginx's annotations, by its name without the prefix.
-pub(crate) fn has_annotation(ingress: &Ingress, name: &str) -> bool {
-    let annotations = ingress.metadata.annotations.iter().flat_map(BTreeMap::keys);
-    annotations.filter_map(|key| key.strip_prefix(PREFIX)).any(|short| short == name)
+/// Whether an annotation says something about one Ingress that cannot be true of several: it splits another's requests, or names a host.
+pub(crate) fn is_own_alone(name: &str) -> bool {
+    name.strip_prefix(PREFIX).is_some_and(|short| short.starts_with("canary") || short == "server-alias")
 }
 
 /// The field of one of ingress-nginx's annotations, by its name without the prefix.

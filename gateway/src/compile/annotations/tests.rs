@@ -16,7 +16,7 @@ fn read(annotations: &[(&str, &str)]) -> (IngressOptions, Vec<&'static str>) {
     ingress.metadata.annotations = Some(pairs.collect());
     let origin = Origin::synthetic("test");
     let mut report = Report::on(Kind::Ingress, "default", "test", &origin);
-    let options = IngressOptions::read(&ingress, &mut report);
+    let options = IngressOptions::read(&ingress, std::iter::empty(), &mut report);
     (options, report.into_findings().into_iter().map(|finding| finding.reason).collect())
 }
 
@@ -91,7 +91,7 @@ fn one(name: &str, value: &str) -> (IngressOptions, Vec<&'static str>) {
     ingress.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
     let origin = Origin::synthetic("test");
     let mut report = Report::on(Kind::Ingress, "default", "test", &origin);
-    let options = IngressOptions::read(&ingress, &mut report);
+    let options = IngressOptions::read(&ingress, std::iter::empty(), &mut report);
     (options, report.into_findings().into_iter().map(|finding| finding.reason).collect())
 }
 
@@ -349,7 +349,7 @@ fn a_typo_is_told_what_to_write() {
         ingress.metadata.annotations = Some([(name.to_owned(), value.to_owned())].into());
         let origin = Origin::synthetic("test");
         let mut report = Report::on(Kind::Ingress, "default", "test", &origin);
-        IngressOptions::read(&ingress, &mut report);
+        IngressOptions::read(&ingress, std::iter::empty(), &mut report);
         let [finding] = &report.into_findings()[..] else { panic!("{name}: {value}") };
         assert!(finding.message.contains(message) && finding.fix.contains(fix), "{name}: {value}: {finding}");
         assert_eq!(finding.field.as_deref(), Some(&*format!("metadata.annotations[{name:?}]")));

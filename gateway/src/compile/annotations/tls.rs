@@ -241,7 +241,7 @@ mod tests {
         ingress.metadata.annotations = Some(pairs.collect());
         let origin = Origin::synthetic("test");
         let mut report = Report::on(Kind::Ingress, "default", "test", &origin);
-        let options = IngressOptions::read(&ingress, &mut report);
+        let options = IngressOptions::read(&ingress, std::iter::empty(), &mut report);
         (options.tls, report.into_findings().into_iter().map(|finding| finding.reason).collect())
     }
 

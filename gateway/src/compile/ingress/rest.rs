@@ -6,6 +6,7 @@ use super::{
     super::{
         annotations::{self, IngressOptions, ProxySslOptions},
         backend_protocol,
+        class_parameters::ClassBackend,
         finding::Report,
         objects::Name,
         tls_backend::backend_tls,
@@ -38,8 +39,10 @@ impl Builder<'_> {
                 policies: Shared::default(),
                 tls_to_pods: [None, None],
             };
-            if !mode.has_root && self.routes.host(host).is_some_and(|host| host.default.is_none()) {
-                self.speak_for_the_rest(&mut one, host);
+            let class_backend = one.main.class.as_ref().and_then(|class| class.backend.clone());
+            let has_rest = !mode.has_root || class_backend.is_some();
+            if has_rest && self.routes.host(host).is_some_and(|host| host.default.is_none()) {
+                self.speak_for_the_rest(&mut one, host, class_backend.as_ref());
             }
             if mode.www {
                 self.add_www(&one, host);
@@ -68,15 +71,20 @@ impl Builder<'_> {
     }
 
     /// Where no rule names `/`, the oldest Ingress of a host has it all the same: what it redirects or guards, it redirects or
-    /// guards for the paths that no rule takes, too. The rest of them is answered 404.
-    fn speak_for_the_rest(&mut self, one: &mut One<'_, '_>, host: &HostName) {
-        let policy = self.policy(one, host, Target::Rest, Transport::default());
+    /// guards for the paths that no rule takes, too. The rest of them goes to the default backend of its class, or is answered 404.
+    fn speak_for_the_rest(&mut self, one: &mut One<'_, '_>, host: &HostName, of_class: Option<&ClassBackend>) {
+        let of_class =
+            of_class.filter(|_| one.main.options.closed.is_none()).map(|backend| self.class_backend(backend));
+        let transport = of_class.as_ref().map(|(_, transport)| transport.clone()).unwrap_or_default();
+        let policy = self.policy(one, host, Target::Rest, transport);
         let answers = policy.https.when != HttpsWhen::Never
             || policy.filters.iter().any(|filter| matches!(filter, Filter::Redirect(_)));
-        let backend = match &one.main.options.closed {
-            Some(reason) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
-            None if answers => Backend::None { service: NOTHING.into() },
-            None => return,
+        let of_class = of_class.map(|(backend, _)| backend);
+        let backend = match (&one.main.options.closed, of_class) {
+            (None, Some(backend)) => backend,
+            (Some(reason), _) => Backend::Missing { service: NOTHING.into(), reason: reason.as_str().into() },
+            (None, None) if answers => Backend::None { service: NOTHING.into() },
+            (None, None) => return,
         };
         let rule = Rule { issues_cookie: false, ..self.rule(one.main, host, None, backend, policy) };
         self.routes.host_mut(host).default = Some(Arc::new(rule));
@@ -116,28 +124,34 @@ impl Builder<'_> {
         }
     }
 
-    /// The backend of what no rule and no default of a host takes, as the operator named it.
-    pub(super) fn add_global_default(&mut self, namespace: &Arc<str>, service: &Arc<str>) {
-        let service_name = Name { namespace: namespace.clone(), name: service.clone() };
-        let first = self
-            .objects
-            .services
-            .get(&service_name)
-            .and_then(|s| s.object.spec.as_ref()?.ports.as_ref()?.first().map(|port| port.port.to_string()));
-        let port = first.and_then(|port| find_port(self.objects, &service_name, &port));
+    /// Where the default backend of a class, or of the command line, leads, and how it is spoken to.
+    fn class_backend(&mut self, default: &ClassBackend) -> (Backend, Transport) {
+        let first = || {
+            let spec = self.objects.services.get(&default.service)?.object.spec.as_ref()?;
+            Some(spec.ports.as_ref()?.first()?.port.to_string())
+        };
+        let port = default.port.clone().or_else(first);
+        let port = port.and_then(|port| find_port(self.objects, &default.service, &port));
         let app_protocol = port.as_ref().and_then(|port| port.app_protocol);
         let mut unverified = |h2| backend_tls(None, &ProxySslOptions::default(), h2).ok();
         let transport = backend_protocol::transport(None, app_protocol, &mut unverified).unwrap_or_default();
         let backend = match port {
             Some(port) => {
                 let (number, options) = (port.number.to_string(), IngressOptions::default());
-                self.upstreams.backend(&service_name, &number, &port, &options, usize::MAX).0
+                self.upstreams.backend(&default.service, &number, &port, &options, usize::MAX).0
             }
             None => Backend::Missing {
-                service: service_name.to_string().into(),
-                reason: "the default backend Service does not exist or has no port".into(),
+                service: default.service.to_string().into(),
+                reason: "the default backend Service does not exist or has no such port".into(),
             },
         };
+        (backend, transport)
+    }
+
+    /// The backend of what no rule and no default of a host takes.
+    pub(super) fn add_global_default(&mut self, default: &ClassBackend) {
+        let (backend, transport) = self.class_backend(default);
+        let Name { namespace, name: service } = &default.service;
         let owner = Owner { namespace: namespace.clone(), name: service.clone() };
         let key = (owner.clone(), Arc::from("*"), None);
         let stats = self.stats.get(&key).cloned().unwrap_or_default();

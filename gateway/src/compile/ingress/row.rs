@@ -4,9 +4,10 @@ use tidegate_crd::ingress::Ingress;
 
 use super::super::{
     class::{Class, class_of},
+    class_parameters::Parameters,
     finding::Report,
     objects::{Name, Objects},
-    rows::IngressRow,
+    rows::{IngressRow, Inherited},
     settings::ClassSettings,
 };
 
@@ -46,8 +47,8 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSetti
     false
 }
 
-/// The row of an Ingress.
-pub(super) fn row(name: &Name, ingress: &Ingress, ours: bool) -> IngressRow {
+/// The row of an Ingress; `class` is what holds for its class.
+pub(super) fn row(name: &Name, ingress: &Ingress, ours: bool, class: Option<&Parameters>) -> IngressRow {
     let spec = ingress.spec.as_ref();
     let mut hosts: Vec<String> = spec
         .iter()
@@ -64,6 +65,10 @@ pub(super) fn row(name: &Name, ingress: &Ingress, ours: bool) -> IngressRow {
         ours,
         hosts,
         tls: spec.is_some_and(|spec| spec.tls.as_ref().is_some_and(|tls| !tls.is_empty())),
+        inherited: class.map(|class| Inherited {
+            parameters: class.name.clone(),
+            annotations: class.for_ingress(ingress).map(|(name, _)| name.into()).collect(),
+        }),
         created: ingress.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
     }
 }

@@ -145,7 +145,7 @@ pub(crate) fn find_port<'a>(objects: &'a Objects, service: &Name, written: &str)
 }
 
 /// The ports of a Service, for people.
-pub(super) fn port_list(objects: &Objects, service: &Name) -> String {
+pub(crate) fn port_list(objects: &Objects, service: &Name) -> String {
     let spec = objects.services.get(service).and_then(|service| service.object.spec.as_ref());
     let ports = spec.iter().flat_map(|spec| spec.ports.iter().flatten());
     let ports = ports.map(|port| match &port.name {

@@ -55,6 +55,11 @@ impl Failure {
         }
     }
 
+    /// Whether the cluster has no such kind: its CustomResourceDefinition is not installed.
+    pub(super) fn is_missing_kind(&self) -> bool {
+        matches!(self, Self::Refused { code: 404, .. })
+    }
+
     /// What a watch says.
     pub(super) fn of(error: &watcher::Error) -> Self {
         match error {

@@ -12,6 +12,7 @@ use tidegate_crd::{
     Kind, Object, ObjectRef,
     core::{ConfigMap, EndpointSlice, Namespace, Node, Secret, Service},
     ingress::{Ingress, IngressClass},
+    policy::{IngressClassParameters, LoadBalancerPool},
 };
 use tokio::sync::mpsc;
 
@@ -50,7 +51,7 @@ pub struct Watched {
 }
 
 /// Pods and Endpoints are not among them: the cluster makes EndpointSlices of both.
-pub(super) const WATCHED: [Watched; 8] = [
+pub(super) const WATCHED: [Watched; 10] = [
     Watched {
         kind: Kind::ConfigMap,
         resource: "configmaps",
@@ -78,6 +79,20 @@ pub(super) const WATCHED: [Watched; 8] = [
         is_needed: false,
         is_fetched: false,
         without: "classes are known by the names in --ingress-class alone",
+    },
+    Watched {
+        kind: Kind::IngressClassParameters,
+        resource: "ingressclassparameters",
+        is_needed: false,
+        is_fetched: false,
+        without: "the parameters of IngressClasses have no effect",
+    },
+    Watched {
+        kind: Kind::LoadBalancerPool,
+        resource: "loadbalancerpools",
+        is_needed: false,
+        is_fetched: false,
+        without: "LoadBalancer Services are given no address",
     },
     Watched {
         kind: Kind::Namespace,
@@ -159,6 +174,18 @@ impl Kinds {
                 Kind::Ingress => start.namespaced::<Ingress>(config(), trim::ingress, Object::Ingress),
                 Kind::IngressClass => {
                     start.cluster_wide::<IngressClass>(config(), trim::ingress_class, Object::IngressClass);
+                }
+                Kind::IngressClassParameters => start.cluster_wide::<IngressClassParameters>(
+                    config(),
+                    trim::ingress_class_parameters,
+                    Object::IngressClassParameters,
+                ),
+                Kind::LoadBalancerPool => {
+                    start.cluster_wide::<LoadBalancerPool>(
+                        config(),
+                        trim::load_balancer_pool,
+                        Object::LoadBalancerPool,
+                    );
                 }
                 Kind::Namespace => start.cluster_wide::<Namespace>(config(), trim::namespace, Object::Namespace),
                 Kind::Node => {

@@ -50,6 +50,8 @@ pub(super) enum News {
     Applied(Item),
     /// It is gone.
     Deleted(ObjectRef),
+    /// The cluster does not have the kind; it is as good as an empty list.
+    Missing,
     /// This went wrong; it will try again.
     Failed(Failure),
 }
@@ -233,6 +235,7 @@ impl Mirror {
         else {
             return;
         };
+        let is_complete = matches!(heard.news, News::Complete);
         let permitted = match heard.news {
             News::Listing => {
                 known.listed = Some(BTreeSet::new());
@@ -243,8 +246,8 @@ impl Mirror {
                 self.waiting.extend(known.take_in(item, &mut self.fetches));
                 None
             }
-            News::Complete => {
-                let listed = known.listed.take().unwrap_or_default();
+            News::Complete | News::Missing => {
+                let listed = known.listed.take().filter(|_| is_complete).unwrap_or_default();
                 for name in known.held.difference(&listed) {
                     self.fetches.gone(name);
                     self.waiting.insert(name.clone(), None);
@@ -448,6 +451,25 @@ mod tests {
         assert_eq!(mirror.take().unwrap().apply.len(), names.len());
         assert!(mirror.take().is_none());
         mirror
+    }
+
+    #[test]
+    fn a_kind_that_is_not_installed_is_an_empty_list() {
+        let mut mirror = mirror();
+        let pool =
+            "{apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: a}, spec: {addresses: []}}";
+        let pool = tidegate_crd::yaml::parse(Path::new("test.yaml"), pool).documents.remove(0).object;
+        let watches: Vec<Kind> = mirror.status.watches().iter().map(|watch| watch.watched().kind).collect();
+        for kind in watches {
+            assert!(mirror.take().is_none());
+            say(&mut mirror, kind, News::Listing);
+            say(&mut mirror, kind, if kind.is_own() { News::Missing } else { News::Complete });
+        }
+        assert_eq!(mirror.take().map(|batch| batch.problems.len()), Some(0));
+        say(&mut mirror, Kind::LoadBalancerPool, News::Applied(Item::Object(pool.clone())));
+        assert_eq!(mirror.take().unwrap().apply.len(), 1);
+        say(&mut mirror, Kind::LoadBalancerPool, News::Missing);
+        assert_eq!(mirror.take().unwrap().delete, [pool.object_ref()]);
     }
 
     #[test]

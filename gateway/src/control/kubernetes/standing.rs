@@ -10,7 +10,7 @@ use std::{
 
 use tidegate_crd::{
     Object, ObjectRef,
-    core::{ManagedFieldsEntry, ObjectMeta},
+    core::{Condition, ManagedFieldsEntry, ObjectMeta},
     ingress::IngressLoadBalancerIngress,
 };
 use tokio::sync::watch;
@@ -25,6 +25,10 @@ pub struct Standing {
     pub uid: Box<str>,
     /// Of an Ingress: the addresses in its status.
     pub addresses: Vec<IngressLoadBalancerIngress>,
+    /// Of our own kinds: the conditions in its status.
+    pub conditions: Vec<Condition>,
+    /// Of a LoadBalancerPool: how many addresses its status says it has, and how many of them Services have.
+    pub counts: Option<(i64, i64)>,
     /// Whether a part of its status was written by us, whichever replica it was.
     pub ours: bool,
 }
@@ -35,20 +39,30 @@ impl Standing {
         let metadata = object.metadata_mut();
         let uid = metadata.uid.take().unwrap_or_default().into();
         let ours = metadata.managed_fields.take().is_some_and(|entries| !entries.is_empty());
-        let addresses = match object {
+        let mut standing = Self { uid, ours, ..Self::default() };
+        match object {
             Object::Ingress(ingress) => {
                 let balancer = ingress.status.take().and_then(|status| status.load_balancer);
-                balancer.and_then(|balancer| balancer.ingress).unwrap_or_default()
+                standing.addresses = balancer.and_then(|balancer| balancer.ingress).unwrap_or_default();
             }
-            Object::IngressClass(_) | Object::Secret(_) | Object::Service(_) => Vec::new(),
+            Object::IngressClassParameters(parameters) => {
+                let conditions = parameters.status.take().and_then(|status| status.conditions);
+                standing.conditions = conditions.unwrap_or_default();
+            }
+            Object::LoadBalancerPool(pool) => {
+                let status = pool.status.take().unwrap_or_default();
+                standing.conditions = status.conditions.unwrap_or_default();
+                standing.counts = status.size.zip(status.allocated);
+            }
+            Object::IngressClass(_) | Object::Secret(_) | Object::Service(_) => {}
             Object::ConfigMap(_)
             | Object::EndpointSlice(_)
             | Object::Endpoints(_)
             | Object::Namespace(_)
             | Object::Node(_)
             | Object::Pod(_) => return None,
-        };
-        Some(Self { uid, addresses, ours })
+        }
+        Some(standing)
     }
 }
 

@@ -11,9 +11,11 @@ use tidegate_crd::{
         ServiceStatus,
     },
     ingress::{Ingress, IngressClass},
+    policy::{IngressClassParameters, LoadBalancerPool},
 };
 
 use super::standing::keep_ours;
+use crate::compile::load_balancer::SERVICE_CONDITION;
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
@@ -32,9 +34,12 @@ pub(super) fn service(service: &mut Service) {
         spec.cluster_ips.iter_mut().for_each(Vec::shrink_to_fit);
         spec.ip_families.iter_mut().for_each(Vec::shrink_to_fit);
     }
-    let load_balancer = service.status.take().and_then(|status| status.load_balancer);
-    service.status =
-        load_balancer.map(|balancer| ServiceStatus { load_balancer: Some(balancer), ..ServiceStatus::default() });
+    if let Some(ServiceStatus { load_balancer, conditions }) = service.status.take() {
+        let ours = conditions.into_iter().flatten().filter(|condition| condition.type_ == SERVICE_CONDITION);
+        let conditions = Some(ours.collect::<Vec<_>>()).filter(|ours| !ours.is_empty());
+        let is_there = load_balancer.is_some() || conditions.is_some();
+        service.status = is_there.then_some(ServiceStatus { load_balancer, conditions });
+    }
 }
 
 pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
@@ -67,8 +72,18 @@ pub(super) fn ingress_class(class: &mut IngressClass) {
     metadata(&mut class.metadata);
 }
 
+pub(super) fn ingress_class_parameters(parameters: &mut IngressClassParameters) {
+    with_generation(&mut parameters.metadata);
+}
+
+pub(super) fn load_balancer_pool(pool: &mut LoadBalancerPool) {
+    with_generation(&mut pool.metadata);
+}
+
 pub(super) fn namespace(namespace: &mut Namespace) {
+    let labels = namespace.metadata.labels.take();
     bare(&mut namespace.metadata);
+    namespace.metadata.labels = labels;
     (namespace.spec, namespace.status) = (None, None);
 }
 
@@ -109,6 +124,13 @@ fn metadata(metadata: &mut ObjectMeta) {
     let annotations = annotations.filter(|annotations| !annotations.is_empty());
     let rest = ObjectMeta::default();
     *metadata = ObjectMeta { name, namespace, uid, creation_timestamp, labels, annotations, managed_fields, ..rest };
+}
+
+/// What has a status of ours that says of which generation it speaks.
+fn with_generation(of: &mut ObjectMeta) {
+    let generation = of.generation;
+    metadata(of);
+    of.generation = generation;
 }
 
 /// The name alone, and the uid.

@@ -21,6 +21,9 @@ use super::{
     status::WatchStatus,
 };
 
+/// How often a kind is asked for that the cluster does not have: somebody may install it any time, and is not kept waiting for long.
+const MISSING_PAUSE: Duration = Duration::from_secs(10);
+
 /// How often objects are listed anew that may be listed and not watched: how late a change is noticed, and what it costs.
 pub(super) const RELIST: Duration = Duration::from_secs(30);
 
@@ -58,6 +61,12 @@ impl<K: Resource<DynamicType = ()> + Wire, F: Fn(K) -> Item + Sync> Watch<K, F> 
                 Err(error) => error,
             };
             let failure = Failure::of(&error);
+            if failure.is_missing_kind() && self.status.watched().kind.is_own() {
+                self.status.answered(false);
+                self.tell(News::Missing).await?;
+                tokio::time::sleep(MISSING_PAUSE).await;
+                return Ok(());
+            }
             self.status.failed(&failure);
             self.tell(News::Failed(failure.clone())).await?;
             // The stream would ask for the same again.

@@ -13,7 +13,7 @@ use super::{
 };
 
 /// The port of the API server.
-pub(super) const API_SERVER: u16 = 6443;
+pub(in super::super) const API_SERVER: u16 = 6443;
 
 /// The ports of all four.
 pub(super) const PORTS: [u16; 5] = [2379, 2380, API_SERVER, 10257, 10259];

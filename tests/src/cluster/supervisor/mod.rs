@@ -27,8 +27,8 @@ use tokio::{
     sync::oneshot,
 };
 
-pub(super) use self::daemon::PROXIES;
 use self::{address::Claim, control_plane::Place, daemon::Daemon, network::Network, node::Node};
+pub(super) use self::{control_plane::API_SERVER, daemon::PROXIES};
 use super::{Failure, Tier, directory::Directory, images, machine, pki::Pki, programs::Programs};
 
 /// How long a program may take to be ready: on a machine that compiles meanwhile, an API server takes a minute.
@@ -36,6 +36,12 @@ const READY: Duration = Duration::from_secs(180);
 
 /// How often it is asked whether it is.
 const ASK: Duration = Duration::from_millis(100);
+
+/// How long a question may take: nobody else is answered meanwhile.
+const QUESTION: Duration = Duration::from_secs(2);
+
+/// How long an API server may take to answer, before it is asked again.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Lines of a log that are shown when its program has ended.
 const LAST_WORDS: usize = 20;
@@ -63,19 +69,20 @@ pub async fn run(directory: Directory, tier: Tier, stays: bool) -> Result<(), Fa
         drop(io::copy(&mut io::stdin().lock(), &mut io::sink()));
         let _ = gone.send(());
     });
+    let socket = directory.file(SOCKET);
     let mut world = World { directory, programs, tier, claim: None, daemons: Vec::new(), begun: Instant::now() };
     let mut terminated = signal(SignalKind::terminate())?;
     let started = tokio::select! {
-        started = world.start() => started,
+        started = world.start() => started.and_then(|()| Ok(UnixListener::bind(socket)?)),
         _ = &mut owner => Err("whoever wanted it has ended".into()),
         _ = terminated.recv() => Err("it was told to end".into()),
     };
     let outcome = match started {
         Err(error) => Err(error),
-        Ok(()) => {
+        Ok(listener) => {
             world.tell(IS_READY);
             tokio::select! {
-                outcome = world.serve() => outcome,
+                outcome = world.serve(&listener) => outcome,
                 _ = &mut owner, if !stays => Ok(()),
                 _ = terminated.recv() => Ok(()),
             }
@@ -193,8 +200,9 @@ impl World {
         let client = self.client().await?;
         let patience = Instant::now() + READY;
         loop {
-            let answer = client.request_text(http::Request::get(path).body(Vec::new())?).await;
-            if answer.as_ref().is_ok_and(|text| is_it(text)) {
+            let request = client.request_text(http::Request::get(path).body(Vec::new())?);
+            let answer = tokio::time::timeout(ANSWER, request).await;
+            if matches!(&answer, Ok(Ok(text)) if is_it(text)) {
                 return Ok(());
             }
             self.all_run()?;
@@ -220,8 +228,7 @@ impl World {
     }
 
     /// Answers on the socket, until it is told to end.
-    async fn serve(&mut self) -> Result<(), Failure> {
-        let listener = UnixListener::bind(self.directory.file(SOCKET))?;
+    async fn serve(&mut self, listener: &UnixListener) -> Result<(), Failure> {
         loop {
             let (stream, _) = listener.accept().await?;
             // Whoever is gone before the answer misses only that.
@@ -234,7 +241,7 @@ impl World {
     /// Answers one question. Whether it was the last.
     async fn answer(&mut self, mut stream: UnixStream) -> io::Result<bool> {
         let mut line = String::new();
-        BufReader::new(&mut stream).read_line(&mut line).await?;
+        tokio::time::timeout(QUESTION, BufReader::new(&mut stream).read_line(&mut line)).await??;
         let words: Vec<&str> = line.split_whitespace().collect();
         if words == ["down"] {
             // The end of the process is the answer.

@@ -23,7 +23,7 @@ use super::{
 };
 
 /// The control plane, and the gateway of every node.
-pub(super) const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
+pub(in super::super) const CONTROL_PLANE: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
 
 /// How long a namespace may take.
 const READY: Duration = Duration::from_secs(10);
