@@ -34,7 +34,7 @@ const ASK: Duration = Duration::from_millis(5);
 const STOP: Duration = Duration::from_secs(5);
 
 /// What its log says when every list was read, and when a configuration is live.
-const LISTED: &str = "the cluster's objects are listed";
+const LISTED: &str = "the cluster's objects are known";
 const LIVE: &str = "configuration is live";
 
 /// A running Tidegate; it ends with this value.
