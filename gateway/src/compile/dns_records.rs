@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use tidegate_crd::core::{EndpointSlice, ServiceSpec};
+use tidegate_crd::core::ServiceSpec;
 
 use super::{
     allocate::Addresses,
     objects::{Name, Stored},
     service_type::ServiceType,
-    slices,
+    slice::Slice,
 };
 use crate::dns::{DnsEndpoint, DnsPort, DnsProtocol, DnsService, DnsServiceKind};
 
@@ -18,7 +18,7 @@ pub(crate) fn of_service(
     spec: &ServiceSpec,
     kind: ServiceType,
     addresses: &Addresses,
-    slices: &[Arc<Stored<EndpointSlice>>],
+    slices: &[Arc<Stored<Slice>>],
 ) -> Option<DnsService> {
     let kind = match kind {
         ServiceType::ExternalName => {
@@ -36,19 +36,18 @@ pub(crate) fn of_service(
 }
 
 /// The endpoints a headless Service shows: the ready ones.
-fn endpoints(slices: &[Arc<Stored<EndpointSlice>>]) -> Vec<DnsEndpoint> {
+fn endpoints(slices: &[Arc<Stored<Slice>>]) -> Vec<DnsEndpoint> {
     let mut out: Vec<DnsEndpoint> = Vec::new();
     for slice in slices {
-        let ports = slice.object.ports.iter().flatten();
+        let ports = slice.object.ports.iter();
         let ports: Vec<DnsPort> =
             ports.filter_map(|p| port(p.name.as_deref(), p.protocol.as_deref(), p.port?)).collect();
-        for endpoint in slice.object.endpoints.iter().filter(|endpoint| slices::conditions(endpoint).ready) {
-            let Some(ip) = slices::address(endpoint) else { continue };
-            match out.iter_mut().find(|held| held.ip == ip) {
+        for endpoint in slice.object.endpoints.iter().filter(|endpoint| endpoint.conditions.ready) {
+            match out.iter_mut().find(|held| held.ip == endpoint.ip) {
                 Some(held) => held.ports.extend(ports.iter().cloned()),
                 None => {
                     let hostname = endpoint.hostname.as_deref().map(Arc::from);
-                    out.push(DnsEndpoint { ip, hostname, ports: ports.clone() });
+                    out.push(DnsEndpoint { ip: endpoint.ip, hostname, ports: ports.clone() });
                 }
             }
         }

@@ -9,7 +9,7 @@
 //! | everything that was said | [`objects`] |
 //! | addresses and ports nobody chose | [`allocate`], from [`pools`] of `address_range`s |
 //! | what is to be written about load balancers | [`load_balancer`] |
-//! | Pods → EndpointSlices → endpoints | `slices` |
+//! | Pods → EndpointSlices → endpoints | `slices`; how they are held: [`slice`] |
 //! | Services → service ports | `services`, `service_port`, `service_annotations` |
 //! | … → DNS records, rows for people | `dns_records`, `service_row` |
 //! | where this node is, and at which addresses | `node` |
@@ -42,12 +42,14 @@ mod service_row;
 mod service_type;
 mod services;
 pub mod settings;
+pub mod slice;
 mod slices;
 mod tls;
 mod tls_backend;
 mod tls_choice;
 mod tls_secret;
 mod tls_table;
+mod words;
 
 use std::{cell::OnceCell, collections::BTreeMap, net::SocketAddr, sync::Arc};
 

@@ -14,8 +14,7 @@ use tidegate_crd::{
     policy::{IngressClassParameters, LoadBalancerPool},
 };
 
-/// The label by which an EndpointSlice names its Service.
-const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
+use super::{slice::Slice, words::Words};
 
 /// Namespace and name; the namespace is empty for objects of the whole cluster.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -126,7 +125,7 @@ pub struct Objects {
     /// ConfigMaps.
     pub config_maps: Store<ConfigMap>,
     /// EndpointSlices.
-    pub slices: Store<EndpointSlice>,
+    pub slices: Store<Slice>,
     /// Endpoints, the older form.
     pub endpoints: Store<Endpoints>,
     /// Ingresses.
@@ -152,10 +151,11 @@ pub struct Objects {
     /// When all this was so, in seconds since the Unix epoch, for what ends some day; `None` if that is of no interest.
     pub now: Option<i64>,
     slices_of: AHashMap<Name, Arc<ServiceSlices>>,
+    words: Words,
 }
 
 /// The EndpointSlices of one Service, by name. Another `Arc` whenever one of them has changed.
-pub type ServiceSlices = BTreeMap<Name, Arc<Stored<EndpointSlice>>>;
+pub type ServiceSlices = BTreeMap<Name, Arc<Stored<Slice>>>;
 
 impl Objects {
     /// Adds an object or replaces the one of its name; says whether that changed anything.
@@ -208,6 +208,7 @@ impl Objects {
 
     fn apply_slice(&mut self, name: Name, slice: EndpointSlice, origin: Arc<Origin>) -> bool {
         let before = self.slices.get(&name).and_then(|held| owner(&name, &held.object));
+        let slice = Slice::new(slice, &mut self.words);
         if !self.slices.apply(name.clone(), slice, origin) {
             return false;
         }
@@ -239,7 +240,6 @@ impl Objects {
     }
 }
 
-fn owner(name: &Name, slice: &EndpointSlice) -> Option<Name> {
-    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME_LABEL)?;
-    Some(Name { namespace: name.namespace.clone(), name: service.as_str().into() })
+fn owner(name: &Name, slice: &Slice) -> Option<Name> {
+    Some(Name { namespace: name.namespace.clone(), name: slice.service.as_deref()?.into() })
 }

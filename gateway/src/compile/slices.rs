@@ -13,13 +13,17 @@ use ahash::AHashMap;
 use tidegate_crd::{
     Origin,
     core::{
-        ContainerPort, Endpoint as SliceEndpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
+        ContainerPort, Endpoint as WireEndpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice,
         Endpoints, ForNode, ForZone, IntOrString, Node, ObjectReference, Pod, ServicePort, ServiceSpec,
     },
 };
-use tidegate_l4::model::{Conditions, Endpoint, Hints, Protocol};
+use tidegate_l4::model::{Endpoint, Protocol};
 
-use super::objects::{Name, Store, Stored};
+use super::{
+    objects::{Name, Store, Stored},
+    slice::{Slice, SliceEndpoint},
+    words::Words,
+};
 
 /// Label of a Node that names its zone.
 pub(crate) const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -71,7 +75,7 @@ impl<'a> PodIndex<'a> {
 /// What the cluster's part made of the Pods of one Service.
 #[derive(Debug, Default)]
 pub(crate) struct FromPods {
-    pub(crate) slices: Vec<Arc<Stored<EndpointSlice>>>,
+    pub(crate) slices: Vec<Arc<Stored<Slice>>>,
     /// How many Pods the selector took.
     pub(crate) selected: usize,
     /// Pods without an address, by name.
@@ -86,7 +90,7 @@ pub(crate) fn from_pods(service: &Name, spec: &ServiceSpec, pods: &PodIndex<'_>,
         return FromPods::default();
     };
     let mut out = FromPods::default();
-    let mut groups: BTreeMap<Group, Vec<SliceEndpoint>> = BTreeMap::new();
+    let mut groups: BTreeMap<Group, Vec<WireEndpoint>> = BTreeMap::new();
     for pod in pods.select(&service.namespace, selector) {
         if matches!(phase(&pod.object), Some("Succeeded" | "Failed")) {
             continue;
@@ -127,13 +131,13 @@ pub(crate) fn from_pods(service: &Name, spec: &ServiceSpec, pods: &PodIndex<'_>,
             metadata: Default::default(),
             ports: Some(ports.collect()),
         };
-        out.slices.push(Arc::new(Stored { object, origin: origin.clone() }));
+        out.slices.push(stored(object, &origin));
     }
     out
 }
 
 /// Mirrors an Endpoints object, as the mirroring controller does for Services without a selector.
-pub(crate) fn from_endpoints(endpoints: &Endpoints) -> Vec<Arc<Stored<EndpointSlice>>> {
+pub(crate) fn from_endpoints(endpoints: &Endpoints) -> Vec<Arc<Stored<Slice>>> {
     let origin = Origin::synthetic("endpoints");
     let mut slices = Vec::new();
     for subset in endpoints.subsets.iter().flatten() {
@@ -155,8 +159,8 @@ pub(crate) fn from_endpoints(endpoints: &Endpoints) -> Vec<Arc<Stored<EndpointSl
                 .clone()
                 .chain(not_ready.clone())
                 .filter(|(address, _)| address.ip.contains(':') == (family == "IPv6"));
-            let endpoints: Vec<SliceEndpoint> = of_family
-                .map(|(address, ready)| SliceEndpoint {
+            let endpoints: Vec<WireEndpoint> = of_family
+                .map(|(address, ready)| WireEndpoint {
                     addresses: vec![address.ip.clone()],
                     conditions: Some(EndpointConditions { ready: Some(ready), ..Default::default() }),
                     hostname: address.hostname.clone(),
@@ -172,16 +176,21 @@ pub(crate) fn from_endpoints(endpoints: &Endpoints) -> Vec<Arc<Stored<EndpointSl
                     metadata: Default::default(),
                     ports: Some(ports.clone()),
                 };
-                slices.push(Arc::new(Stored { object, origin: origin.clone() }));
+                slices.push(stored(object, &origin));
             }
         }
     }
     slices
 }
 
+/// A slice that nobody wrote.
+fn stored(slice: EndpointSlice, origin: &Arc<Origin>) -> Arc<Stored<Slice>> {
+    Arc::new(Stored { object: Slice::new(slice, &mut Words::default()), origin: origin.clone() })
+}
+
 /// The endpoints that slices list for one port. Two slices may name one address; a copy on this node wins (kube-proxy's rule).
 pub(crate) fn endpoints_of(
-    slices: &[Arc<Stored<EndpointSlice>>],
+    slices: &[Arc<Stored<Slice>>],
     port_name: &str,
     protocol: Protocol,
     this_node: &str,
@@ -189,16 +198,14 @@ pub(crate) fn endpoints_of(
 ) -> Vec<Endpoint> {
     let mut endpoints: Vec<Endpoint> = Vec::new();
     let mut positions: AHashMap<SocketAddr, usize> = AHashMap::new();
-    for slice in slices.iter().map(|slice| &slice.object).filter(|slice| slice.address_type != "FQDN") {
+    for slice in slices.iter().map(|slice| &slice.object) {
         let ports = slice
             .ports
             .iter()
-            .flatten()
             .filter(|port| port.name.as_deref().unwrap_or_default() == port_name && protocol_of(port) == protocol);
         for number in ports.filter_map(|port| u16::try_from(port.port?).ok()).filter(|number| *number != 0) {
             for endpoint in &slice.endpoints {
-                let Some(ip) = address(endpoint) else { continue };
-                let lowered = lower(endpoint, SocketAddr::new(ip, number), &weight);
+                let lowered = lower(endpoint, number, &weight);
                 match positions.get(&lowered.addr) {
                     None => {
                         positions.insert(lowered.addr, endpoints.len());
@@ -213,49 +220,17 @@ pub(crate) fn endpoints_of(
     endpoints
 }
 
-fn lower(endpoint: &SliceEndpoint, addr: SocketAddr, weight: impl Fn(&str, IpAddr) -> u32) -> Endpoint {
-    let pod = endpoint
-        .target_ref
-        .as_ref()
-        .filter(|target| target.kind.as_deref() == Some("Pod"))
-        .and_then(|target| target.name.as_deref());
-    let hints = endpoint.hints.as_ref();
+fn lower(endpoint: &SliceEndpoint, port: u16, weight: impl Fn(&str, IpAddr) -> u32) -> Endpoint {
+    let SliceEndpoint { ip, conditions, node, zone, pod, hints, .. } = endpoint;
     Endpoint {
-        addr,
-        conditions: conditions(endpoint),
-        node: endpoint.node_name.as_deref().map(Arc::from),
-        zone: endpoint.zone.as_deref().map(Arc::from),
-        hints: Hints {
-            zones: hints
-                .iter()
-                .flat_map(|h| h.for_zones.iter().flatten())
-                .map(|zone| zone.name.as_str().into())
-                .collect(),
-            nodes: hints
-                .iter()
-                .flat_map(|h| h.for_nodes.iter().flatten())
-                .map(|node| node.name.as_str().into())
-                .collect(),
-        },
-        weight: weight(pod.unwrap_or_default(), addr.ip()),
-        pod: pod.map(Arc::from),
+        addr: SocketAddr::new(*ip, port),
+        conditions: *conditions,
+        node: node.clone(),
+        zone: zone.clone(),
+        hints: hints.as_deref().cloned().unwrap_or_default(),
+        weight: weight(pod.as_deref().unwrap_or_default(), *ip),
+        pod: pod.clone(),
     }
-}
-
-/// The conditions with the API's defaults: nobody saying otherwise, an endpoint is ready.
-pub(crate) fn conditions(endpoint: &SliceEndpoint) -> Conditions {
-    let given = endpoint.conditions.as_ref();
-    let ready = given.and_then(|c| c.ready).unwrap_or(true);
-    Conditions {
-        ready,
-        serving: given.and_then(|c| c.serving).unwrap_or(ready),
-        terminating: given.and_then(|c| c.terminating).unwrap_or(false),
-    }
-}
-
-/// Only the first address of an endpoint counts (API: "consumers may only use the first").
-pub(crate) fn address(endpoint: &SliceEndpoint) -> Option<IpAddr> {
-    endpoint.addresses.first()?.parse().ok()
 }
 
 /// The protocol of a slice's port; TCP unless it says otherwise. SCTP never equals what a Service here can ask for.
@@ -263,7 +238,7 @@ pub(crate) fn protocol_of(port: &EndpointPort) -> Protocol {
     if port.protocol.as_deref() == Some("UDP") { Protocol::Udp } else { Protocol::Tcp }
 }
 
-fn endpoint_of(pod: &Pod, ip: IpAddr, service: &ServiceSpec, nodes: &Store<Node>) -> SliceEndpoint {
+fn endpoint_of(pod: &Pod, ip: IpAddr, service: &ServiceSpec, nodes: &Store<Node>) -> WireEndpoint {
     let node_name = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
     let node = node_name.as_ref().and_then(|name| nodes.get(&Name::new("", name)));
     let zone = node.and_then(|node| node.object.metadata.labels.as_ref()?.get(ZONE_LABEL).cloned());
@@ -274,7 +249,7 @@ fn endpoint_of(pod: &Pod, ip: IpAddr, service: &ServiceSpec, nodes: &Store<Node>
     // A Pod has a DNS name under its Service only if it asks for one with the Service's name as subdomain.
     let hostname =
         spec.and_then(|spec| spec.hostname.clone()).filter(|_| spec.is_some_and(|spec| spec.subdomain.is_some()));
-    SliceEndpoint {
+    WireEndpoint {
         addresses: vec![ip.to_string()],
         conditions: Some(EndpointConditions {
             ready: Some(ready),

@@ -150,7 +150,9 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     serde_json::to_writer(&mut out, &Head { format: FORMAT, heard, objects: count })?;
     out.write_all(b"\n")?;
     write_all(&mut out, Kind::ConfigMap, config_maps)?;
-    write_all(&mut out, Kind::EndpointSlice, slices)?;
+    for (name, slice) in slices.iter() {
+        write_one(&mut out, Kind::EndpointSlice, &slice.object.to_object(name))?;
+    }
     write_all(&mut out, Kind::Ingress, ingresses)?;
     write_all(&mut out, Kind::IngressClass, classes)?;
     write_all(&mut out, Kind::IngressClassParameters, parameters)?;
@@ -166,10 +168,14 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
 
 fn write_all<T: Serialize + PartialEq>(out: &mut impl Write, kind: Kind, store: &Store<T>) -> io::Result<()> {
     for (_, stored) in store.iter() {
-        serde_json::to_writer(&mut *out, &(kind.as_str(), &stored.object))?;
-        out.write_all(b"\n")?;
+        write_one(out, kind, &stored.object)?;
     }
     Ok(())
+}
+
+fn write_one(out: &mut impl Write, kind: Kind, object: &impl Serialize) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, &(kind.as_str(), object))?;
+    out.write_all(b"\n")
 }
 
 /// Writes no more than so much.

@@ -11,13 +11,13 @@ use anyhow::{Context, anyhow};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use kube::{
     Api, Client, Config, Resource,
-    api::{DeleteParams, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
     core::NamespaceResourceScope,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
-use tidegate_crd::core::EndpointSlice;
+use tidegate_crd::{core::EndpointSlice, ingress::Ingress};
 use tidegate_tests::cluster::{Failure, Tier, directory::Directory, owner::Owner};
 
 use crate::{
@@ -89,6 +89,14 @@ impl Cluster {
     /// All objects of a kind.
     pub(crate) fn all<K: Kind>(&self) -> Api<K> {
         Api::all(self.client.clone())
+    }
+
+    /// How many Ingresses show an address.
+    pub(crate) async fn published(&self) -> anyhow::Result<usize> {
+        let ingresses = self.all::<Ingress>().list(&ListParams::default()).await?.items;
+        let address =
+            |ingress: &Ingress| ingress.status.as_ref()?.load_balancer.as_ref()?.ingress.as_ref()?.first().cloned();
+        Ok(ingresses.iter().filter_map(address).count())
     }
 
     fn of<K: Kind>(&self, app: &App) -> Api<K> {

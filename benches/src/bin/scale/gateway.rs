@@ -14,7 +14,10 @@ use rustix::process::Signal;
 use serde::Deserialize;
 use tidegate_benches::{http1, process};
 
-use crate::results::{Memory, Start};
+use crate::{
+    cluster::PATIENCE,
+    results::{Memory, Start},
+};
 
 /// Where it serves HTTP, and its admin interface; below the ports that clients get.
 pub(crate) const HTTP: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 7_080);
@@ -31,7 +34,7 @@ const ASK: Duration = Duration::from_millis(5);
 const STOP: Duration = Duration::from_secs(5);
 
 /// What its log says when every list was read, and when a configuration is live.
-const LISTED: &str = "the cluster's objects are listed";
+const LISTED: &str = "the cluster's objects are known";
 const LIVE: &str = "configuration is live";
 
 /// A running Tidegate; it ends with this value.
@@ -73,8 +76,15 @@ impl Gateway {
         }
         let ready = begun.elapsed().as_secs_f64();
         let since_start = |message| -> anyhow::Result<f64> {
-            let said = gateway.first(message)?.with_context(|| format!("its log has no {message:?}"))?;
-            Ok(said.duration_since(clock).unwrap_or_default().as_secs_f64())
+            // What is ready may not have said so yet.
+            let patience = Instant::now() + PATIENCE;
+            loop {
+                if let Some(said) = gateway.first(message)? {
+                    return Ok(said.duration_since(clock).unwrap_or_default().as_secs_f64());
+                }
+                anyhow::ensure!(Instant::now() < patience, "its log has no {message:?}");
+                sleep(ASK);
+            }
         };
         let start = Start { ready, listed: since_start(LISTED)?, live: since_start(LIVE)? };
         Ok((gateway, start))

@@ -24,7 +24,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, ExitCode},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Context, ensure};
@@ -45,6 +45,13 @@ const SETTLE: Duration = Duration::from_secs(15);
 /// How long the CPU is measured with nothing to do, and under changes.
 const IDLE: Duration = Duration::from_secs(20);
 const BUSY: Duration = Duration::from_secs(40);
+
+/// What every Ingress is to show.
+const PUBLISH: [&str; 2] = ["--publish-status-address", "192.0.2.10"];
+
+/// How long that may take, and how often it is looked at.
+const STATUSES: Duration = Duration::from_secs(600);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Measures Tidegate in a large cluster
 #[derive(Debug, Parser)]
@@ -112,7 +119,7 @@ fn main() -> anyhow::Result<ExitCode> {
         runtime.block_on(measure(&args, tidegate))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let tidegate = program::tidegate(args.tidegate.clone())?;
+    let tidegate = program::tidegate(args.tidegate)?;
     Programs::build(Tier::ControlPlane, &mut |line| eprintln!("{line}")).map_err(|error| anyhow::anyhow!("{error}"))?;
     let inside = network::command(&env::current_exe()?);
     let mut inside = inside.context("it takes a network of our own: root, and the programs unshare and ip")?;
@@ -136,7 +143,11 @@ async fn all(args: &Args, tidegate: &Path, directory: &Path) -> anyhow::Result<R
     eprintln!("cluster");
     let world = Arc::new(World::new(Cluster::start().await?, args.services.into()));
     pods::start()?;
-    let start = || Gateway::start(tidegate, &world.cluster.kubeconfig(), directory, &args.tidegate_arg);
+    let start_with = |more: &[String]| {
+        let args = [args.tidegate_arg.as_slice(), more].concat();
+        Gateway::start(tidegate, &world.cluster.kubeconfig(), directory, &args)
+    };
+    let start = || start_with(&[]);
     fill(&world, &start, &mut results).await?;
     eprintln!("starts");
     for _ in 0..args.starts {
@@ -144,7 +155,9 @@ async fn all(args: &Args, tidegate: &Path, directory: &Path) -> anyhow::Result<R
         tokio::time::sleep(SETTLE / 5).await;
         results.starts.push(start()?.1);
     }
-    let mut gateway = start()?.0;
+    let mut gateway = start_with(&PUBLISH.map(str::to_owned))?.0;
+    eprintln!("statuses");
+    results.published = Some(published(&world).await?);
     for others in [0, args.others] {
         eprintln!("from a change to traffic, {others} others a second");
         if args.samples > 0 {
@@ -161,6 +174,16 @@ async fn all(args: &Args, tidegate: &Path, directory: &Path) -> anyhow::Result<R
     }
     results.about.load_after = process::load_average();
     Ok(results)
+}
+
+/// Waits until every Ingress shows its address; returns how many seconds that took.
+async fn published(world: &World) -> anyhow::Result<f64> {
+    let begun = Instant::now();
+    while world.cluster.published().await? < world.services {
+        ensure!(begun.elapsed() < STATUSES, "not every Ingress has its status after {STATUSES:?}");
+        tokio::time::sleep(LOOK).await;
+    }
+    Ok(begun.elapsed().as_secs_f64())
 }
 
 /// Fills the cluster kind by kind, with a new process in between each time.

@@ -11,6 +11,8 @@ pub(crate) struct Results {
     pub(crate) stages: Vec<Stage>,
     /// New processes in the full cluster.
     pub(crate) starts: Vec<Start>,
+    /// Seconds until a process that is ready has written the status of every Ingress.
+    pub(crate) published: Option<f64>,
     /// Quiet, and with other changes meanwhile.
     pub(crate) traffic: Vec<Traffic>,
     pub(crate) cpu: Option<Cpu>,

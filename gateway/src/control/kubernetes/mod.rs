@@ -202,7 +202,7 @@ async fn pass_on(
         };
         let Some(batch) = batch else { continue };
         if !std::mem::replace(&mut is_listed, true) {
-            tracing::info!(objects = batch.apply.len(), "the cluster's objects are listed");
+            tracing::info!(objects = batch.apply.len(), "the cluster's objects are known");
         }
         if !send(batch) {
             return;

@@ -28,8 +28,11 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn service(service: &mut Service) {
     metadata(&mut service.metadata);
-    if let Some(ports) = service.spec.as_mut().and_then(|spec| spec.ports.as_mut()) {
-        ports.shrink_to_fit();
+    if let Some(spec) = &mut service.spec {
+        // A list has room for four at first, and most of these have one.
+        spec.ports.iter_mut().for_each(Vec::shrink_to_fit);
+        spec.cluster_ips.iter_mut().for_each(Vec::shrink_to_fit);
+        spec.ip_families.iter_mut().for_each(Vec::shrink_to_fit);
     }
     if let Some(ServiceStatus { load_balancer, conditions }) = service.status.take() {
         let ours = conditions.into_iter().flatten().filter(|condition| condition.type_ == SERVICE_CONDITION);
@@ -50,7 +53,8 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
         }
         endpoint.addresses.shrink_to_fit();
     });
-    // There may be ten endpoints for each Service, and 400 bytes for each: what a list leaves spare as it grows is a third of all.
+    // There may be ten endpoints for each Service, and 400 bytes for each: what a list leaves spare as it grows is a third of all
+    // that waits until every kind is listed.
     slice.endpoints.shrink_to_fit();
     slice.ports.iter_mut().for_each(Vec::shrink_to_fit);
 }
@@ -58,6 +62,10 @@ pub(super) fn endpoint_slice(slice: &mut EndpointSlice) {
 pub(super) fn ingress(ingress: &mut Ingress) {
     metadata(&mut ingress.metadata);
     ingress.metadata.labels = None;
+    for rules in ingress.spec.iter_mut().filter_map(|spec| spec.rules.as_mut()) {
+        rules.iter_mut().filter_map(|rule| rule.http.as_mut()).for_each(|http| http.paths.shrink_to_fit());
+        rules.shrink_to_fit();
+    }
 }
 
 pub(super) fn ingress_class(class: &mut IngressClass) {
