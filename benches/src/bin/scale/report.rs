@@ -9,6 +9,9 @@ use crate::{
     results::{Memory, Results, Traffic},
 };
 
+/// What is read of a sample, in milliseconds.
+type Figure = fn(&crate::results::Sample) -> f64;
+
 /// Seconds from the end of the lists until it is ready.
 const READY: f64 = 5.0;
 
@@ -157,7 +160,7 @@ fn traffic(results: &Results) -> String {
         let _ = write!(text, "| {} ", others(traffic));
     }
     let _ = writeln!(text, "|\n|---|{}", "---|".repeat(results.traffic.len()));
-    let rows: [(&str, fn(&crate::results::Sample) -> f64); 6] = [
+    let rows: [(&str, Figure); 6] = [
         ("the write is answered (the API server's own time)", |sample| sample.write),
         ("another watcher hears of it", |sample| sample.hearing),
         ("first response, connection stays, since the write's answer", |sample| sample.keep_alive[0]),
