@@ -158,7 +158,7 @@ mod tests {
              ports: [{name: http, port: 8080, protocol: TCP, appProtocol: http}], endpoints: [\
              {addresses: ['2001:db8::1', '2001:db8::2'], conditions: {ready: false, terminating: true, serving: true}, hostname: a, \
              nodeName: node-a, zone: zone-a, hints: {forZones: [{name: zone-b}], forNodes: [{name: node-b}]}, \
-             targetRef: {kind: Pod, name: web-x}}, {addresses: ['2001:db8::3'], targetRef: {kind: Node, name: n}}, {addresses: [web]}]}",
+             targetRef: {kind: Pod, name: web-x}}, {addresses: ['2001:db8::3'], targetRef: {kind: Node, name: node-c}}, {addresses: [web]}]}",
         );
         assert_eq!(slice.service.as_deref(), Some("web"));
         let [first, second] = &*slice.endpoints else { panic!("{slice:?}") };

@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(file.load().unwrap_err().kind(), io::ErrorKind::NotFound);
         let text = "{apiVersion: v1, kind: Secret, metadata: {name: a, namespace: b}, data: {tls.key: YQ==}}\n---\n\
                     {apiVersion: v1, kind: Service, metadata: {name: a, namespace: b}, spec: {ports: [{port: 80}]}}\n---\n\
-                    {apiVersion: v1, kind: Node, metadata: {name: n}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n---\n\
+                    {apiVersion: v1, kind: Node, metadata: {name: node}, status: {addresses: [{type: InternalIP, address: 10.0.0.1}]}}\n---\n\
                     {apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: p}, spec: {addresses: [192.0.2.1]}}\n---\n\
                     {apiVersion: tidegate.io/v1alpha1, kind: IngressClassParameters, metadata: {name: i}, spec: {annotations: {a: b}}}";
         let held = objects(text);
