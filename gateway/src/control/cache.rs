@@ -335,7 +335,7 @@ mod tests {
         let whole = fs::read_to_string(file.path()).unwrap();
         for (broken, why) in [
             (whole.replacen("\"format\":1", "\"format\":2", 1), "it is of format 2"),
-            (whole.lines().take(2).collect::<Vec<_>>().join("\n"), "it has 1 of 3 objects"),
+            (whole.lines().take(2).collect::<Vec<_>>().join("\n"), "it has 1 of 5 objects"),
             ("rubbish".to_owned(), "its first line"),
         ] {
             fs::write(file.path(), broken).unwrap();
