@@ -1,7 +1,7 @@
 //! A Kubernetes cluster by hand, as the tests have it.
 //!
 //! ```console
-//! $ cargo run -p tidegate-tests --bin cluster -- build                # the programs, once: a quarter of an hour on two cores
+//! $ cargo run -p tidegate-tests --bin cluster -- build                # the programs, once: six to fifteen minutes on two cores
 //! $ eval $(cargo run -p tidegate-tests --bin cluster -- up)           # two nodes (root), or --control-plane; sets KUBECONFIG and PATH
 //! $ cargo run -p tidegate-tests --bin cluster -- status               # what runs, and where it logs
 //! $ cargo run -p tidegate-tests --bin cluster -- exec n1 curl …       # in the network of a node, or `outside`

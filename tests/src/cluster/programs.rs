@@ -28,7 +28,7 @@ const LAST_WORDS: usize = 40;
 
 /// How to have what is missing.
 const ADVICE: &str =
-    "build them once (a quarter of an hour on two cores): cargo run -p tidegate-tests --bin cluster -- build";
+    "build them once (six to fifteen minutes on two cores): cargo run -p tidegate-tests --bin cluster -- build";
 
 /// A Go module with programs.
 struct Module {
