@@ -69,7 +69,7 @@ const CLIENT: &str = "\
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client}
+metadata: {name: client, labels: {app: client}}
 spec: {terminationGracePeriodSeconds: 0, containers: [{name: main, image: 'IMAGE', args: [pause]}]}
 ";
 

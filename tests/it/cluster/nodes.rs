@@ -96,11 +96,10 @@ async fn node_ports_are_left_to_us() {
     cluster.apply_in(name, &web());
     wait_for_pods(&cluster, name);
     ask(&cluster, name, "http://web/hostname");
-    let port = field(&cluster, name, "service/web", ".spec.ports[0].nodePort");
     for node in ["n1", "n2"] {
-        let url = format!("http://{}:{port}/", cluster.node_ip(node));
-        let curl = cluster.command_outside().args(["curl", "-s", "--max-time", "5", &url]).status().unwrap();
-        assert_eq!(curl.code(), Some(7), "{node} is reached, and refuses the connection");
+        // Whether somebody answers there depends on whether another test has Tidegate installed on the nodes already.
+        let theirs = cluster.on_node(node, &["nft", "list", "set", "ip", "kube-proxy", "nodeport-ips"]);
+        assert!(theirs.contains("set nodeport-ips") && !theirs.contains("elements"), "{theirs}");
         let addresses = cluster.on_node(node, &["ip", "-brief", "address", "show", "eth0"]);
         assert!(addresses.contains(&format!(" {}/24 ", cluster.node_ip(node))), "{addresses}");
     }
