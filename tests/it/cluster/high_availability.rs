@@ -299,7 +299,7 @@ async fn a_node_is_drained() {
     assert!(on_node.iter().all(|pods| !pods.is_empty()), "{on_node:?}");
     let timeout = format!("--timeout={}s", PODS_READY.as_secs());
     // Not the single pods of other tests, which nobody would make anew.
-    let pods = "--pod-selector=app notin (client, quiz, ready, web)";
+    let pods = "--pod-selector=app notin (client, quiz, ready, single)";
     world.cluster.kubectl(&["drain", node, "--ignore-daemonsets", "--delete-emptydir-data", pods, &timeout]);
     world.until_gone(namespace, &on_node[0]).await;
     world.until_gone(NAMESPACE, &on_node[1]).await;

@@ -29,7 +29,7 @@ const ENOUGH: usize = 40;
 /// A pod on a node, which answers on port 8080 with its name at `/hostname`.
 fn pod(name: &str, node: &str) -> String {
     format!(
-        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: web}}}}, spec: {{nodeName: {node}, \
+        "---\n{{apiVersion: v1, kind: Pod, metadata: {{name: {name}, labels: {{app: single}}}}, spec: {{nodeName: {node}, \
          terminationGracePeriodSeconds: 0, containers: [{{name: main, image: '{AGNHOST}', args: [netexec], \
          readinessProbe: {{periodSeconds: 1, httpGet: {{path: /hostname, port: 8080}}}}}}]}}}}\n"
     )
@@ -37,7 +37,7 @@ fn pod(name: &str, node: &str) -> String {
 
 /// A pod on each node, and a Service of both.
 fn web() -> String {
-    "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, selector: {app: web}, \
+    "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {type: NodePort, selector: {app: single}, \
      ports: [{port: 80, targetPort: 8080}]}}\n"
         .to_owned()
         + &pod("web-1", "n1")
