@@ -33,6 +33,10 @@ const LOOK: Duration = Duration::from_secs(60);
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// After all that nothing happens for so long: connections to pods that nobody uses have been closed, and the allocator has given back
+/// what it will.
+const REST: Duration = Duration::from_secs(120);
+
 /// Applications that came and have not gone yet.
 const LATEST: usize = 20;
 
@@ -64,6 +68,8 @@ pub(crate) async fn measure(
     churn.seconds = begun.elapsed().as_secs_f64();
     churn.cpu_seconds = (gateway.cpu() - cpu).as_secs_f64();
     (churn.requests, churn.failed) = requests.stop();
+    tokio::time::sleep(REST).await;
+    churn.rested = Some(gateway.memory());
     Ok(churn)
 }
 

@@ -209,13 +209,14 @@ fn rest(results: &Results) -> String {
         text,
         "\n## Hours of changes\n\nFor {:.0} minutes, {:.1} objects were changed, created or deleted each second, {} in all: most are EndpointSlices with new pods, then \
          labels and session affinity of Services, annotations of Ingresses, and applications with new names that come and go. Memory was looked at every \
-         minute: {:.1} to {:.1} MiB after the first fifth, {} as a line. The process took {:.1} % of a core. {} requests meanwhile, {} of which failed.\n",
+         minute: {:.1} to {:.1} MiB after the first fifth, {} as a line, and {} MiB some time after. The process took {:.1} % of a core. {} requests meanwhile, {} of which failed.\n",
         churn.seconds / 60.0,
         churn.changes as f64 / churn.seconds,
         churn.changes,
         mebibytes(least),
         mebibytes(most),
         churn.growth().map_or_else(|| NOTHING.to_owned(), |growth| format!("{:+.2} MiB an hour", growth / 1_048_576.0)),
+        churn.rested.map_or_else(|| NOTHING.to_owned(), |rested| format!("{:.1}", mebibytes(rested.pss))),
         churn.cpu_seconds / churn.seconds * 100.0,
         churn.requests,
         churn.failed,

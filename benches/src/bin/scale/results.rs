@@ -103,6 +103,8 @@ pub(crate) struct Churn {
     pub(crate) failed: u64,
     pub(crate) cpu_seconds: f64,
     pub(crate) looks: Vec<Look>,
+    /// When nothing has happened for a while.
+    pub(crate) rested: Option<Memory>,
 }
 
 /// A look at the memory.
