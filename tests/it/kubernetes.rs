@@ -341,7 +341,8 @@ async fn only_the_namespaces_that_were_named_are_looked_at() {
     names.sort_unstable();
     assert_eq!(names, ["blog", "shop"]);
     for target in server.asked() {
-        let of_cluster = ["/ingressclasses?", "/nodes?"].iter().any(|resource| target.contains(resource));
+        let of_cluster = ["/ingressclasses?", "/ingressclassparameters?", "/loadbalancerpools?", "/nodes?"];
+        let of_cluster = of_cluster.iter().any(|resource| target.contains(resource));
         assert!(of_cluster || target.contains("/namespaces/shop/") || target.contains("/namespaces/blog/"), "{target}");
     }
 }
