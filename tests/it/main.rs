@@ -1,4 +1,4 @@
-//! Every test that needs the whole program or real sockets, in one binary.
+//! Every test that needs the whole program or real sockets, in one binary; but for those in a cluster, which run apart (`cluster/main.rs`).
 
 mod broken;
 mod browser;
