@@ -1,4 +1,5 @@
-//! Every test that needs the whole program or real sockets, in one binary; but for those in a cluster, which run apart (`cluster/main.rs`).
+//! Every test that needs the whole program or real sockets, in one binary; but for those in a
+//! cluster, which run apart (`cluster/main.rs`).
 
 mod broken;
 mod browser;
