@@ -13,7 +13,11 @@ use std::{
     fs,
     io::{self, BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -29,8 +33,11 @@ use crate::compile::objects::{Objects, Store};
 /// How the file is written. Another number is another file, and is not read.
 const FORMAT: u32 = 1;
 
-/// How often it is written at most. Whoever begins from it hears what has changed since as soon as there is an API server again.
-const INTERVAL: Duration = Duration::from_secs(60);
+/// How often it is written at most: what has changed since is not known to who begins while the API server is away.
+const INTERVAL: Duration = Duration::from_secs(2);
+
+/// How many bytes of it are written in a second, at most: a small cluster is written at once, one of 5,000 Services each minute.
+const BYTES_PER_SECOND: u64 = 512 << 10;
 
 /// A file larger than this is neither written nor read: the largest cluster that is meant to be served takes a tenth of it.
 const MAX_BYTES: u64 = 512 << 20;
@@ -106,16 +113,16 @@ impl CacheFile {
         Ok(Remembered { heard: head.heard, objects })
     }
 
-    /// Remembers these: a reader sees the old file or the new one, never half of one.
+    /// Remembers these: a reader sees the old file or the new one, never half of one. How many bytes that are.
     ///
     /// # Errors
     /// If the directory or the file cannot be written, or it would be too large.
-    pub fn save(&self, objects: &Objects, heard: i64) -> io::Result<()> {
+    pub fn save(&self, objects: &Objects, heard: i64) -> io::Result<u64> {
         if let Some(directory) = self.path.parent() {
             owned(fs::DirBuilder::new().recursive(true)).create(directory)?;
         }
         let draft = self.path.with_extension(format!("{}.tmp", std::process::id()));
-        let saved = write(&draft, objects, heard).and_then(|()| fs::rename(&draft, &self.path));
+        let saved = write(&draft, objects, heard).and_then(|bytes| fs::rename(&draft, &self.path).map(|()| bytes));
         if saved.is_err() {
             drop(fs::remove_file(&draft));
         }
@@ -134,7 +141,7 @@ fn owned(builder: &mut fs::DirBuilder) -> &fs::DirBuilder {
     builder
 }
 
-fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
+fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<u64> {
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);
     #[cfg(unix)]
@@ -161,9 +168,10 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<()> {
     write_all(&mut out, Kind::Node, nodes)?;
     write_all(&mut out, Kind::Secret, secrets)?;
     write_all(&mut out, Kind::Service, services)?;
+    let left = out.left;
     let file = out.file.into_inner().map_err(io::IntoInnerError::into_error)?;
     // Else a machine that loses its power may have the name of the file and not what is in it.
-    file.sync_all()
+    file.sync_all().map(|()| MAX_BYTES - left)
 }
 
 fn write_all<T: Serialize + PartialEq>(out: &mut impl Write, kind: Kind, store: &Store<T>) -> io::Result<()> {
@@ -222,6 +230,8 @@ fn decode(line: &str) -> Option<Object> {
 pub(super) struct CacheWriter {
     objects: mpsc::Sender<(Objects, i64)>,
     last: Option<Instant>,
+    /// Of the last file, as far as it is written.
+    bytes: Arc<AtomicU64>,
     /// Something is another than in the file.
     is_stale: bool,
 }
@@ -233,11 +243,16 @@ impl CacheWriter {
     /// If a thread cannot be started.
     pub(super) fn start(file: CacheFile) -> io::Result<Self> {
         let (objects, inbox) = mpsc::channel::<(Objects, i64)>();
+        let bytes = Arc::<AtomicU64>::default();
+        let written = bytes.clone();
         let write = move || {
             let mut failed = false;
             for (objects, heard) in inbox {
                 match file.save(&objects, heard) {
-                    Ok(()) => failed = false,
+                    Ok(bytes) => {
+                        failed = false;
+                        written.store(bytes, Relaxed);
+                    }
                     Err(error) if !std::mem::replace(&mut failed, true) => tracing::warn!(
                         "the objects of the cluster are not remembered over a restart: {}: {error}",
                         file.path().display()
@@ -247,7 +262,7 @@ impl CacheWriter {
             }
         };
         thread::Builder::new().name("cache".to_owned()).spawn(write)?;
-        Ok(Self { objects, last: None, is_stale: false })
+        Ok(Self { objects, last: None, bytes, is_stale: false })
     }
 
     /// Objects have changed.
@@ -257,7 +272,7 @@ impl CacheWriter {
 
     /// Has them written, if it is time to.
     pub(super) fn offer(&mut self, objects: &Objects) {
-        if self.is_stale && self.last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+        if self.is_stale && self.last.is_none_or(|last| last.elapsed() >= interval(self.bytes.load(Relaxed))) {
             self.last = Some(Instant::now());
             self.is_stale = false;
             // What is held is shared, so this is a copy of the names alone.
@@ -270,6 +285,11 @@ impl CacheWriter {
         self.last = None;
         self.offer(objects);
     }
+}
+
+/// How long after a file of so many bytes the next may be written.
+fn interval(bytes: u64) -> Duration {
+    INTERVAL.max(Duration::from_secs(bytes / BYTES_PER_SECOND))
 }
 
 #[cfg(test)]
@@ -303,7 +323,8 @@ mod tests {
                     {apiVersion: tidegate.io/v1alpha1, kind: LoadBalancerPool, metadata: {name: p}, spec: {addresses: [192.0.2.1]}}\n---\n\
                     {apiVersion: tidegate.io/v1alpha1, kind: IngressClassParameters, metadata: {name: i}, spec: {annotations: {a: b}}}";
         let held = objects(text);
-        file.save(&held, 77).unwrap();
+        let bytes = file.save(&held, 77).unwrap();
+        assert_eq!(bytes, fs::metadata(file.path()).unwrap().len());
         let remembered = file.load().unwrap();
         assert_eq!((remembered.heard, remembered.objects.len()), (77, 5));
         for object in remembered.objects {
@@ -343,5 +364,10 @@ mod tests {
             assert!(error.contains(why), "{error}");
         }
         fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn a_small_cluster_is_written_at_once_and_a_large_one_seldom() {
+        assert_eq!([0, 100_000, 30 << 20, MAX_BYTES].map(|bytes| interval(bytes).as_secs()), [2, 2, 60, 1_024]);
     }
 }

@@ -29,8 +29,8 @@ struct Tried<W> {
 #[derive(Debug)]
 pub(super) struct Attempts<W> {
     tried: BTreeMap<ObjectRef, Tried<W>>,
-    /// Namespaces where we may not write, and when one is tried again.
-    forbidden: BTreeMap<Arc<str>, Instant>,
+    /// Namespaces where we may not write, when one is tried again, and how often that was forbidden in a row.
+    forbidden: BTreeMap<Arc<str>, (Instant, u32)>,
 }
 
 impl<W: Wanted> Attempts<W> {
@@ -47,7 +47,7 @@ impl<W: Wanted> Attempts<W> {
             if let Some(tried) = tried {
                 kept.insert(wanted.name().clone(), tried);
             }
-            let closed = self.forbidden.get(&wanted.name().namespace).copied();
+            let closed = self.forbidden.get(&wanted.name().namespace).map(|(again, _)| *again);
             if let Some(again) = again.max(closed.filter(|again| *again > now)) {
                 later(again);
             } else if due.len() == BATCH || (closed.is_some() && asked.contains(&wanted.name().namespace)) {
@@ -68,13 +68,22 @@ impl<W: Wanted> Attempts<W> {
         let namespace = wanted.name().namespace.clone();
         let (pause, failures) = match failure {
             None | Some(Failure::Refused { code: 404, .. }) => (STATUS_REWRITE, 0),
-            Some(Failure::Forbidden { .. }) => (FORBIDDEN_PAUSE, 0),
+            Some(Failure::Forbidden { .. }) => {
+                let (again, times) = self.forbidden.entry(namespace.clone()).or_insert((now, 0));
+                // Others of this namespace may have been under way with the one that was answered first.
+                if *again <= now {
+                    // An API server that has just begun forbids everything for a moment.
+                    *again = now + STATUS_RETRY.saturating_mul(1 << (*times).min(10)).min(FORBIDDEN_PAUSE);
+                    *times += 1;
+                }
+                (*again - now, 0)
+            }
             Some(Failure::Gone { .. } | Failure::Refused { .. } | Failure::Unreachable { .. }) => {
                 (STATUS_RETRY.saturating_mul(1 << failures.min(10)).min(STATUS_LONGEST_RETRY), failures + 1)
             }
         };
         match failure {
-            Some(Failure::Forbidden { .. }) => drop(self.forbidden.insert(namespace, now + FORBIDDEN_PAUSE)),
+            Some(Failure::Forbidden { .. }) => {}
             Some(Failure::Unreachable { .. }) => {}
             _ => drop(self.forbidden.remove(&namespace)),
         }
@@ -149,9 +158,16 @@ mod tests {
         let elsewhere = Address { name: ObjectRef::new(Kind::Ingress, "shop", "a"), ip: "192.0.2.1" };
         let all = vec![wanted("a", "192.0.2.1"), wanted("b", "192.0.2.1"), elsewhere.clone()];
         let forbidden = Failure::Forbidden { verb: "patch", message: "its words".to_owned() };
-        attempts.done(all[0].clone(), Some(&forbidden), now);
-        assert_eq!(attempts.due(all.clone(), now), (vec![elsewhere.clone()], Some(now + FORBIDDEN_PAUSE)));
-        let later = now + FORBIDDEN_PAUSE;
+        let (mut later, mut pauses) = (now, Vec::new());
+        for _ in 0..8 {
+            attempts.done(all[0].clone(), Some(&forbidden), later);
+            attempts.done(all[1].clone(), Some(&forbidden), later);
+            let (due, next) = attempts.due(all.clone(), later);
+            assert_eq!(due, [elsewhere.clone()]);
+            pauses.push((next.unwrap() - later).as_secs());
+            later = next.unwrap();
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60], "an API server that has just begun forbids everything");
         assert_eq!(attempts.due(all.clone(), later).0, [all[0].clone(), elsewhere]);
         attempts.done(all[0].clone(), None, later);
         assert_eq!(attempts.due(all.clone(), later).0, all[1..]);

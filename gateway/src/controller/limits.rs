@@ -48,7 +48,7 @@ pub(super) const STATUS_RETRY: Duration = Duration::from_secs(1);
 /// The longest of these pauses.
 pub(super) const STATUS_LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// How long nothing is written in a namespace where we may not; then one is tried.
+/// The longest time that nothing is written in a namespace where we may not, until one is tried; the first is [`STATUS_RETRY`].
 pub(super) const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 /// Events written in a second, at most: they are for people, and in no hurry.

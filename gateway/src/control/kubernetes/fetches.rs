@@ -11,7 +11,12 @@ use std::{
 
 use tidegate_crd::{Object, ObjectRef};
 
-use super::{backoff::Backoff, failure::Failure, kinds::Watched, mirror::LABEL};
+use super::{
+    backoff::Backoff,
+    failure::{FORBIDDEN_SETTLE, Failure},
+    kinds::Watched,
+    mirror::LABEL,
+};
 use crate::{
     compile::finding::{Finding, Severity},
     control::References,
@@ -59,6 +64,8 @@ struct Wanted {
     version: Option<String>,
     step: Step,
     backoff: Backoff,
+    /// Since when we may not read it.
+    forbidden: Option<Instant>,
     problem: Option<Finding>,
 }
 
@@ -175,7 +182,7 @@ impl Fetches {
         let mut next = again.then_some(now);
         let (problem, news) = match fetched {
             Fetched::Object { object, version } => {
-                wanted.version = Some(version);
+                (wanted.version, wanted.forbidden) = (Some(version), None);
                 (None, Some(Some(object)))
             }
             Fetched::Nothing => (None, Some(None)),
@@ -183,12 +190,15 @@ impl Fetches {
             Fetched::Failed(failure) => {
                 let pause = wanted.backoff.pause(now, fastrand::f64());
                 let is_forbidden = matches!(failure, Failure::Forbidden { .. });
-                next = next.or(Some(now + if is_forbidden { FORBIDDEN_PAUSE } else { pause }));
-                if matches!(failure, Failure::Unreachable { .. }) {
-                    // It has not answered at all: so the watches say already.
-                    self.enqueue(name, now + pause);
+                let since = is_forbidden.then(|| wanted.forbidden.unwrap_or(now));
+                wanted.forbidden = since;
+                let is_settled = since.is_none_or(|since| now - since >= FORBIDDEN_SETTLE);
+                if matches!(failure, Failure::Unreachable { .. }) || !is_settled {
+                    // It has not answered at all, so the watches say already; or has only begun.
+                    self.enqueue(name, if again { now } else { now + pause });
                     return None;
                 }
+                next = next.or(Some(now + if is_forbidden { FORBIDDEN_PAUSE } else { pause }));
                 (Some(problem(name, watched, &failure, wanted.version.is_some())), None)
             }
         };
@@ -324,6 +334,10 @@ mod tests {
     fn trouble_with_one_is_its_own() {
         let mut bench = Bench::new(&["a", "b", "c"]);
         while bench.next().is_some() {}
+        assert_eq!(bench.fetched("a", failed(403)), None);
+        assert_eq!((bench.0.problems().count(), bench.0.answers()), (0, None), "the API server may only have begun");
+        bench.1 += FORBIDDEN_SETTLE;
+        assert_eq!(bench.next(), Some(name("a")));
         assert_eq!(bench.fetched("a", failed(403)), None);
         assert_eq!(bench.fetched("b", failed(500)), None);
         assert_eq!(bench.fetched("c", failed(0)), None);

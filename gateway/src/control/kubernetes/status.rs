@@ -8,10 +8,15 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use super::{failure::Failure, kinds::Watched};
+use tokio::time::Instant;
+
+use super::{
+    failure::{FORBIDDEN_SETTLE, Failure},
+    kinds::Watched,
+};
 use crate::control::unix_seconds;
 
 /// How all watches do.
@@ -42,6 +47,8 @@ pub struct WatchStatus {
 struct Failing {
     failure: Failure,
     since: Instant,
+    /// It has gone on for long enough to be believed.
+    is_settled: bool,
 }
 
 /// The API server, as all watches together see it.
@@ -80,7 +87,7 @@ impl KubernetesStatus {
             match (failing, watch.is_synced()) {
                 (None, true) => None,
                 (None, false) => Some(format!("{place}: being listed\n")),
-                (Some(Failing { failure, since }), synced) => {
+                (Some(Failing { failure, since, .. }), synced) => {
                     let seconds = since.elapsed().as_secs();
                     let rest = if synced { "what was known is served" } else { watch.watched.without };
                     Some(format!("{place}: {failure}, for {seconds} s; {rest}\n"))
@@ -198,35 +205,42 @@ impl WatchStatus {
         let may_not_watch = |failing: &mut Failing| matches!(failing.failure, Failure::Forbidden { verb: "watch", .. });
         let Some(before) = self.failing().take_if(|failing| is_watch || !may_not_watch(failing)) else { return };
         match before.failure {
-            Failure::Forbidden { verb, .. } => tracing::info!("permitted now: {verb} {}", self.place()),
+            Failure::Forbidden { verb, .. } if before.is_settled => {
+                tracing::info!("permitted now: {verb} {}", self.place());
+            }
+            Failure::Forbidden { .. } => {}
             Failure::Refused { .. } | Failure::Unreachable { .. } => self.server.back(),
             Failure::Gone { .. } => {}
         }
     }
 
-    /// Something went wrong. Goes to the log when it is news.
-    pub(super) fn failed(&self, failure: &Failure) {
+    /// Something went wrong. Goes to the log when it is news. Whether it is to be believed: see [`FORBIDDEN_SETTLE`].
+    pub(super) fn failed(&self, failure: &Failure) -> bool {
         self.failures[failure.reason()].fetch_add(1, Relaxed);
+        let (now, is_forbidden) = (Instant::now(), matches!(failure, Failure::Forbidden { .. }));
         let mut failing = self.failing();
-        let before = failing.as_ref().map(|failing| failing.failure.clone());
-        let since = failing.as_ref().map_or_else(Instant::now, |failing| failing.since);
-        *failing = Some(Failing { failure: failure.clone(), since });
+        let before = failing.take();
+        let was_forbidden =
+            before.as_ref().is_some_and(|before| matches!(before.failure, Failure::Forbidden { .. }));
+        let since = before.as_ref().filter(|_| is_forbidden == was_forbidden).map_or(now, |before| before.since);
+        let is_settled = !is_forbidden || now - since >= FORBIDDEN_SETTLE;
+        *failing = Some(Failing { failure: failure.clone(), since, is_settled });
         drop(failing);
-        let was_away = before.as_ref().is_some_and(Failure::is_of_server);
+        let was_away = before.as_ref().is_some_and(|before| before.failure.is_of_server());
         match (was_away, failure.is_of_server()) {
             (false, true) => self.server.gone(self, failure),
             (true, false) => self.server.back(),
             (true, true) | (false, false) => {}
         }
-        if let Failure::Forbidden { .. } = failure
-            && before.as_ref().is_none_or(|before| before.reason() != failure.reason())
-        {
+        let was_settled = was_forbidden && before.is_some_and(|before| before.is_settled);
+        if is_forbidden && is_settled && !was_settled {
             let without = match failure {
                 Failure::Forbidden { verb: "watch", .. } => "it is listed again and again",
                 _ => self.watched.without,
             };
             tracing::warn!("{}: {failure}; {without}", self.place());
         }
+        is_settled
     }
 
     fn failing(&self) -> MutexGuard<'_, Option<Failing>> {

@@ -67,11 +67,13 @@ impl<K: Resource<DynamicType = ()> + Wire, F: Fn(K) -> Item + Sync> Watch<K, F> 
                 tokio::time::sleep(MISSING_PAUSE).await;
                 return Ok(());
             }
-            self.status.failed(&failure);
-            self.tell(News::Failed(failure.clone())).await?;
+            let is_settled = self.status.failed(&failure);
+            if is_settled {
+                self.tell(News::Failed(failure.clone())).await?;
+            }
             // The stream would ask for the same again.
             let begins_anew = match failure {
-                Failure::Forbidden { verb: "watch", .. } => {
+                Failure::Forbidden { verb: "watch", .. } if is_settled => {
                     tokio::time::sleep(RELIST).await;
                     true
                 }
@@ -115,39 +117,72 @@ mod tests {
         *,
     };
 
-    /// An API server that lists, and lets nobody watch. When it was asked to list.
-    fn lists_alone() -> (Client, Arc<Mutex<Vec<tokio::time::Instant>>>) {
-        let lists = Arc::<Mutex<Vec<tokio::time::Instant>>>::default();
-        let noted = lists.clone();
-        let answer = move |request: Request<Body>| {
-            let is_watch = request.uri().query().is_some_and(|query| query.contains("watch="));
-            let (code, text) = if is_watch {
-                (StatusCode::FORBIDDEN, r#"{"status": "Failure", "message": "no", "reason": "Forbidden", "code": 403}"#)
-            } else {
-                noted.lock().unwrap().push(tokio::time::Instant::now());
-                (StatusCode::OK, r#"{"metadata": {"resourceVersion": "1"}, "items": [{"metadata": {"name": "a"}}]}"#)
-            };
-            let mut response = Response::new(Body::from(text.as_bytes().to_vec()));
-            *response.status_mut() = code;
-            std::future::ready(Ok::<_, Infallible>(response))
+    const FORBIDDEN: (StatusCode, &str) =
+        (StatusCode::FORBIDDEN, r#"{"status": "Failure", "message": "no", "reason": "Forbidden", "code": 403}"#);
+    const LIST: (StatusCode, &str) =
+        (StatusCode::OK, r#"{"metadata": {"resourceVersion": "1"}, "items": [{"metadata": {"name": "a"}}]}"#);
+
+    /// A watch of Services, and what it says. `answer` is told whether a request is to watch; without an answer there is none.
+    fn services(
+        mut answer: impl FnMut(bool) -> Option<(StatusCode, &'static str)> + Send + 'static,
+    ) -> (Arc<WatchStatus>, mpsc::Receiver<Heard>) {
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let answer = answer(request.uri().query().is_some_and(|query| query.contains("watch=")));
+            async move {
+                let Some((code, text)) = answer else { return std::future::pending().await };
+                let mut response = Response::new(Body::from(text.as_bytes().to_vec()));
+                *response.status_mut() = code;
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let statuses = KubernetesStatus::new(Kinds::new(&[], "here").watches());
+        let (heard, inbox) = mpsc::channel(64);
+        let status = statuses.watches()[0].clone();
+        let watch = Watch {
+            api: Api::<Named<Service>>::all(Client::new(service, "default")),
+            config: watcher::Config::default(),
+            item: |named: Named<Service>| named.item(Kind::Service),
+            index: 0,
+            status: status.clone(),
+            heard,
         };
-        (Client::new(tower::service_fn(answer), "default"), lists)
+        tokio::spawn(watch.run());
+        (status, inbox)
+    }
+
+    /// It has not read its rules yet, and then it forbids everything: nothing is missing, and nobody waits for long.
+    #[tokio::test(start_paused = true)]
+    async fn an_api_server_that_has_just_begun_forbids_everything_for_a_moment() {
+        let begun = tokio::time::Instant::now();
+        let mut watches = 0;
+        let (status, mut inbox) = services(move |is_watch| {
+            watches += usize::from(is_watch);
+            let is_allowed = begun.elapsed() > Duration::from_secs(1);
+            match is_watch {
+                false => Some(if is_allowed { LIST } else { FORBIDDEN }),
+                // The other half of its rules.
+                true => (watches < 3).then_some(FORBIDDEN),
+            }
+        });
+        let mut heard = Vec::new();
+        while let Ok(Some(Heard { news, .. })) = tokio::time::timeout(RELIST / 2, inbox.recv()).await {
+            heard.push(news);
+        }
+        assert!(matches!(&heard[..], [.., News::Listed(_), News::Complete]), "{heard:?}");
+        assert!(!heard.iter().any(|news| matches!(news, News::Failed(_))), "{heard:?}");
+        assert_eq!((status.lists(), status.failures()[0] > 2), (0, true), "it was asked again and again, but listed once");
     }
 
     #[tokio::test(start_paused = true)]
     async fn who_may_not_watch_lists_again_and_again() {
-        let (client, lists) = lists_alone();
-        let statuses = KubernetesStatus::new(Kinds::new(&[], "here").watches());
-        let (heard, mut inbox) = mpsc::channel(64);
-        let watch = Watch {
-            api: Api::<Named<Service>>::all(client),
-            config: watcher::Config::default(),
-            item: |named: Named<Service>| named.item(Kind::Service),
-            index: 0,
-            status: statuses.watches()[0].clone(),
-            heard,
-        };
-        tokio::spawn(watch.run());
+        let lists = Arc::<Mutex<Vec<tokio::time::Instant>>>::default();
+        let noted = lists.clone();
+        let (_, mut inbox) = services(move |is_watch| {
+            if !is_watch {
+                noted.lock().unwrap().push(tokio::time::Instant::now());
+            }
+            Some(if is_watch { FORBIDDEN } else { LIST })
+        });
         let mut forbidden = 0;
         while forbidden < 3 {
             if let News::Failed(failure) = inbox.recv().await.unwrap().news {
