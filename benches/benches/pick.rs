@@ -46,7 +46,7 @@ fn set(endpoints: u32, balance: Balance, policy: EndpointPolicy, affinity: Affin
         connection: ConnectionOptions::default(),
         endpoints: (0..endpoints).map(endpoint).collect(),
     };
-    let (table, _) = ServiceTable::build([Arc::new(port)], &[], &Place::default(), None);
+    let table = ServiceTable::build([Arc::new(port)], &[], &Place::default(), None);
     table.port(&name).expect("it was just put in").set(IpFamily::V4, TrafficPolicy::Cluster).clone()
 }
 

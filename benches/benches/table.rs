@@ -35,7 +35,7 @@ fn table(services: u32) -> ServiceTable {
         connection: ConnectionOptions::default(),
         endpoints: [].into(),
     };
-    ServiceTable::build((0..services).map(|n| Arc::new(port(n))), &[], &Place::default(), None).0
+    ServiceTable::build((0..services).map(|n| Arc::new(port(n))), &[], &Place::default(), None)
 }
 
 fn find(criterion: &mut Criterion) {

@@ -41,11 +41,11 @@ pub struct Snapshot {
     /// DNS records of the services.
     pub zone: Arc<Zone>,
     /// The Services, as people see them, by namespace and name.
-    pub services: Vec<Arc<ServiceRow>>,
+    pub services: Arc<[Arc<ServiceRow>]>,
     /// The health check node ports, by number.
-    pub health_checks: Vec<Arc<HealthCheck>>,
+    pub health_checks: Arc<[Arc<HealthCheck>]>,
     /// The Ingresses, as people see them.
-    pub ingresses: Vec<Arc<IngressRow>>,
+    pub ingresses: Arc<[Arc<IngressRow>]>,
     /// What a cluster's leader writes about load balancers.
     pub load_balancers: Arc<LoadBalancers>,
     /// What it writes about the parameters of our classes.

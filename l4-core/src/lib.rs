@@ -29,7 +29,7 @@
 //!     affinity: Affinity::None, balance: Balance::Random, policy: EndpointPolicy::default(), connection: ConnectionOptions::default(),
 //!     endpoints: [Endpoint { addr: pod.local_addr()?, conditions, node, zone, hints, weight: 1, pod: None }].into(),
 //! };
-//! let (table, _conflicts) = ServiceTable::build([Arc::new(service)], &[], &Place::default(), None);
+//! let table = ServiceTable::build([Arc::new(service)], &[], &Place::default(), None);
 //!
 //! let answer = std::thread::spawn(move || pod.accept()?.0.write_all(b"You've hit web-1"));
 //! let client = std::thread::spawn(move || {

@@ -269,13 +269,13 @@ struct Index {
 }
 
 impl ServiceTable {
-    /// Builds the table of `ports`; where two want one frontend, the earlier gets it and the conflict is reported.
+    /// Builds the table of `ports`; where two want one frontend, the earlier gets it, and the other is among [`Self::conflicts`].
     pub fn build(
         ports: impl IntoIterator<Item = Arc<ServicePort>>,
         node_addresses: &[IpAddr],
         place: &Place,
         previous: Option<&Self>,
-    ) -> (Self, Vec<Conflict>) {
+    ) -> Self {
         let build = |(position, config)| {
             let before = previous.and_then(|table| table.held(position, &config));
             match before {
@@ -289,8 +289,28 @@ impl ServiceTable {
             None => Arc::new(Index::build(&ports, node_addresses)),
         };
         let targets = index.targets.iter().map(|&(kind, at)| Target { kind, port: ports[at].clone() }).collect();
-        let conflicts = index.conflicts.clone();
-        (Self { ports, targets, index }, conflicts)
+        Self { ports, targets, index }
+    }
+
+    /// The same table but for these ports, whose endpoints have changed; `None` if one of them is not in it, or more of it has
+    /// changed than a whole build would leave as it was. Costs what changed.
+    pub fn renewed(&self, changed: &[Arc<ServicePort>], place: &Place) -> Option<Self> {
+        let (mut ports, mut at) = (self.ports.clone(), AHashSet::new());
+        for config in changed {
+            let position = *self.index.ports.get(&config.name)?;
+            let before = &self.ports[position];
+            if before.place != *place || dialled(&before.config) != dialled(config) {
+                return None;
+            }
+            ports[position] = Arc::new(ServedPort::build(config.clone(), place, Some(before)));
+            at.insert(position);
+        }
+        let mut targets = self.targets.clone();
+        for (target, (_, position)) in targets.iter_mut().zip(&self.index.targets).filter(|(_, (_, p))| at.contains(p))
+        {
+            target.port = ports[*position].clone();
+        }
+        Some(Self { ports, targets, index: self.index.clone() })
     }
 
     /// The port a configuration was served as. Mostly it stands where it stood, so its name is seldom looked up.
@@ -311,7 +331,22 @@ impl ServiceTable {
 
     /// A service port by name.
     pub fn port(&self, name: &ServicePortName) -> Option<&Arc<ServedPort>> {
-        self.index.ports.get(name).map(|&at| &self.ports[at])
+        self.position(name).map(|at| &self.ports[at])
+    }
+
+    /// Where a service port stands, by name: there as long as [`Self::same_frontends`].
+    pub fn position(&self, name: &ServicePortName) -> Option<usize> {
+        self.index.ports.get(name).copied()
+    }
+
+    /// The service port that stands there.
+    pub fn at(&self, position: usize) -> Option<&Arc<ServedPort>> {
+        self.ports.get(position)
+    }
+
+    /// Frontends that two ports want.
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.index.conflicts
     }
 
     /// Every service port, in no order.

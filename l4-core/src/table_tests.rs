@@ -44,7 +44,7 @@ const FAR: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
 
 fn build(ports: impl IntoIterator<Item = ServicePort>, previous: Option<&ServiceTable>) -> ServiceTable {
     let place = Place { node: "here".into(), zone: None };
-    ServiceTable::build(ports.into_iter().map(Arc::new), &[NODE.parse().unwrap()], &place, previous).0
+    ServiceTable::build(ports.into_iter().map(Arc::new), &[NODE.parse().unwrap()], &place, previous)
 }
 
 fn frontend(ip: &str, port: u16) -> Frontend {
@@ -134,9 +134,9 @@ fn the_first_of_two_wins_a_frontend_and_the_conflict_is_reported() {
     second.cluster_ips = vec![];
     second.load_balancer_ips = vec![];
     let ports = [port("first", ready()), second].map(Arc::new);
-    let (table, conflicts) = ServiceTable::build(ports, &[NODE.parse().unwrap()], &Place::default(), None);
-    assert_eq!(conflicts.len(), 1);
-    assert_eq!(&*conflicts[0].loser.service, "second");
+    let table = ServiceTable::build(ports, &[NODE.parse().unwrap()], &Place::default(), None);
+    assert_eq!(table.conflicts().len(), 1);
+    assert_eq!(&*table.conflicts()[0].loser.service, "second");
     assert_eq!(&*table.find(&frontend(NODE, 30080)).unwrap().port.config.name.service, "first");
 }
 
@@ -145,8 +145,8 @@ fn an_unchanged_port_is_taken_over_and_a_changed_one_inherits() {
     let mut web = port("web", vec![endpoint("10.0.0.1:8080", "here", Conditions::READY)]);
     web.affinity = Affinity::ClientIp { timeout: Duration::from_secs(60) };
     let (place, shared) = (Place { node: "here".into(), zone: None }, Arc::new(web.clone()));
-    let (first, _) = ServiceTable::build([shared.clone()], &[], &place, None);
-    let (second, _) = ServiceTable::build([shared.clone()], &[], &place, Some(&first));
+    let first = ServiceTable::build([shared.clone()], &[], &place, None);
+    let second = ServiceTable::build([shared.clone()], &[], &place, Some(&first));
     let name = &shared.name;
     assert!(Arc::ptr_eq(first.port(name).unwrap(), second.port(name).unwrap()));
     let set = second.port(name).unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();

@@ -56,7 +56,7 @@ pub(crate) struct CompiledIngresses {
     pub(crate) routes: Arc<RouteTable>,
     pub(crate) tls: CompiledTls,
     pub(crate) upstreams: Vec<UpstreamSpec>,
-    pub(crate) rows: Vec<Arc<IngressRow>>,
+    pub(crate) rows: Arc<[Arc<IngressRow>]>,
     pub(crate) findings: Vec<Finding>,
     /// The status of the parameters of our classes.
     pub(crate) parameters: Arc<[ParametersStatus]>,
@@ -125,7 +125,7 @@ pub(crate) fn compile(
     findings.extend(reports.into_iter().flat_map(Report::into_findings));
     let (routes, upstreams) = (Arc::new(builder.routes), builder.upstreams.specs);
     let parameters = parameters.statuses.into();
-    CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows, findings, parameters }
+    CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows: rows.into(), findings, parameters }
 }
 
 type StatsKey = (Owner, Arc<str>, Option<PathMatch>);

@@ -16,6 +16,7 @@
 //! | what load balancers ask of this node | [`health_check`] |
 //! | Ingresses → rules | `ingress` and its folder, `class`, [`class_parameters`], `annotations`, `backend_protocol` |
 //! | Secrets and Ingresses → TLS | `tls`, `tls_choice`, `tls_secret`, `tls_table`, `tls_backend` |
+//! | all of it again where only EndpointSlices have changed | `renew` |
 //! | which Secrets and ConfigMaps all that needs | [`references`] |
 //! | verdicts | [`finding`] |
 
@@ -35,6 +36,7 @@ mod node;
 pub mod objects;
 pub mod pools;
 pub mod references;
+mod renew;
 pub mod rows;
 mod service_annotations;
 mod service_port;
@@ -57,7 +59,7 @@ use tidegate_crd::Kind;
 use tidegate_l4::{
     endpoints::EndpointSet,
     model::{Affinity, Conditions, Endpoint, Hints, IpFamily, Place, ServicePort, TrafficPolicy},
-    table::{Conflict, ServiceTable},
+    table::{Conflict, ServedPort, ServiceTable},
 };
 
 use self::{
@@ -66,6 +68,8 @@ use self::{
     health_check::HealthCheck,
     ingress::{CompiledIngresses, UpstreamSpec},
     objects::{Name, Objects},
+    renew::{EndpointVersions, renew},
+    rows::ServiceRow,
     services::{CompiledService, ServiceCompiler},
     settings::Settings,
 };
@@ -76,16 +80,23 @@ use crate::{
 };
 
 /// One compile's result, and what the next one takes over from it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Compiled {
     /// The configuration.
     pub snapshot: Arc<Snapshot>,
     allocated: Arc<Allocated>,
     /// In the order of their names.
-    services: Vec<Arc<CompiledService>>,
+    services: Arc<[Arc<CompiledService>]>,
     asked_ports: Arc<BTreeMap<Name, Vec<u16>>>,
+    /// The names elsewhere whose addresses Ingresses need: the targets of the ExternalName Services they send requests to.
+    pub external_names: Arc<[Arc<str>]>,
     ingresses: Arc<CompiledIngresses>,
+    /// Where the port of each upstream stands in the table.
+    upstream_ports: Arc<[Option<u32>]>,
+    problems: Arc<[Finding]>,
+    tls_findings: Arc<[Finding]>,
     versions: Versions,
+    endpoint_versions: EndpointVersions,
 }
 
 /// The versions of the stores that whole steps depend on.
@@ -102,6 +113,19 @@ struct Versions {
 }
 
 impl Versions {
+    fn of(objects: &Objects) -> Self {
+        Self {
+            services: objects.services.version(),
+            pools: objects.pools.version(),
+            ingresses: objects.ingresses.version(),
+            classes: objects.classes.version(),
+            parameters: objects.parameters.version(),
+            namespaces: objects.namespaces.version(),
+            secrets: objects.secrets.version(),
+            config_maps: objects.config_maps.version(),
+        }
+    }
+
     /// Whether Services, and all that their addresses depend on, are the same: pools may choose by the labels of namespaces.
     fn has_same_services(&self, now: Self, objects: &Objects) -> bool {
         let same_namespaces = objects.pools.is_empty() || self.namespaces == now.namespaces;
@@ -130,16 +154,10 @@ pub fn compile(
     held: &Allocations,
     previous: Option<&Compiled>,
 ) -> Compiled {
-    let versions = Versions {
-        services: objects.services.version(),
-        pools: objects.pools.version(),
-        ingresses: objects.ingresses.version(),
-        classes: objects.classes.version(),
-        parameters: objects.parameters.version(),
-        namespaces: objects.namespaces.version(),
-        secrets: objects.secrets.version(),
-        config_maps: objects.config_maps.version(),
-    };
+    if let Some(renewed) = previous.and_then(|previous| renew(objects, settings, problems, previous)) {
+        return renewed;
+    }
+    let versions = Versions::of(objects);
     let same_services = previous.filter(|p| p.versions.has_same_services(versions, objects));
     let allocated = match same_services {
         Some(previous) => previous.allocated.clone(),
@@ -147,10 +165,12 @@ pub fn compile(
     };
     let same_routes = same_services.filter(|p| p.versions == versions);
     let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
+    let external_names =
+        same_routes.map_or_else(|| external_names(objects, &asked_ports), |p| p.external_names.clone());
     let compiler = ServiceCompiler { objects, settings, asked_ports: &asked_ports, pods: OnceCell::new() };
     let services = match same_services {
         Some(previous) => compile_same_services(&compiler, &previous.services),
-        None => compile_services(&compiler, &allocated, previous.map_or(&[], |p| &p.services)),
+        None => compile_services(&compiler, &allocated, previous.map_or(&[], |p| &*p.services)),
     };
     let ingresses = match same_routes {
         Some(previous) => previous.ingresses.clone(),
@@ -159,43 +179,95 @@ pub fn compile(
     let place = node::place(objects, settings);
     let node_addresses = node::addresses(objects, settings);
     let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
-    let (table, conflicts) = ServiceTable::build(ports, &node_addresses, &place, previous.map(|p| &*p.snapshot.table));
+    let table = ServiceTable::build(ports, &node_addresses, &place, previous.map(|p| &*p.snapshot.table));
     let before = previous.map(|p| &*p.snapshot);
     let held = |i: usize| before.and_then(|snapshot| snapshot.upstreams.get(i));
-    let upstreams = ingresses.upstreams.iter().enumerate().map(|(i, spec)| upstream(spec, &table, held(i))).collect();
-    let mut findings = problems.to_vec();
-    findings.extend(node::finding(&node_addresses, objects, settings));
-    findings.extend(allocated.findings.iter().cloned());
-    findings.extend(services.iter().flat_map(|service| service.findings.iter().cloned()));
-    findings.extend(conflicts.iter().filter_map(|conflict| conflict_finding(conflict, objects)));
-    findings.extend(ingresses.findings.iter().cloned());
-    findings.extend(ingresses.tls.findings(objects.now));
-    findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
+    let position = |spec: &UpstreamSpec| u32::try_from(table.position(&spec.port)?).ok();
+    let upstream_ports: Arc<[Option<u32>]> = ingresses.upstreams.iter().map(position).collect();
+    let upstreams = ingresses.upstreams.iter().zip(&*upstream_ports).enumerate();
+    let upstreams = upstreams.map(|(i, (spec, at))| upstream(spec, standing(&table, *at), held(i))).collect();
+    let tls_findings: Arc<[Finding]> = ingresses.tls.findings(objects.now).collect();
+    let found = Found {
+        objects,
+        settings,
+        problems,
+        allocated: &allocated,
+        services: &services,
+        table: &table,
+        ingresses: &ingresses,
+        tls: &tls_findings,
+    };
+    let findings = found.sorted();
     let snapshot = Snapshot {
         generation: before.map_or(1, |snapshot| snapshot.generation + 1),
         table: Arc::new(table),
         routes: ingresses.routes.clone(),
         tls: ingresses.tls.table.clone(),
         upstreams,
-        zone: zone(objects, settings, &services, same_services),
-        services: services.iter().map(|service| service.row.clone()).collect(),
+        zone: held_zone(objects, &services, same_services).unwrap_or_else(|| zone(objects, settings, &services)),
+        services: rows_of(&services),
         health_checks: health_checks(&services),
         ingresses: ingresses.rows.clone(),
         load_balancers: allocated.load_balancers.clone(),
         class_parameters: ingresses.parameters.clone(),
-        findings: findings.into(),
+        findings,
     };
-    Compiled { snapshot: Arc::new(snapshot), allocated, services, asked_ports, ingresses, versions }
+    Compiled {
+        snapshot: Arc::new(snapshot),
+        allocated,
+        services: services.into(),
+        asked_ports,
+        external_names,
+        ingresses,
+        upstream_ports,
+        problems: problems.into(),
+        tls_findings,
+        versions,
+        endpoint_versions: EndpointVersions::of(objects),
+    }
 }
 
-/// The names elsewhere whose addresses Ingresses need: the targets of the ExternalName Services they send requests to.
-pub fn external_names(objects: &Objects) -> Vec<Arc<str>> {
-    let services = ingress::asked_ports(objects);
+/// All that was found.
+struct Found<'a> {
+    objects: &'a Objects,
+    settings: &'a Settings,
+    problems: &'a [Finding],
+    allocated: &'a Allocated,
+    services: &'a [Arc<CompiledService>],
+    table: &'a ServiceTable,
+    ingresses: &'a CompiledIngresses,
+    tls: &'a [Finding],
+}
+
+impl Found<'_> {
+    fn sorted(&self) -> Arc<[Finding]> {
+        let mut findings = self.problems.to_vec();
+        findings.extend(node::finding(self.table.node_addresses(), self.objects, self.settings));
+        findings.extend(self.allocated.findings.iter().cloned());
+        findings.extend(self.services.iter().flat_map(|service| service.findings.iter().cloned()));
+        findings.extend(self.table.conflicts().iter().filter_map(|conflict| conflict_finding(conflict, self.objects)));
+        findings.extend(self.ingresses.findings.iter().chain(self.tls).cloned());
+        findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
+        findings.into()
+    }
+}
+
+/// The service port of an upstream, by its place in the table.
+fn standing(table: &ServiceTable, at: Option<u32>) -> Option<&Arc<ServedPort>> {
+    table.at(at? as usize)
+}
+
+fn rows_of(services: &[Arc<CompiledService>]) -> Arc<[Arc<ServiceRow>]> {
+    services.iter().map(|service| service.row.clone()).collect()
+}
+
+/// The targets of the ExternalName Services among these.
+fn external_names(objects: &Objects, services: &BTreeMap<Name, Vec<u16>>) -> Arc<[Arc<str>]> {
     let target = |name| objects.services.get(name)?.object.spec.as_ref()?.external_name.as_deref();
     let mut names: Vec<Arc<str>> = services.keys().filter_map(target).map(Arc::from).collect();
     names.sort_unstable();
     names.dedup();
-    names
+    names.into()
 }
 
 fn compile_services(
@@ -206,7 +278,7 @@ fn compile_services(
     let compile = |(name, stored)| {
         let addresses = Arc::new(allocated.addresses.get(name).cloned().unwrap_or_default());
         let key = (&name.namespace, &name.name);
-        let held = previous.binary_search_by(|held| (&held.row.namespace, &held.row.name).cmp(&key)).ok();
+        let held = previous.binary_search_by(|held| held.name().cmp(&key)).ok();
         compiler.compile(name, stored, addresses, held.map(|at| &previous[at]))
     };
     compiler.objects.services.iter().map(compile).collect()
@@ -224,9 +296,8 @@ fn compile_same_services(
 }
 
 /// The upstream of a spec; the one that held its place is taken over if neither name, endpoints nor options changed.
-fn upstream(spec: &UpstreamSpec, table: &ServiceTable, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
+fn upstream(spec: &UpstreamSpec, port: Option<&Arc<ServedPort>>, before: Option<&Arc<Upstream>>) -> Arc<Upstream> {
     let before = before.filter(|held| held.name == spec.name);
-    let port = table.port(&spec.port);
     let endpoints = match port {
         None => Arc::new(EndpointSet::empty()),
         Some(port) if spec.options.service_upstream => cluster_ip_alone(&port.config, before),
@@ -285,36 +356,32 @@ fn cluster_ip_alone(port: &ServicePort, before: Option<&Arc<Upstream>>) -> Arc<E
         cluster_ips: Vec::new(),
         ..port.clone()
     };
-    let (table, _) = ServiceTable::build([Arc::new(alone)], &[], &Place::default(), None);
+    let table = ServiceTable::build([Arc::new(alone)], &[], &Place::default(), None);
     table.port(&port.name).map_or_else(
         || Arc::new(EndpointSet::empty()),
         |port| port.set(IpFamily::of(*ip), TrafficPolicy::Cluster).clone(),
     )
 }
 
-fn health_checks(services: &[Arc<CompiledService>]) -> Vec<Arc<HealthCheck>> {
+fn health_checks(services: &[Arc<CompiledService>]) -> Arc<[Arc<HealthCheck>]> {
     let mut checks: Vec<_> = services.iter().filter_map(|service| service.health_check.clone()).collect();
     checks.sort_unstable_by_key(|check| check.port);
-    checks
+    checks.into()
 }
 
-/// The DNS zone, taken over if no record changed.
-fn zone(
+/// The DNS zone of the compile before, if no record changed.
+fn held_zone(
     objects: &Objects,
-    settings: &Settings,
     services: &[Arc<CompiledService>],
     same_services: Option<&Compiled>,
-) -> Arc<Zone> {
-    if let Some(previous) = same_services
-        && previous.versions.namespaces == objects.namespaces.version()
-        && services.iter().zip(&previous.services).all(|(a, b)| match (&a.dns, &b.dns) {
-            (Some(a), Some(b)) => Arc::ptr_eq(a, b),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        })
-    {
-        return previous.snapshot.zone.clone();
-    }
+) -> Option<Arc<Zone>> {
+    let previous = same_services.filter(|previous| previous.versions.namespaces == objects.namespaces.version())?;
+    let mut pairs = services.iter().zip(&*previous.services);
+    let same = pairs.all(|(a, b)| a.dns.as_ref().map(Arc::as_ptr) == b.dns.as_ref().map(Arc::as_ptr));
+    same.then(|| previous.snapshot.zone.clone())
+}
+
+fn zone(objects: &Objects, settings: &Settings, services: &[Arc<CompiledService>]) -> Arc<Zone> {
     let records = services.iter().filter_map(|service| service.dns.clone());
     let namespaces = objects.namespaces.iter().map(|(name, _)| name.name.clone());
     Arc::new(Zone::build(&settings.cluster_domain, records, namespaces))

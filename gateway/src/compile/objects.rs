@@ -1,7 +1,7 @@
 //! `Objects`: everything the sources have said, by kind and name. The order in which it arrived does not matter.
 
 use std::{
-    collections::{BTreeMap, hash_map::Entry},
+    collections::{BTreeMap, VecDeque, hash_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -146,12 +146,37 @@ pub struct Objects {
     pub secrets: Store<Secret>,
     /// Services.
     pub services: Store<Service>,
-    /// Addresses of the names that ExternalName Services point to.
-    pub resolved: BTreeMap<Arc<str>, Arc<[IpAddr]>>,
     /// When all this was so, in seconds since the Unix epoch, for what ends some day; `None` if that is of no interest.
     pub now: Option<i64>,
+    /// Addresses of the names that ExternalName Services point to, and a number that is another whenever they have changed.
+    resolved: (Resolved, u64),
     slices_of: AHashMap<Name, Arc<ServiceSlices>>,
+    touched: Touched,
     words: Words,
+}
+
+/// Addresses by name.
+pub type Resolved = BTreeMap<Arc<str>, Arc<[IpAddr]>>;
+
+/// The Services whose EndpointSlices have changed, the latest of them at the end.
+#[derive(Clone, Debug, Default)]
+struct Touched {
+    /// How many there ever were.
+    count: u64,
+    latest: VecDeque<Name>,
+}
+
+impl Touched {
+    /// More than that are not told apart from all: looking at each Service is then as quick.
+    const MOST: usize = 256;
+
+    fn add(&mut self, service: Name) {
+        if self.latest.len() == Self::MOST {
+            self.latest.pop_front();
+        }
+        self.latest.push_back(service);
+        self.count += 1;
+    }
 }
 
 /// The EndpointSlices of one Service, by name. Another `Arc` whenever one of them has changed.
@@ -201,6 +226,38 @@ impl Objects {
         }
     }
 
+    /// The addresses of a name that an ExternalName Service points to.
+    pub(crate) fn resolved(&self, name: &str) -> Option<&Arc<[IpAddr]>> {
+        self.resolved.0.get(name)
+    }
+
+    /// Takes over the addresses of all such names; says whether they are others than before.
+    pub fn set_resolved(&mut self, resolved: Resolved) -> bool {
+        let changed = self.resolved.0 != resolved;
+        if changed {
+            self.resolved = (resolved, self.resolved.1 + 1);
+        }
+        changed
+    }
+
+    /// A number that is another whenever any such address has changed.
+    pub(crate) fn resolved_version(&self) -> u64 {
+        self.resolved.1
+    }
+
+    /// How often EndpointSlices of Services have changed.
+    pub(crate) fn touched(&self) -> u64 {
+        self.touched.count
+    }
+
+    /// The Services whose EndpointSlices have changed since [`Self::touched`] was `before`; `None` if that is not known, as
+    /// there were too many.
+    pub(crate) fn touched_since(&self, before: u64) -> Option<impl Iterator<Item = &Name>> {
+        let latest = &self.touched.latest;
+        let count = usize::try_from(self.touched.count.checked_sub(before)?).ok()?;
+        Some(latest.iter().skip(latest.len().checked_sub(count)?))
+    }
+
     /// The EndpointSlices that name a Service as theirs, if there is one.
     pub fn slices_of(&self, service: &Name) -> Option<&Arc<ServiceSlices>> {
         self.slices_of.get(service)
@@ -218,6 +275,7 @@ impl Objects {
             self.disown_slice(before, &name);
         }
         if let Some(service) = service {
+            self.touched.add(service.clone());
             Arc::make_mut(self.slices_of.entry(service).or_default()).insert(name, slice);
         }
         true
@@ -230,6 +288,7 @@ impl Objects {
     }
 
     fn disown_slice(&mut self, service: Name, name: &Name) {
+        self.touched.add(service.clone());
         if let Entry::Occupied(mut entry) = self.slices_of.entry(service) {
             let slices = Arc::make_mut(entry.get_mut());
             slices.remove(name);

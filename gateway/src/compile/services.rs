@@ -55,6 +55,11 @@ pub(crate) struct CompiledService {
 }
 
 impl CompiledService {
+    /// Namespace and name, by which they are sorted.
+    pub(crate) fn name(&self) -> (&Arc<str>, &Arc<str>) {
+        (&self.row.namespace, &self.row.name)
+    }
+
     /// What it was given.
     pub(crate) fn addresses(&self) -> &Arc<Addresses> {
         &self.inputs.addresses
@@ -176,7 +181,7 @@ impl ServiceCompiler<'_> {
         let versions = || (self.objects.pods.version(), self.objects.nodes.version());
         let external = spec.and_then(|spec| spec.external_name.as_deref()).map(|target| {
             let ports = self.asked_ports.get(name).cloned().unwrap_or_default();
-            (ports, self.objects.resolved.get(target).cloned().unwrap_or_default())
+            (ports, self.objects.resolved(target).cloned().unwrap_or_default())
         });
         Inputs {
             service: service.clone(),

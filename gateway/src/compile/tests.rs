@@ -8,7 +8,7 @@ use tidegate_crd::{Document, yaml};
 use super::*;
 
 /// Objects that depend on each other in every way there is, each in two versions and perhaps absent.
-const OBJECTS: [[&str; 2]; 16] = [
+const OBJECTS: [[&str; 2]; 17] = [
     [
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 127.96.0.5, selector: {app: web}, ports: [{name: http, port: 80, targetPort: main}]}}",
         "{apiVersion: v1, kind: Service, metadata: {name: web}, spec: {clusterIP: 127.96.0.5, sessionAffinity: ClientIP, selector: {app: web}, ports: [{name: http, port: 8080, targetPort: 99}]}}",
@@ -24,6 +24,10 @@ const OBJECTS: [[&str; 2]; 16] = [
     [
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s1, labels: {kubernetes.io/service-name: hand}}, addressType: IPv4, ports: [{name: '', port: 8080}], endpoints: [{addresses: [10.0.0.1], nodeName: node-a}]}",
         "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s1, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, ports: [{name: http, port: 8081}], endpoints: [{addresses: [10.0.0.2]}]}",
+    ],
+    [
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s2, labels: {kubernetes.io/service-name: web}}, addressType: IPv4, ports: [{name: http, port: 8081}], endpoints: [{addresses: [10.0.0.3]}]}",
+        "{apiVersion: discovery.k8s.io/v1, kind: EndpointSlice, metadata: {name: s2, labels: {kubernetes.io/service-name: nobody}}, addressType: IPv4, ports: [{name: http, port: 8081}], endpoints: [{addresses: [10.0.0.3]}, {addresses: [10.0.0.4], conditions: {ready: false}}]}",
     ],
     [
         "{apiVersion: v1, kind: Endpoints, metadata: {name: hand}, subsets: [{addresses: [{ip: 10.0.1.1}], ports: [{port: 9000}]}]}",
@@ -75,6 +79,9 @@ const OBJECTS: [[&str; 2]; 16] = [
     ],
 ];
 
+/// The EndpointSlices among them: what changes most.
+const SLICES: std::ops::Range<usize> = 3..5;
+
 fn document(object: usize, version: usize) -> Document {
     let mut parsed = yaml::parse(Path::new("test.yaml"), OBJECTS[object][version]);
     assert_eq!(parsed.problems, []);
@@ -84,10 +91,10 @@ fn document(object: usize, version: usize) -> Document {
 /// Everything a snapshot says, in words and in order.
 fn words(snapshot: &Snapshot) -> String {
     let mut out = String::new();
-    for row in &snapshot.services {
+    for row in snapshot.services.iter() {
         let _ = writeln!(out, "{row:?}");
     }
-    for row in &snapshot.ingresses {
+    for row in snapshot.ingresses.iter() {
         let _ = writeln!(out, "{row:?}");
     }
     for finding in snapshot.findings.iter() {
@@ -142,7 +149,7 @@ proptest! {
     /// Nothing that is taken over from the compile before may be stale.
     #[test]
     fn compiling_step_by_step_gives_what_compiling_at_once_gives(
-        changes in prop::collection::vec((0..OBJECTS.len(), 0..3usize, any::<bool>()), 1..40),
+        changes in prop::collection::vec((prop_oneof![0..OBJECTS.len(), SLICES], 0..3usize, any::<bool>()), 1..40),
     ) {
         let mut objects = Objects::default();
         let mut compiled: Option<Compiled> = None;
@@ -152,7 +159,8 @@ proptest! {
             } else {
                 objects.apply(document(object, version));
             }
-            objects.resolved = external_names(&objects).into_iter().map(|name| (name, Arc::from(["192.0.2.1".parse().unwrap()]))).collect();
+            let names = external_names(&objects, &ingress::asked_ports(&objects));
+            objects.set_resolved(names.iter().map(|name| (name.clone(), Arc::from(["192.0.2.1".parse().unwrap()]))).collect());
             if compile_now {
                 compiled = Some(compile(&objects, &Settings::default(), &[], &Allocations::default(), compiled.as_ref()));
                 prop_assert_eq!(words(&compiled.as_ref().unwrap().snapshot), at_once(&objects));
@@ -189,6 +197,12 @@ fn what_did_not_change_is_taken_over() {
     let second = compile(&objects, &settings, &[], &Allocations::default(), Some(&first));
     assert_eq!(second.snapshot.generation, 2);
     assert!(Arc::ptr_eq(&first.snapshot.routes, &second.snapshot.routes), "endpoints are no part of the rules");
+    assert!(Arc::ptr_eq(&first.snapshot.services, &second.snapshot.services), "nor of what Services are");
+    assert!(Arc::ptr_eq(&first.snapshot.findings, &second.snapshot.findings));
+    let kept = |(a, b): &(&Arc<Upstream>, &Arc<Upstream>)| Arc::ptr_eq(a, b);
+    let (kept, changed): (Vec<_>, Vec<_>) =
+        first.snapshot.upstreams.iter().zip(&second.snapshot.upstreams).partition(kept);
+    assert_eq!((kept.len(), changed.len()), (2, 2), "a slice went from one Service to another");
     let alias =
         |compiled: &Compiled| compiled.snapshot.services.iter().find(|row| &*row.name == "alias").cloned().unwrap();
     assert!(Arc::ptr_eq(&alias(&first), &alias(&second)));

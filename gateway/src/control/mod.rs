@@ -26,7 +26,7 @@ use crate::{
     compile::{
         Compiled,
         allocate::Allocations,
-        compile, external_names,
+        compile,
         finding::{Finding, Severity},
         objects::Objects,
         references::{self, references},
@@ -81,7 +81,7 @@ pub trait Planes {
 #[derive(Clone, Debug, Default)]
 pub struct NameRequest {
     /// The names.
-    pub names: Vec<Arc<str>>,
+    pub names: Arc<[Arc<str>]>,
     /// The zone that may know them.
     pub zone: Option<Arc<Zone>>,
 }
@@ -172,10 +172,7 @@ impl Control {
                         match change {
                             Change::Stop => return self.remember(CacheWriter::finish),
                             Change::Objects(batch) => changed |= self.take(batch),
-                            Change::Resolved(resolved) => {
-                                changed |= self.objects.resolved != resolved;
-                                self.objects.resolved = resolved;
-                            }
+                            Change::Resolved(resolved) => changed |= self.objects.set_resolved(resolved),
                         }
                     }
                     self.ask();
@@ -273,7 +270,7 @@ impl Control {
         if !self.compiled.as_ref().is_some_and(|before| compiled.holds_the_same(before)) {
             self.save(compiled.allocations());
         }
-        let request = NameRequest { names: external_names(&self.objects), zone: Some(snapshot.zone.clone()) };
+        let request = NameRequest { names: compiled.external_names.clone(), zone: Some(snapshot.zone.clone()) };
         // Whoever never asked for a name needs no zone to look for it in.
         let asks = !request.names.is_empty();
         if asks || self.asked {

@@ -60,7 +60,7 @@ fn plan(
     published: Option<&Arc<[IngressLoadBalancerIngress]>>,
 ) -> Vec<WantedAddresses> {
     let mut plan = Vec::new();
-    for row in &snapshot.ingresses {
+    for row in snapshot.ingresses.iter() {
         let name = ObjectRef { kind: Kind::Ingress, namespace: row.namespace.clone(), name: row.name.clone() };
         // It may be gone already, or not have been heard of by now.
         let Some(standing) = standings.get(&name) else { continue };

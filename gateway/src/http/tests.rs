@@ -139,7 +139,7 @@ fn upstream(route: &Route<'_>) -> Upstream {
         connection: ConnectionOptions::default(),
         endpoints: endpoints.collect(),
     };
-    let (table, _) = ServiceTable::build([Arc::new(port)], &[], &Place::default(), None);
+    let table = ServiceTable::build([Arc::new(port)], &[], &Place::default(), None);
     let endpoints = table.port(&name).unwrap().set(IpFamily::V4, TrafficPolicy::Cluster).clone();
     let addrs: Vec<SocketAddr> = endpoints.endpoints().iter().map(|e| e.addr).collect();
     let name: Arc<str> = format!("default-{}-80", route.name).into();
@@ -178,9 +178,9 @@ fn snapshot(routes: &[Route<'_>]) -> Arc<Snapshot> {
         routes: Arc::new(table),
         upstreams: routes.iter().map(|route| Arc::new(upstream(route))).collect(),
         zone: Arc::new(Zone::build("cluster.local", [], [])),
-        services: vec![],
-        health_checks: vec![],
-        ingresses: vec![],
+        services: Arc::default(),
+        health_checks: Arc::default(),
+        ingresses: Arc::default(),
         load_balancers: Arc::default(),
         class_parameters: Arc::from([]),
         findings: Arc::from([]),

@@ -164,7 +164,7 @@ impl Proxy {
 }
 
 fn build(config: &ServicePort, previous: Option<&ServiceTable>) -> Arc<ServiceTable> {
-    Arc::new(ServiceTable::build([Arc::new(config.clone())], &[], &Place::default(), previous).0)
+    Arc::new(ServiceTable::build([Arc::new(config.clone())], &[], &Place::default(), previous))
 }
 
 /// One line, without its end.
