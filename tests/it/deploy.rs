@@ -270,6 +270,22 @@ fn the_permissions_are_those_that_are_documented() {
     }
 }
 
+/// The second of two releases in one cluster.
+#[test]
+fn who_does_not_write_may_only_read() {
+    let Some(chart) = Chart::find() else { return };
+    let values = [NODE.values, &["leaderElection.enabled=false", "watchNamespaces={shop}"]].concat();
+    let rendered = objects(&chart.run(&["template", "tidegate", "--namespace", "tidegate"], &values).unwrap());
+    for kind in ["ClusterRole", "Role"] {
+        let granted = permissions(&rendered, kind, |_| true);
+        let verbs: BTreeSet<&str> = granted.values().flatten().map(String::as_str).collect();
+        assert!(!verbs.is_empty() && verbs.iter().all(|verb| ["get", "list", "watch"].contains(verb)), "{granted:?}");
+        assert!(!granted.contains_key("leases"), "{granted:?}");
+    }
+    let arguments = strings(&workload(&rendered)["spec"]["template"]["spec"]["containers"][0]["args"]).join(" ");
+    assert!(arguments.contains("--leader-election-id=off") && !arguments.contains("--publish"), "{arguments}");
+}
+
 #[test]
 fn the_notes_say_what_to_do_next() {
     let Some(chart) = Chart::find() else { return };

@@ -69,7 +69,8 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- with .Values.watchNamespaces }}
 - --watch-namespace={{ join "," . }}
 {{- end }}
-{{- if .Values.publishStatusAddresses }}
+{{- if not .Values.leaderElection.enabled }}
+{{- else if .Values.publishStatusAddresses }}
 - --publish-status-address={{ join "," .Values.publishStatusAddresses }}
 {{- else if .Values.publishService }}
 - --publish-service={{ .Values.publishService }}
@@ -96,6 +97,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end }}
 {{- if .Values.defaultLoadBalancer }}
 - --default-load-balancer
+{{- end }}
+{{- if not .Values.leaderElection.enabled }}
+- --leader-election-id=off
 {{- end }}
 {{- if .Values.cache.enabled }}
 - --cache-dir=/var/cache/tidegate

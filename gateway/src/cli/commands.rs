@@ -24,6 +24,9 @@ use crate::{
     pod::{Pod, PodOptions},
 };
 
+/// Stands for a Lease that is not wanted.
+const OFF: &str = "off";
+
 const UNEXPECTED: &str = "the answer of the admin address is not what was expected; is it a Tidegate of this version?";
 
 pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
@@ -35,7 +38,8 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
         let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
         // Where no Ingress is served there is nothing to say about any.
         let serves_ingresses = args.http.0.or(args.https.0).is_some();
-        let controller = serves_ingresses.then(|| controller(args.controller, cluster.server().default_namespace()));
+        let writes = serves_ingresses && args.controller.leader_election_id != OFF;
+        let controller = writes.then(|| controller(args.controller, cluster.server().default_namespace()));
         (Source::Kubernetes(Box::new(cluster)), controller)
     } else {
         (Source::Files(args.manifests), None)

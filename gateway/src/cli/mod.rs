@@ -137,8 +137,8 @@ struct ControllerArgs {
     /// IP addresses and names that the status of Ingresses shows
     #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "ADDRESS", value_parser = publish_address)]
     publish_status_address: Vec<Address>,
-    /// The Lease by which the replicas agree which of them writes; other classes, another Lease
-    #[arg(long, default_value = "tidegate-leader", value_name = "NAME")]
+    /// The Lease by which the replicas agree which of them writes; other classes, another Lease. With off, this one never writes
+    #[arg(long, default_value = "tidegate-leader", value_name = "NAME|off")]
     leader_election_id: String,
     /// The namespace of the Lease [default: $POD_NAMESPACE, else the service account's or the kubeconfig's]
     #[arg(long, requires = "kubernetes", value_name = "NAMESPACE")]

@@ -37,13 +37,13 @@ pub const PODS_READY: Duration = Duration::from_secs(240);
 /// What the gateway's release is told beyond its form: the nodes' Tidegates announce its address.
 const GATEWAY: [&str; 1] = ["service.loadBalancerClass=tidegate.io/load-balancer"];
 
-/// What the nodes' is told: what there is only once in a cluster is the gateway's, and both say the same of Ingresses.
+/// What the nodes' is told: what there is only once in a cluster is the gateway's, and so is what is written to it.
 const NODES: [&str; 5] = [
     "node.netAdmin=true",
     "crds.install=false",
     "service.enabled=false",
     "ingressClass.enabled=false",
-    "publishService=tidegate/tidegate",
+    "leaderElection.enabled=false",
 ];
 
 /// An installation.

@@ -220,8 +220,7 @@ impl WatchStatus {
         let (now, is_forbidden) = (Instant::now(), matches!(failure, Failure::Forbidden { .. }));
         let mut failing = self.failing();
         let before = failing.take();
-        let was_forbidden =
-            before.as_ref().is_some_and(|before| matches!(before.failure, Failure::Forbidden { .. }));
+        let was_forbidden = before.as_ref().is_some_and(|before| matches!(before.failure, Failure::Forbidden { .. }));
         let since = before.as_ref().filter(|_| is_forbidden == was_forbidden).map_or(now, |before| before.since);
         let is_settled = !is_forbidden || now - since >= FORBIDDEN_SETTLE;
         *failing = Some(Failing { failure: failure.clone(), since, is_settled });

@@ -170,7 +170,11 @@ mod tests {
         }
         assert!(matches!(&heard[..], [.., News::Listed(_), News::Complete]), "{heard:?}");
         assert!(!heard.iter().any(|news| matches!(news, News::Failed(_))), "{heard:?}");
-        assert_eq!((status.lists(), status.failures()[0] > 2), (0, true), "it was asked again and again, but listed once");
+        assert_eq!(
+            (status.lists(), status.failures()[0] > 2),
+            (0, true),
+            "it was asked again and again, but listed once"
+        );
     }
 
     #[tokio::test(start_paused = true)]
