@@ -165,8 +165,6 @@ pub fn compile(
     };
     let same_routes = same_services.filter(|p| p.versions == versions);
     let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
-    let external_names =
-        same_routes.map_or_else(|| external_names(objects, &asked_ports), |p| p.external_names.clone());
     let compiler = ServiceCompiler { objects, settings, asked_ports: &asked_ports, pods: OnceCell::new() };
     let services = match same_services {
         Some(previous) => compile_same_services(&compiler, &previous.services),
@@ -176,18 +174,18 @@ pub fn compile(
         Some(previous) => previous.ingresses.clone(),
         None => Arc::new(ingress::compile(objects, settings, previous.map(|p| &*p.ingresses))),
     };
-    let place = node::place(objects, settings);
     let node_addresses = node::addresses(objects, settings);
     let ports = services.iter().flat_map(|service| service.ports.iter().cloned());
-    let table = ServiceTable::build(ports, &node_addresses, &place, previous.map(|p| &*p.snapshot.table));
+    let table = ServiceTable::build(
+        ports,
+        &node_addresses,
+        &node::place(objects, settings),
+        previous.map(|p| &*p.snapshot.table),
+    );
     let before = previous.map(|p| &*p.snapshot);
-    let held = |i: usize| before.and_then(|snapshot| snapshot.upstreams.get(i));
-    let position = |spec: &UpstreamSpec| u32::try_from(table.position(&spec.port)?).ok();
-    let upstream_ports: Arc<[Option<u32>]> = ingresses.upstreams.iter().map(position).collect();
-    let upstreams = ingresses.upstreams.iter().zip(&*upstream_ports).enumerate();
-    let upstreams = upstreams.map(|(i, (spec, at))| upstream(spec, standing(&table, *at), held(i))).collect();
+    let upstream_ports = positions(&ingresses.upstreams, &table);
     let tls_findings: Arc<[Finding]> = ingresses.tls.findings(objects.now).collect();
-    let found = Found {
+    let findings = Found {
         objects,
         settings,
         problems,
@@ -196,14 +194,13 @@ pub fn compile(
         table: &table,
         ingresses: &ingresses,
         tls: &tls_findings,
-    };
-    let findings = found.sorted();
+    }
+    .sorted();
     let snapshot = Snapshot {
         generation: before.map_or(1, |snapshot| snapshot.generation + 1),
-        table: Arc::new(table),
         routes: ingresses.routes.clone(),
         tls: ingresses.tls.table.clone(),
-        upstreams,
+        upstreams: upstreams(&ingresses.upstreams, &upstream_ports, &table, before),
         zone: held_zone(objects, &services, same_services).unwrap_or_else(|| zone(objects, settings, &services)),
         services: rows_of(&services),
         health_checks: health_checks(&services),
@@ -211,13 +208,14 @@ pub fn compile(
         load_balancers: allocated.load_balancers.clone(),
         class_parameters: ingresses.parameters.clone(),
         findings,
+        table: Arc::new(table),
     };
     Compiled {
         snapshot: Arc::new(snapshot),
         allocated,
         services: services.into(),
+        external_names: external_names(objects, &asked_ports),
         asked_ports,
-        external_names,
         ingresses,
         upstream_ports,
         problems: problems.into(),
@@ -250,6 +248,22 @@ impl Found<'_> {
         findings.sort_by(|a, b| (&a.file, a.line, a.reason, &a.message).cmp(&(&b.file, b.line, b.reason, &b.message)));
         findings.into()
     }
+}
+
+/// Where the port of each upstream stands.
+fn positions(upstreams: &[UpstreamSpec], table: &ServiceTable) -> Arc<[Option<u32>]> {
+    upstreams.iter().map(|spec| u32::try_from(table.position(&spec.port)?).ok()).collect()
+}
+
+fn upstreams(
+    specs: &[UpstreamSpec],
+    positions: &[Option<u32>],
+    table: &ServiceTable,
+    before: Option<&Snapshot>,
+) -> Vec<Arc<Upstream>> {
+    let held = |i: usize| before?.upstreams.get(i);
+    let all = specs.iter().zip(positions).enumerate();
+    all.map(|(i, (spec, at))| upstream(spec, standing(table, *at), held(i))).collect()
 }
 
 /// The service port of an upstream, by its place in the table.

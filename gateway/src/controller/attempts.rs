@@ -163,7 +163,7 @@ mod tests {
             attempts.done(all[0].clone(), Some(&forbidden), later);
             attempts.done(all[1].clone(), Some(&forbidden), later);
             let (due, next) = attempts.due(all.clone(), later);
-            assert_eq!(due, [elsewhere.clone()]);
+            assert_eq!(due, std::slice::from_ref(&elsewhere));
             pauses.push((next.unwrap() - later).as_secs());
             later = next.unwrap();
         }
