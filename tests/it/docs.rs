@@ -15,10 +15,11 @@ how to make it anew. How long the pods of an Ingress may take, how often others 
 itself: see [annotations.md](annotations.md).
 ";
 
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     ("HTTP, for each worker", "gateway/src/http/limits.rs"),
     ("TLS", "gateway/src/tls/limits.rs"),
     ("Connections and flows of Services, for each worker", "l4-core/src/limits.rs"),
+    ("What is read of the cluster", "gateway/src/control/limits.rs"),
     ("What is written to the cluster", "gateway/src/controller/limits.rs"),
 ];
 

@@ -27,20 +27,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use tidegate_crd::{Kind, Object};
 
-use super::unix_seconds;
+use super::{
+    limits::{CACHE_BYTES_PER_SECOND, CACHE_INTERVAL, MAX_CACHE_BYTES},
+    unix_seconds,
+};
 use crate::compile::objects::{Objects, Store};
 
 /// How the file is written. Another number is another file, and is not read.
 const FORMAT: u32 = 1;
-
-/// How often it is written at most: what has changed since is not known to who begins while the API server is away.
-const INTERVAL: Duration = Duration::from_secs(2);
-
-/// How many bytes of it are written in a second, at most: a small cluster is written at once, one of 5,000 Services each minute.
-const BYTES_PER_SECOND: u64 = 512 << 10;
-
-/// A file larger than this is neither written nor read: the largest cluster that is meant to be served takes a tenth of it.
-const MAX_BYTES: u64 = 512 << 20;
 
 /// Where the objects of one cluster are remembered.
 #[derive(Clone, Debug)]
@@ -92,8 +86,8 @@ impl CacheFile {
         let file = fs::File::open(&self.path)?;
         let bytes = file.metadata()?.len();
         let wrong = |what: String| io::Error::new(io::ErrorKind::InvalidData, what);
-        if bytes > MAX_BYTES {
-            return Err(wrong(format!("it has {bytes} bytes, and {MAX_BYTES} are the most that are read")));
+        if bytes > MAX_CACHE_BYTES {
+            return Err(wrong(format!("it has {bytes} bytes, and {MAX_CACHE_BYTES} are the most that are read")));
         }
         let mut lines = BufReader::new(file).lines();
         let head = lines.next().transpose()?.unwrap_or_default();
@@ -148,7 +142,7 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<u64> {
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     // One that was left by a process of our number may be anybody's to read.
     drop(fs::remove_file(path));
-    let mut out = Bounded { file: BufWriter::new(options.open(path)?), left: MAX_BYTES };
+    let mut out = Bounded { file: BufWriter::new(options.open(path)?), left: MAX_CACHE_BYTES };
     let Objects { config_maps, slices, ingresses, classes, parameters, pools, .. } = objects;
     let Objects { namespaces, nodes, secrets, services, .. } = objects;
     let of_ingresses = [config_maps.len(), slices.len(), ingresses.len(), classes.len(), parameters.len()];
@@ -171,7 +165,7 @@ fn write(path: &Path, objects: &Objects, heard: i64) -> io::Result<u64> {
     let left = out.left;
     let file = out.file.into_inner().map_err(io::IntoInnerError::into_error)?;
     // Else a machine that loses its power may have the name of the file and not what is in it.
-    file.sync_all().map(|()| MAX_BYTES - left)
+    file.sync_all().map(|()| MAX_CACHE_BYTES - left)
 }
 
 fn write_all<T: Serialize + PartialEq>(out: &mut impl Write, kind: Kind, store: &Store<T>) -> io::Result<()> {
@@ -196,7 +190,10 @@ impl Write for Bounded {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let written = self.file.write(bytes)?;
         self.left = self.left.checked_sub(written as u64).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::FileTooLarge, format!("there are more than {MAX_BYTES} bytes to remember"))
+            io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("there are more than {MAX_CACHE_BYTES} bytes to remember"),
+            )
         })?;
         Ok(written)
     }
@@ -289,7 +286,7 @@ impl CacheWriter {
 
 /// How long after a file of so many bytes the next may be written.
 fn interval(bytes: u64) -> Duration {
-    INTERVAL.max(Duration::from_secs(bytes / BYTES_PER_SECOND))
+    CACHE_INTERVAL.max(Duration::from_secs(bytes / CACHE_BYTES_PER_SECOND))
 }
 
 #[cfg(test)]
@@ -368,6 +365,6 @@ mod tests {
 
     #[test]
     fn a_small_cluster_is_written_at_once_and_a_large_one_seldom() {
-        assert_eq!([0, 100_000, 30 << 20, MAX_BYTES].map(|bytes| interval(bytes).as_secs()), [2, 2, 60, 1_024]);
+        assert_eq!([0, 100_000, 30 << 20, MAX_CACHE_BYTES].map(|bytes| interval(bytes).as_secs()), [2, 2, 60, 1_024]);
     }
 }

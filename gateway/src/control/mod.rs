@@ -6,6 +6,7 @@
 pub mod cache;
 pub mod files;
 pub mod kubernetes;
+mod limits;
 pub mod names;
 pub mod source;
 pub mod state;
@@ -21,7 +22,12 @@ use std::{
 use tidegate_crd::ObjectRef;
 use tokio::sync::watch;
 
-use self::{cache::CacheWriter, files::Batch, state::StateFile};
+use self::{
+    cache::CacheWriter,
+    files::Batch,
+    limits::{FETCH_PATIENCE, FIRST_FETCH_PATIENCE},
+    state::StateFile,
+};
 use crate::{
     compile::{
         Compiled,
@@ -42,13 +48,6 @@ const RETRY: Duration = Duration::from_secs(2);
 /// When they are asked first after a change, and then twice as late each time: a frontend that was closed a moment ago is in use
 /// until the workers have heard of it.
 const FIRST_RETRY: Duration = Duration::from_millis(20);
-
-/// How long a configuration waits for Secrets and ConfigMaps that it is the first to refer to: two answers of an API server that is well.
-/// Whoever creates an Ingress with TLS shall not be shown a stand-in first; and no other change shall wait for long.
-const FETCH_PATIENCE: Duration = Duration::from_millis(250);
-
-/// The same for the first configuration, which refers to thousands: nothing is served before it.
-const FIRST_FETCH_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Findings written to the log for one configuration, at most; `tidegate check` has them all.
 const MAX_LOGGED_FINDINGS: usize = 20;

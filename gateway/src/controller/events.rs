@@ -26,6 +26,7 @@ use tokio::sync::watch;
 
 use super::{
     FIELD_MANAGER,
+    leader::whenever_leading,
     limits::{
         EVENT_AT_ONCE, EVENT_LOOK, EVENT_RATE, EVENT_REPEAT, EVENT_RETRY, EVENT_SETTLE, MAX_EVENT_NAME, MAX_EVENT_NOTE,
         MAX_EVENTS_OF_OBJECT,
@@ -187,17 +188,8 @@ pub(super) struct Events {
 impl Events {
     /// Until there are no more configurations.
     pub(super) async fn run(mut self) {
-        loop {
-            if self.leads.wait_for(|leads| *leads).await.is_err() {
-                return;
-            }
-            let mut leads = self.leads.clone();
-            tokio::select! {
-                () = self.lead() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-            self.status.forget(Writing::Event);
-        }
+        let (leads, status) = (self.leads.clone(), self.status.clone());
+        whenever_leading(leads, &status, &[Writing::Event], async || self.lead().await).await;
     }
 
     /// As the leader: until there are no more configurations.

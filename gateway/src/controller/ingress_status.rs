@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use super::{
     FIELD_MANAGER,
     attempts::{Attempts, Wanted},
+    leader::whenever_leading,
     limits::{STATUS_AT_ONCE, STATUS_LOOK},
     publish::Published,
     status::{ControllerStatus, Writing},
@@ -87,18 +88,8 @@ impl Wanted for WantedAddresses {
 impl IngressStatuses {
     /// Until there are no more configurations.
     pub(super) async fn run(mut self) {
-        loop {
-            if self.leads.wait_for(|leads| *leads).await.is_err() {
-                return;
-            }
-            let mut leads = self.leads.clone();
-            tokio::select! {
-                () = self.lead() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-            // It is the next leader's to fail.
-            self.status.forget(Writing::IngressStatus);
-        }
+        let (leads, status) = (self.leads.clone(), self.status.clone());
+        whenever_leading(leads, &status, &[Writing::IngressStatus], async || self.lead().await).await;
     }
 
     /// As the leader: until there are no more configurations.

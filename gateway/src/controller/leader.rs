@@ -29,6 +29,21 @@ const JITTER: f64 = 0.2;
 /// How long a Lease is good for that was given back, in seconds: the API server takes no 0.
 const RELEASED_SECONDS: i32 = 1;
 
+/// Has `lead` run whenever this replica leads, until it ends by itself. What of these writings failed is then the next leader's to fail.
+pub(super) async fn whenever_leading(
+    mut leads: watch::Receiver<bool>,
+    status: &ControllerStatus,
+    writings: &[Writing],
+    mut lead: impl AsyncFnMut(),
+) {
+    while leads.wait_for(|leads| *leads).await.is_ok() {
+        tokio::select! {
+            () = lead() => return,
+            _ = leads.wait_for(|leads| !*leads) => writings.iter().for_each(|one| status.forget(*one)),
+        }
+    }
+}
+
 /// What a candidate knows of the Lease. Pure: time comes in.
 #[derive(Debug)]
 struct Candidate {

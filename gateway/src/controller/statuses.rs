@@ -23,6 +23,7 @@ use tokio::sync::watch;
 use super::{
     FIELD_MANAGER,
     attempts::{Attempts, Wanted},
+    leader::whenever_leading,
     limits::{STATUS_AT_ONCE, STATUS_LOOK},
     status::{ControllerStatus, Writing},
     writer::Writer,
@@ -165,20 +166,9 @@ pub(super) struct Statuses {
 impl Statuses {
     /// Until there are no more configurations.
     pub(super) async fn run(mut self) {
-        loop {
-            if self.leads.wait_for(|leads| *leads).await.is_err() {
-                return;
-            }
-            let mut leads = self.leads.clone();
-            tokio::select! {
-                () = self.lead() => return,
-                _ = leads.wait_for(|leads| !*leads) => {}
-            }
-            // It is the next leader's to fail.
-            for writing in [Writing::ServiceStatus, Writing::PoolStatus, Writing::ParametersStatus] {
-                self.status.forget(writing);
-            }
-        }
+        let (leads, status) = (self.leads.clone(), self.status.clone());
+        let writings = [Writing::ServiceStatus, Writing::PoolStatus, Writing::ParametersStatus];
+        whenever_leading(leads, &status, &writings, async || self.lead().await).await;
     }
 
     /// As the leader: until there are no more configurations.

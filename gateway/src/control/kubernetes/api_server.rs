@@ -1,6 +1,6 @@
 //! `ApiServer`: where the API server is, and who we are to it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use http::{Request, Response};
 use kube::{
@@ -14,16 +14,7 @@ use tokio::{
 };
 
 use super::status::WatchStatus;
-
-/// How long the head of an answer may take: the API server itself gives up on a list after 60 s.
-pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_secs(65);
-
-/// How long an answer may be silent in its middle. A watch ends sooner by itself.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(90);
-
-/// Requests of one watch, at least this far apart if both ask to watch: a server, or a proxy before it, that ends every watch at
-/// once is not asked without a pause.
-const WATCH_PACE: Duration = Duration::from_millis(200);
+use crate::control::limits::{ANSWER_TIMEOUT, SILENCE_TIMEOUT, WATCH_PACE};
 
 /// An API server and our credentials.
 #[derive(Clone, Debug)]

@@ -2,14 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// The first pause: an API server that restarts drops everybody, and is back in a moment.
-const FIRST: Duration = Duration::from_millis(200);
-
-/// The longest pause: how late it is noticed that the API server is back.
-const LONGEST: Duration = Duration::from_secs(10);
-
-/// Whoever did well for this long after a pause begins with the first again.
-const FORGIVEN: Duration = Duration::from_secs(10);
+use crate::control::limits::{FIRST_PAUSE, FORGIVEN, LONGEST_PAUSE};
 
 /// The pauses of one watch.
 #[derive(Debug, Default)]
@@ -22,8 +15,8 @@ impl Backoff {
     /// The pause after a failure at `now`. `chance`, from 0 to 1, spreads those that failed together.
     pub(super) fn pause(&mut self, now: Instant, chance: f64) -> Duration {
         let full = match self.last {
-            Some((last, over)) if now.saturating_duration_since(over) < FORGIVEN => (last * 2).min(LONGEST),
-            Some(_) | None => FIRST,
+            Some((last, over)) if now.saturating_duration_since(over) < FORGIVEN => (last * 2).min(LONGEST_PAUSE),
+            Some(_) | None => FIRST_PAUSE,
         };
         let pause = full.mul_f64(chance.mul_add(0.5, 0.5));
         self.last = Some((full, now + pause));
@@ -46,12 +39,12 @@ mod tests {
         }
         assert_eq!(pauses, [200, 400, 800, 1_600, 3_200, 6_400, 10_000, 10_000]);
         now += FORGIVEN;
-        assert_eq!(backoff.pause(now, 1.0), FIRST);
+        assert_eq!(backoff.pause(now, 1.0), FIRST_PAUSE);
     }
 
     #[test]
     fn those_that_failed_together_try_again_apart() {
-        assert_eq!(Backoff::default().pause(Instant::now(), 0.0), FIRST / 2);
-        assert_eq!(Backoff::default().pause(Instant::now(), 0.5), FIRST * 3 / 4);
+        assert_eq!(Backoff::default().pause(Instant::now(), 0.0), FIRST_PAUSE / 2);
+        assert_eq!(Backoff::default().pause(Instant::now(), 0.5), FIRST_PAUSE * 3 / 4);
     }
 }

@@ -1,12 +1,8 @@
 //! `Failure`: what went wrong with a watch, and what to do about it.
 
-use std::{error::Error as _, fmt, time::Duration};
+use std::{error::Error as _, fmt};
 
 use kube::{core::Status, runtime::watcher};
-
-/// How long it must have been said that we may not, to be believed: an API server that begins answers before it has read its own
-/// rules, and until then it forbids everything. That takes it a second; what is missing for longer is missing.
-pub(super) const FORBIDDEN_SETTLE: Duration = Duration::from_secs(3);
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,27 +6,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use tidegate_crd::{Object, ObjectRef};
 
-use super::{
-    backoff::Backoff,
-    failure::{FORBIDDEN_SETTLE, Failure},
-    kinds::Watched,
-    mirror::LABEL,
-};
+use super::{backoff::Backoff, failure::Failure, kinds::Watched, mirror::LABEL};
 use crate::{
     compile::finding::{Finding, Severity},
-    control::References,
+    control::{
+        References,
+        limits::{FETCHES_AT_ONCE, FORBIDDEN_PAUSE, FORBIDDEN_SETTLE},
+    },
 };
-
-/// Objects fetched at the same time: enough to have thousands within seconds, and few beside what a cluster asks its API server.
-const AT_ONCE: usize = 16;
-
-/// When an object that we may not read is asked for again; at once if it changes. There may be thousands.
-const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
 /// What came of a fetch.
 #[derive(Debug)]
@@ -152,7 +144,7 @@ impl Fetches {
 
     /// When there is something to fetch, if ever.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.queue.first().filter(|_| self.under_way < AT_ONCE).map(|(at, _)| *at)
+        self.queue.first().filter(|_| self.under_way < FETCHES_AT_ONCE).map(|(at, _)| *at)
     }
 
     /// What to fetch now, if anything.
@@ -249,6 +241,8 @@ fn problem(name: &ObjectRef, watched: &Watched, failure: &Failure, is_held: bool
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use tidegate_crd::{Kind, core::Secret};
 
     use super::{super::kinds::WATCHED, *};
@@ -365,7 +359,7 @@ mod tests {
         let names: Vec<String> = (0..40).map(|n| format!("s{n:02}")).collect();
         let mut bench = Bench::new(&names.iter().map(String::as_str).collect::<Vec<_>>());
         let first: Vec<ObjectRef> = std::iter::from_fn(|| bench.next()).collect();
-        assert_eq!((first.len(), bench.0.due()), (AT_ONCE, None));
+        assert_eq!((first.len(), bench.0.due()), (FETCHES_AT_ONCE, None));
         assert_eq!(bench.fetched("s00", secret("1")), Some(true));
         assert_eq!((bench.next(), bench.next()), (Some(name("s16")), None));
     }

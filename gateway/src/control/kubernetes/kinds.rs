@@ -26,9 +26,7 @@ use super::{
     watch::Watch,
     wire::{Named, Read},
 };
-
-/// How long the API server lets a watch go on: where it has gone without a word, it is noticed a few seconds after that.
-const WATCH_SECONDS: u32 = 60;
+use crate::control::limits::WATCH_SECONDS;
 
 /// Secrets that hold no certificate for us: those of Helm alone may be most of a cluster's.
 const SECRETS: &str = "type!=helm.sh/release.v1,type!=kubernetes.io/service-account-token,\

@@ -15,15 +15,16 @@ use super::{
     kinds::Watched,
     standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
-    watch::RELIST,
 };
 use crate::{
     compile::finding::{Finding, Severity},
-    control::{References, cache::Remembered, files::Batch},
+    control::{
+        References,
+        cache::Remembered,
+        files::Batch,
+        limits::{MAX_PROBLEMS, RELIST},
+    },
 };
-
-/// Findings on single objects, at most: where it is all of a kind, the first say what it is.
-const MAX_PROBLEMS: usize = 1_000;
 
 /// Stands where the name of a file would.
 pub(super) const LABEL: &str = "kubernetes";

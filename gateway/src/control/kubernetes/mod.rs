@@ -30,13 +30,7 @@ mod trim;
 mod watch;
 mod wire;
 
-use std::{
-    io,
-    path::Path,
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{io, path::Path, sync::Arc, thread, time::Instant};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kube::Client;
@@ -46,7 +40,7 @@ use tokio::{
 };
 
 use self::{
-    api_server::{ANSWER_TIMEOUT, ApiServer},
+    api_server::ApiServer,
     failure::Failure,
     fetches::Fetched,
     kinds::{Kinds, fetch},
@@ -54,17 +48,12 @@ use self::{
     standing::Standings,
     status::KubernetesStatus,
 };
-use super::{References, cache::CacheFile, files::Batch};
-
-/// How much may have been heard without having been taken in: a page of a list, and a few more.
-const WAITING: usize = 1_024;
-
-/// How long the API server may take before what an earlier process remembered is served: longer than one that is well takes to list
-/// everything, and short beside an outage.
-const CACHE_GRACE: Duration = Duration::from_secs(5);
-
-/// How often it is looked whether anybody listens still.
-const LOOK: Duration = Duration::from_secs(5);
+use super::{
+    References,
+    cache::CacheFile,
+    files::Batch,
+    limits::{ANSWER_TIMEOUT, CACHE_GRACE, LISTENER_LOOK, MAX_WAITING},
+};
 
 /// A cluster to be followed.
 #[derive(Debug)]
@@ -132,7 +121,7 @@ impl Cluster {
         };
         let follow = move || {
             runtime.block_on(async {
-                let (heard, inbox) = mpsc::channel(WAITING);
+                let (heard, inbox) = mpsc::channel(MAX_WAITING);
                 self.kinds.start(&client, &self.status, &heard);
                 drop(heard);
                 let references = self.references.subscribe();
@@ -160,9 +149,9 @@ async fn pass_on(
     mut send: impl FnMut(Batch) -> bool,
 ) {
     let grace = Instant::now() + CACHE_GRACE;
-    let mut look = tokio::time::interval(LOOK);
+    let mut look = tokio::time::interval(LISTENER_LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut waiting = Vec::with_capacity(WAITING);
+    let mut waiting = Vec::with_capacity(MAX_WAITING);
     let mut fetching = FuturesUnordered::new();
     let mut is_listed = false;
     loop {
@@ -175,9 +164,9 @@ async fn pass_on(
                 (watch, name, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
             });
         }
-        let due = mirror.fetch_due().unwrap_or_else(|| Instant::now() + LOOK);
+        let due = mirror.fetch_due().unwrap_or_else(|| Instant::now() + LISTENER_LOOK);
         let batch = tokio::select! {
-            count = inbox.recv_many(&mut waiting, WAITING) => {
+            count = inbox.recv_many(&mut waiting, MAX_WAITING) => {
                 if count == 0 {
                     return;
                 }

@@ -13,11 +13,8 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    failure::{FORBIDDEN_SETTLE, Failure},
-    kinds::Watched,
-};
-use crate::control::unix_seconds;
+use super::{failure::Failure, kinds::Watched};
+use crate::control::{limits::FORBIDDEN_SETTLE, unix_seconds};
 
 /// How all watches do.
 #[derive(Debug)]

@@ -15,13 +15,10 @@ use tidegate_crd::{
 };
 
 use super::standing::keep_ours;
-use crate::compile::load_balancer::SERVICE_CONDITION;
+use crate::{compile::load_balancer::SERVICE_CONDITION, control::limits::MAX_CONFIG_MAP_BYTES};
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
-
-/// ConfigMaps are read for header fields alone, and no client takes more of these than this.
-const MAX_CONFIG_MAP_BYTES: usize = 32 << 10;
 
 /// What `kubectl apply` leaves in every object: the object, once more.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";

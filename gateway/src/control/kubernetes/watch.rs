@@ -1,10 +1,6 @@
 //! `Watch`: follows the objects of one kind, for ever.
 
-use std::{
-    pin::pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{pin::pin, sync::Arc, time::Instant};
 
 use futures_util::StreamExt;
 use kube::{
@@ -20,12 +16,7 @@ use super::{
     mirror::{Heard, Item, News},
     status::WatchStatus,
 };
-
-/// How often a kind is asked for that the cluster does not have: somebody may install it any time, and is not kept waiting for long.
-const MISSING_PAUSE: Duration = Duration::from_secs(10);
-
-/// How often objects are listed anew that may be listed and not watched: how late a change is noticed, and what it costs.
-pub(super) const RELIST: Duration = Duration::from_secs(30);
+use crate::control::limits::{MISSING_PAUSE, RELIST};
 
 /// One watch.
 pub(super) struct Watch<K, F> {
@@ -106,7 +97,7 @@ impl<K: Resource<DynamicType = ()> + Wire, F: Fn(K) -> Item + Sync> Watch<K, F> 
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, sync::Mutex};
+    use std::{convert::Infallible, sync::Mutex, time::Duration};
 
     use http::{Request, Response, StatusCode};
     use kube::{Client, client::Body};
