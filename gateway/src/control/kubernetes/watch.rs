@@ -152,7 +152,7 @@ mod tests {
             match is_watch {
                 false => Some(if is_allowed { LIST } else { FORBIDDEN }),
                 // The other half of its rules.
-                true => (watches < 3).then_some(FORBIDDEN),
+                true => (watches < 2).then_some(FORBIDDEN),
             }
         });
         let mut heard = Vec::new();
