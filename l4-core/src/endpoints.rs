@@ -71,6 +71,7 @@ pub(crate) struct Inherited {
 pub struct EndpointSet {
     endpoints: Arc<[Endpoint]>,
     states: Box<[Arc<EndpointState>]>,
+    /// Empty where there are [few](FEW).
     positions: AHashMap<SocketAddr, usize>,
     hashes: Box<[u64]>,
     /// Empty where all weights are the same.
@@ -100,7 +101,7 @@ impl EndpointSet {
         };
         Self {
             states: endpoints.iter().map(|e| inherited.states.entry(e.addr).or_default().clone()).collect(),
-            positions: endpoints.iter().enumerate().map(|(i, e)| (e.addr, i)).collect(),
+            positions: positions(&endpoints),
             hashes: endpoints.iter().map(|e| xxh3_64(e.addr.to_string().as_bytes())).collect(),
             weight_totals: weight_totals(&endpoints),
             endpoints,
@@ -268,7 +269,11 @@ impl EndpointSet {
 
     /// Where an address is.
     pub fn position(&self, addr: SocketAddr) -> Option<EndpointIndex> {
-        self.positions.get(&addr).copied().map(EndpointIndex)
+        let found = match self.len() {
+            ..=FEW => self.endpoints.iter().position(|endpoint| endpoint.addr == addr),
+            _ => self.positions.get(&addr).copied(),
+        };
+        found.map(EndpointIndex)
     }
 
     /// A hash of each endpoint's address.
@@ -296,6 +301,16 @@ impl EndpointSet {
             Standing::Ejected { .. } | Standing::ProbeFails => false,
         }
     }
+}
+
+/// Among so many endpoints one is found as quickly by looking at each, and most Services have no more.
+const FEW: usize = 16;
+
+fn positions(endpoints: &[Endpoint]) -> AHashMap<SocketAddr, usize> {
+    if endpoints.len() <= FEW {
+        return AHashMap::new();
+    }
+    endpoints.iter().enumerate().map(|(i, endpoint)| (endpoint.addr, i)).collect()
 }
 
 fn weight_totals(endpoints: &[Endpoint]) -> Box<[u64]> {

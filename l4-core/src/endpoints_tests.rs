@@ -42,6 +42,16 @@ fn every_endpoint_comes_once_whatever_the_order() {
 }
 
 #[test]
+fn an_address_is_found_among_few_and_among_many() {
+    for count in [1, FEW, FEW + 1, 200] {
+        let set = set(0..u8::try_from(count).unwrap(), Affinity::None, &mut Inherited::default());
+        let all = set.endpoints().iter().map(|endpoint| set.position(endpoint.addr));
+        assert!(all.eq((0..count).map(|at| Some(EndpointIndex(at)))), "{count}");
+        assert_eq!(set.position(endpoint(255, 1).addr), None, "{count}");
+    }
+}
+
+#[test]
 fn affinity_survives_a_rebuild_in_another_order_and_expires_by_the_callers_clock() {
     let mut inherited = Inherited::default();
     let before = set([1, 2, 3], STICKY, &mut inherited);

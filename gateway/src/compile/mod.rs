@@ -42,7 +42,7 @@ mod service_annotations;
 mod service_port;
 mod service_row;
 mod service_type;
-mod services;
+pub(crate) mod services;
 pub mod settings;
 pub mod slice;
 mod slices;
@@ -103,6 +103,7 @@ pub struct Compiled {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Versions {
     services: u64,
+    routed_services: u64,
     pools: u64,
     ingresses: u64,
     classes: u64,
@@ -116,6 +117,7 @@ impl Versions {
     fn of(objects: &Objects) -> Self {
         Self {
             services: objects.services.version(),
+            routed_services: objects.routed_services(),
             pools: objects.pools.version(),
             ingresses: objects.ingresses.version(),
             classes: objects.classes.version(),
@@ -130,6 +132,12 @@ impl Versions {
     fn has_same_services(&self, now: Self, objects: &Objects) -> bool {
         let same_namespaces = objects.pools.is_empty() || self.namespaces == now.namespaces;
         self.services == now.services && self.pools == now.pools && same_namespaces
+    }
+
+    /// Whether all that rules are made of is the same.
+    fn has_same_routes(&self, now: Self) -> bool {
+        // Addresses are no part of them.
+        *self == Self { services: self.services, pools: self.pools, ..now }
     }
 }
 
@@ -163,7 +171,7 @@ pub fn compile(
         Some(previous) => previous.allocated.clone(),
         None => Arc::new(allocate(objects, settings, previous.map_or(held, |p| &p.allocated.allocations))),
     };
-    let same_routes = same_services.filter(|p| p.versions == versions);
+    let same_routes = previous.filter(|p| p.versions.has_same_routes(versions));
     let asked_ports = same_routes.map_or_else(|| Arc::new(ingress::asked_ports(objects)), |p| p.asked_ports.clone());
     let compiler = ServiceCompiler { objects, settings, asked_ports: &asked_ports, pods: OnceCell::new() };
     let services = match same_services {

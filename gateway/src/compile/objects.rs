@@ -150,6 +150,7 @@ pub struct Objects {
     pub now: Option<i64>,
     /// Addresses of the names that ExternalName Services point to, and a number that is another whenever they have changed.
     resolved: (Resolved, u64),
+    routed_services: u64,
     slices_of: AHashMap<Name, Arc<ServiceSlices>>,
     touched: Touched,
     words: Words,
@@ -200,7 +201,7 @@ impl Objects {
             Object::Node(object) => self.nodes.apply(name, *object, origin),
             Object::Pod(object) => self.pods.apply(name, *object, origin),
             Object::Secret(object) => self.secrets.apply(name, *object, origin),
-            Object::Service(object) => self.services.apply(name, *object, origin),
+            Object::Service(object) => self.apply_service(name, *object, origin),
         }
     }
 
@@ -222,7 +223,11 @@ impl Objects {
             Kind::Node => self.nodes.delete(&name),
             Kind::Pod => self.pods.delete(&name),
             Kind::Secret => self.secrets.delete(&name),
-            Kind::Service => self.services.delete(&name),
+            Kind::Service => {
+                let deleted = self.services.delete(&name);
+                self.routed_services += u64::from(deleted);
+                deleted
+            }
         }
     }
 
@@ -243,6 +248,21 @@ impl Objects {
     /// A number that is another whenever any such address has changed.
     pub(crate) fn resolved_version(&self) -> u64 {
         self.resolved.1
+    }
+
+    /// A number that is another whenever Services have come or gone, or what rules are made of has changed in one.
+    pub(crate) fn routed_services(&self) -> u64 {
+        self.routed_services
+    }
+
+    fn apply_service(&mut self, name: Name, service: Service, origin: Arc<Origin>) -> bool {
+        let routed =
+            |service: &Service| service.spec.as_ref().map(|spec| (spec.external_name.clone(), spec.ports.clone()));
+        let now = routed(&service);
+        let same = self.services.get(&name).is_some_and(|held| routed(&held.object) == now);
+        let changed = self.services.apply(name, service, origin);
+        self.routed_services += u64::from(changed && !same);
+        changed
     }
 
     /// How often EndpointSlices of Services have changed.

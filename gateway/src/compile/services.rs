@@ -35,10 +35,10 @@ const DEFAULT_AFFINITY_SECONDS: i32 = tidegate_l4::affinity::DEFAULT_AFFINITY_TI
 const AFFINITY_SECONDS: std::ops::RangeInclusive<i32> = 1..=86_400;
 
 /// A Service with this label is another proxy's (any value).
-const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
+pub(crate) const PROXY_NAME_LABEL: &str = "service.kubernetes.io/service-proxy-name";
 
 /// A Service with this label is not proxied.
-const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
+pub(crate) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 
 /// Where a health check is asked for.
 const HEALTH_CHECK: &str = "metadata.annotations[\"tidegate.io/health-check\"]";

@@ -203,6 +203,14 @@ fn what_did_not_change_is_taken_over() {
     let (kept, changed): (Vec<_>, Vec<_>) =
         first.snapshot.upstreams.iter().zip(&second.snapshot.upstreams).partition(kept);
     assert_eq!((kept.len(), changed.len()), (2, 2), "a slice went from one Service to another");
+    objects.apply(document(0, 1));
+    let ports = compile(&objects, &settings, &[], &Allocations::default(), Some(&second));
+    assert!(!Arc::ptr_eq(&second.snapshot.routes, &ports.snapshot.routes), "a port is another");
+    let text = OBJECTS[0][1].replace("ClientIP", "None");
+    objects.apply(yaml::parse(Path::new("test.yaml"), &text).documents.remove(0));
+    let affinity = compile(&objects, &settings, &[], &Allocations::default(), Some(&ports));
+    assert!(Arc::ptr_eq(&ports.snapshot.routes, &affinity.snapshot.routes), "it is no part of the rules");
+    assert!(!Arc::ptr_eq(&ports.snapshot.services, &affinity.snapshot.services));
     let alias =
         |compiled: &Compiled| compiled.snapshot.services.iter().find(|row| &*row.name == "alias").cloned().unwrap();
     assert!(Arc::ptr_eq(&alias(&first), &alias(&second)));

@@ -15,7 +15,13 @@ use tidegate_crd::{
 };
 
 use super::standing::keep_ours;
-use crate::{compile::load_balancer::SERVICE_CONDITION, control::limits::MAX_CONFIG_MAP_BYTES};
+use crate::{
+    compile::{
+        load_balancer::SERVICE_CONDITION,
+        services::{HEADLESS_LABEL, PROXY_NAME_LABEL},
+    },
+    control::limits::MAX_CONFIG_MAP_BYTES,
+};
 
 /// The keys of a Secret that TLS reads.
 const SECRET_KEYS: [&str; 5] = ["ca.crl", "ca.crt", "tls.crt", "tls.key", "tls.ocsp"];
@@ -25,6 +31,12 @@ const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
 pub(super) fn service(service: &mut Service) {
     metadata(&mut service.metadata);
+    let is_load_balancer = service.spec.as_ref().is_some_and(|spec| spec.type_.as_deref() == Some("LoadBalancer"));
+    if let Some(mut labels) = service.metadata.labels.take() {
+        // Pools choose load balancers by them. A map of one label takes half a KiB.
+        labels.retain(|label, _| is_load_balancer || [PROXY_NAME_LABEL, HEADLESS_LABEL].contains(&label.as_str()));
+        service.metadata.labels = Some(labels).filter(|labels| !labels.is_empty());
+    }
     if let Some(spec) = &mut service.spec {
         // A list has room for four at first, and most of these have one.
         spec.ports.iter_mut().for_each(Vec::shrink_to_fit);
@@ -195,6 +207,21 @@ mod tests {
         };
         assert!(read(MAX_CONFIG_MAP_BYTES - 1));
         assert!(!read(MAX_CONFIG_MAP_BYTES));
+    }
+
+    #[test]
+    fn of_the_labels_of_a_service_those_stay_that_count() {
+        let read = |kind: &str| {
+            let text = format!(
+                "{{apiVersion: v1, kind: Service, metadata: {{name: a, labels: {{version: '7', {HEADLESS_LABEL}: ''}}}}, \
+                 spec: {{type: {kind}}}}}"
+            );
+            let Object::Service(mut object) = parse(&text) else { panic!("it is a Service") };
+            service(&mut object);
+            object.metadata.labels.unwrap_or_default().into_keys().collect::<Vec<_>>()
+        };
+        assert_eq!(read("ClusterIP"), [HEADLESS_LABEL]);
+        assert_eq!(read("LoadBalancer"), [HEADLESS_LABEL, "version"]);
     }
 
     #[test]
