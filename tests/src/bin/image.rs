@@ -10,6 +10,7 @@
 
 use std::{
     error::Error,
+    fs,
     path::{Path, PathBuf},
     process::{Command, ExitCode},
 };
@@ -77,8 +78,20 @@ fn sbom(file: &Path) -> Result<(), Box<dyn Error>> {
     if !status.success() {
         return Err("no SBOM: `cargo cyclonedx` failed; is it there? cargo install cargo-cyclonedx".into());
     }
-    let written = root.join("gateway/tidegate_bin.cdx.json");
-    std::fs::copy(&written, file)?;
-    std::fs::remove_file(written)?;
-    Ok(())
+    // It writes one for each program of the workspace, beside its package.
+    for member in fs::read_dir(&root)?.flatten().filter(|entry| entry.path().join("Cargo.toml").exists()) {
+        for entry in fs::read_dir(member.path())?.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !name.ends_with("_bin.cdx.json") {
+                continue;
+            }
+            let text = fs::read_to_string(entry.path())?;
+            fs::remove_file(entry.path())?;
+            if name == "tidegate_bin.cdx.json" {
+                // Where the sources were is nobody's business, and another path would be another file.
+                fs::write(file, text.replace(&*root.to_string_lossy(), ""))?;
+            }
+        }
+    }
+    if file.exists() { Ok(()) } else { Err("no SBOM: `cargo cyclonedx` wrote none".into()) }
 }
