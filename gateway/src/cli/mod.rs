@@ -102,19 +102,25 @@ struct ClusterArgs {
     #[arg(long, conflicts_with = "manifests")]
     kubernetes: bool,
     /// The kubeconfig that says where the API server is [default: $KUBECONFIG, or ~/.kube/config]
-    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_name = "PATH")]
     kubeconfig: Option<PathBuf>,
     /// The context of the kubeconfig [default: its current one]
-    #[arg(long, requires = "kubernetes", value_name = "NAME")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_name = "NAME")]
     context: Option<String>,
     /// Look at these namespaces only [default: all]
-    #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "NAMESPACE")]
+    #[arg(
+        long,
+        requires = "kubernetes",
+        conflicts_with = "manifests",
+        value_delimiter = ',',
+        value_name = "NAMESPACE"
+    )]
     watch_namespace: Vec<String>,
     /// Remember in this directory what was heard of the cluster, for a start while its API server is away; private keys are in it
-    #[arg(long, requires = "kubernetes", value_name = "PATH")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_name = "PATH")]
     cache_dir: Option<PathBuf>,
     /// Serve this node's part of the Services, too: node ports and LoadBalancer IPs. ClusterIPs are left to kube-proxy
-    #[arg(long, requires = "kubernetes")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
     node: bool,
 }
 
@@ -129,19 +135,19 @@ struct ControllerArgs {
     #[arg(
         long,
         requires = "kubernetes",
-        conflicts_with = "publish_status_address",
+        conflicts_with_all = ["publish_status_address", "manifests"],
         value_name = "SERVICE",
         value_parser = service_name
     )]
     publish_service: Option<DefaultBackend>,
     /// IP addresses and names that the status of Ingresses shows
-    #[arg(long, requires = "kubernetes", value_delimiter = ',', value_name = "ADDRESS", value_parser = publish_address)]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_delimiter = ',', value_name = "ADDRESS", value_parser = publish_address)]
     publish_status_address: Vec<Address>,
     /// The Lease by which the replicas agree which of them writes; other classes, another Lease. With off, this one never writes
     #[arg(long, default_value = "tidegate-leader", value_name = "NAME|off")]
     leader_election_id: String,
     /// The namespace of the Lease [default: $POD_NAMESPACE, else the service account's or the kubeconfig's]
-    #[arg(long, requires = "kubernetes", value_name = "NAMESPACE")]
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_name = "NAMESPACE")]
     leader_namespace: Option<String>,
 }
 

@@ -119,6 +119,14 @@ impl Pool {
         if spec.addresses.is_empty() {
             report.error("EmptyPool", "spec.addresses", "the pool has no address.", "Write the ranges it is to have.");
         }
+        let selectors = [("namespaceSelector", &spec.namespace_selector), ("serviceSelector", &spec.service_selector)];
+        for (field, selector) in selectors {
+            if let Some((within, why)) = selector.as_ref().and_then(label_selector::fault) {
+                let fix = "Write In or NotIn with values, or Exists or DoesNotExist without.";
+                let message = format!("{why}; the pool may give addresses to nobody.");
+                report.error("InvalidSelector", &format!("spec.{field}.{within}"), message, fix);
+            }
+        }
         let ip_mode = match spec.ip_mode.as_deref() {
             None | Some("" | "Proxy") => IpMode::Proxy,
             Some("VIP") => IpMode::Vip,

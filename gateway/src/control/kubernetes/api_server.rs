@@ -26,6 +26,14 @@ pub struct ApiServer {
 #[derive(Debug, thiserror::Error)]
 pub enum NoApiServer {
     /// The kubeconfig that was named does not lead to one.
+    #[error("cannot use the kubeconfig {}: {}", .path.display(), reason(.error))]
+    Named {
+        /// Its path.
+        path: PathBuf,
+        /// What is wrong with it.
+        error: Box<KubeconfigError>,
+    },
+    /// The kubeconfig of `KUBECONFIG`, or in its usual place, does not lead to the context that was named.
     #[error("cannot use the kubeconfig: {}", reason(.0))]
     Kubeconfig(Box<KubeconfigError>),
     /// None was named, and there is none in the usual places.
@@ -77,7 +85,14 @@ impl ApiServer {
             (Some(Err(in_cluster)), _) => Config::from_kubeconfig(&options).await.map_err(|kubeconfig| {
                 NoApiServer::Neither { in_cluster: Box::new(in_cluster), kubeconfig: Box::new(kubeconfig) }
             })?,
-            (None, Some(path)) => Config::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &options).await?,
+            (None, Some(path)) => {
+                let read = Kubeconfig::read_from(&path).map_err(Box::new);
+                let config = match read {
+                    Ok(kubeconfig) => Config::from_custom_kubeconfig(kubeconfig, &options).await.map_err(Box::new),
+                    Err(error) => Err(error),
+                };
+                config.map_err(|error| NoApiServer::Named { path, error })?
+            }
             (None, None) => Config::from_kubeconfig(&options).await?,
         };
         config.read_timeout = Some(SILENCE_TIMEOUT);
