@@ -465,3 +465,30 @@ fn secret_name(text: &str) -> Result<SecretName, String> {
     let (namespace, name) = text.split_once('/').ok_or("write NAMESPACE/NAME")?;
     Ok(SecretName { namespace: namespace.into(), name: name.into() })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// clap forgives what is required where it conflicts with something that is there.
+    #[test]
+    fn what_is_for_a_cluster_is_refused_with_manifests() {
+        for option in [
+            "--node",
+            "--kubeconfig=a",
+            "--context=a",
+            "--watch-namespace=a",
+            "--cache-dir=a",
+            "--publish-service=a/b",
+            "--publish-status-address=192.0.2.1",
+            "--leader-namespace=a",
+        ] {
+            for source in [&["--manifests", "a"][..], &[]] {
+                let words = [&["tidegate", "run", option], source].concat();
+                assert!(Cli::try_parse_from(&words).is_err(), "{words:?}");
+            }
+            let error = Cli::try_parse_from(["tidegate", "run", "--kubernetes", option]).err();
+            assert!(error.is_none(), "{}", error.unwrap());
+        }
+    }
+}
