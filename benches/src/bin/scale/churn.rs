@@ -1,5 +1,5 @@
 //! Hours of a cluster's life: pods are replaced all the time, Services and Ingresses change, applications come and go. Memory is
-//! looked at once a minute, and requests are sent meanwhile.
+//! noted once a minute, and requests are sent meanwhile.
 
 use std::{
     collections::VecDeque,
@@ -24,11 +24,12 @@ use crate::{
     changes::World,
     gateway::{Gateway, HTTP},
     objects::App,
-    results::{Churn, Look},
+    results::{Churn, Look, Memory},
 };
 
-/// How often memory is looked at.
-const LOOK: Duration = Duration::from_secs(60);
+/// How often memory is noted, and how often it is looked at for that: what comes and goes with each change is left out by taking the least.
+const NOTE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(2);
 
 /// Between two requests.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -52,7 +53,8 @@ pub(crate) async fn measure(
     let mut ticks = interval(Duration::from_secs(1) / per_second.max(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let begun = Instant::now();
-    let (cpu, mut due) = (gateway.cpu(), LOOK);
+    let (cpu, mut due, mut note) = (gateway.cpu(), LOOK, NOTE);
+    let mut looks: Vec<Memory> = Vec::new();
     let mut churn = Churn::default();
     while begun.elapsed() < time {
         ticks.tick().await;
@@ -60,8 +62,17 @@ pub(crate) async fn measure(
         if begun.elapsed() >= due {
             due += LOOK;
             gateway.runs()?;
-            let look = Look { minutes: begun.elapsed().as_secs_f64() / 60.0, memory: gateway.memory() };
-            eprintln!("  {:.0} min: {:.1} MiB", look.minutes, look.memory.pss as f64 / 1_048_576.0);
+            looks.push(gateway.memory());
+        }
+        if begun.elapsed() >= note {
+            note += NOTE;
+            let of = |memory: Option<&Memory>| memory.copied().unwrap_or_else(|| gateway.memory());
+            let memory = of(looks.iter().min_by_key(|memory| memory.pss));
+            let most = of(looks.iter().max_by_key(|memory| memory.pss)).pss;
+            looks.clear();
+            let look = Look { minutes: begun.elapsed().as_secs_f64() / 60.0, memory, most };
+            let mebibytes = |bytes: u64| bytes as f64 / 1_048_576.0;
+            eprintln!("  {:.0} min: {:.1} to {:.1} MiB", look.minutes, mebibytes(memory.pss), mebibytes(most));
             churn.looks.push(look);
         }
     }

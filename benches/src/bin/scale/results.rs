@@ -107,11 +107,24 @@ pub(crate) struct Churn {
     pub(crate) rested: Option<Memory>,
 }
 
-/// A look at the memory.
+/// The memory of a minute.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize)]
 pub(crate) struct Look {
     pub(crate) minutes: f64,
+    /// The least.
     pub(crate) memory: Memory,
+    /// The most, as `pss`.
+    #[serde(default)]
+    pub(crate) most: u64,
+}
+
+/// A line through the memory of all minutes, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Growth {
+    /// What an hour adds.
+    pub(crate) per_hour: f64,
+    /// The standard error of that.
+    pub(crate) error: f64,
 }
 
 impl Results {
@@ -137,13 +150,14 @@ impl Traffic {
 }
 
 impl Churn {
-    /// The looks that growth is judged by: pools and caches have been filled before the first of them.
+    /// The minutes that growth is judged by: every rule has been asked before the first of them, and every kind of change has come to
+    /// those that it comes to.
     fn settled(&self) -> &[Look] {
-        &self.looks[self.looks.len() / 5..]
+        &self.looks[self.looks.len() / 2..]
     }
 
-    /// Bytes that an hour adds: the slope of the line that fits best. `None` if there is no line.
-    pub(crate) fn growth(&self) -> Option<f64> {
+    /// The line that fits best. `None` if there is no line.
+    pub(crate) fn growth(&self) -> Option<Growth> {
         let looks = self.settled();
         if looks.len() < 3 {
             return None;
@@ -153,13 +167,18 @@ impl Churn {
         let (x, y) = (mean(&|look| look.minutes), mean(&|look| look.memory.pss as f64));
         let over = looks.iter().map(|look| (look.minutes - x) * (look.memory.pss as f64 - y)).sum::<f64>();
         let under = looks.iter().map(|look| (look.minutes - x).powi(2)).sum::<f64>();
-        (under > 0.0).then(|| over / under * 60.0)
+        let slope = over / under;
+        let missed =
+            looks.iter().map(|look| (look.memory.pss as f64 - y - slope * (look.minutes - x)).powi(2)).sum::<f64>();
+        let error = (missed / (n - 2.0) / under).sqrt();
+        (under > 0.0).then_some(Growth { per_hour: slope * 60.0, error: error * 60.0 })
     }
 
-    /// The least and the most memory of those looks, in bytes.
+    /// The least and the most memory of those minutes, in bytes.
     pub(crate) fn range(&self) -> (u64, u64) {
-        let pss = || self.settled().iter().map(|look| look.memory.pss);
-        (pss().min().unwrap_or(0), pss().max().unwrap_or(0))
+        let least = self.settled().iter().map(|look| look.memory.pss).min();
+        let most = self.settled().iter().map(|look| look.most.max(look.memory.pss)).max();
+        (least.unwrap_or(0), most.unwrap_or(0))
     }
 }
 
@@ -168,16 +187,23 @@ mod tests {
     use super::*;
 
     fn churn(pss: &[u64]) -> Churn {
-        let look = |(minute, pss): (usize, &u64)| Look { minutes: minute as f64, memory: Memory { pss: *pss, rss: 0 } };
+        let look = |(minute, pss): (usize, &u64)| Look {
+            minutes: minute as f64,
+            memory: Memory { pss: *pss, rss: 0 },
+            most: pss + 1,
+        };
         Churn { looks: pss.iter().enumerate().map(look).collect(), ..Churn::default() }
     }
 
     #[test]
-    fn growth_is_that_of_an_hour_after_a_beginning() {
-        assert_eq!(churn(&[0, 50, 100, 110, 120, 130, 140, 150, 160, 170]).growth(), Some(600.0));
-        assert_eq!(churn(&[5, 7, 7, 7, 7]).growth(), Some(0.0));
-        assert_eq!(churn(&[1, 2]).growth(), None);
-        assert_eq!(churn(&[1, 9, 7, 8, 9]).range(), (7, 9));
+    fn growth_is_that_of_an_hour_in_the_second_half() {
+        let line = |per_hour, error| Some(Growth { per_hour, error });
+        assert_eq!(churn(&[0, 50, 100, 105, 130, 140, 150, 160]).growth(), line(600.0, 0.0));
+        assert_eq!(churn(&[5, 6, 5, 7, 7, 7]).growth(), line(0.0, 0.0));
+        let Growth { per_hour, error } = churn(&[0, 0, 0, 0, 10, 12, 10, 12]).growth().unwrap();
+        assert!(per_hour > 0.0 && error > per_hour, "{per_hour} {error}");
+        assert_eq!(churn(&[1, 2, 3]).growth(), None);
+        assert_eq!(churn(&[1, 1, 9, 7, 8, 9]).range(), (7, 10));
     }
 
     #[test]
