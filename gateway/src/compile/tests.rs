@@ -215,3 +215,20 @@ fn what_did_not_change_is_taken_over() {
         |compiled: &Compiled| compiled.snapshot.services.iter().find(|row| &*row.name == "alias").cloned().unwrap();
     assert!(Arc::ptr_eq(&alias(&first), &alias(&second)));
 }
+
+#[test]
+fn more_changes_of_slices_than_are_told_apart_are_not_missed() {
+    let mut objects = Objects::default();
+    for object in 0..OBJECTS.len() {
+        objects.apply(document(object, 0));
+    }
+    let settings = Settings::default();
+    let first = compile(&objects, &settings, &[], &Allocations::default(), None);
+    // The first of them is forgotten.
+    objects.apply(document(SLICES.start, 1));
+    for version in 0..300 {
+        objects.apply(document(SLICES.start + 1, version % 2));
+    }
+    let second = compile(&objects, &settings, &[], &Allocations::default(), Some(&first));
+    assert_eq!(words(&second.snapshot), at_once(&objects));
+}
