@@ -43,7 +43,23 @@ fn h2spec() -> Option<PathBuf> {
 }
 
 /// Runs every case, and checks that each has passed.
+///
+/// A case ends with a connection that is closed, and sends another frame meanwhile: when that arrives after the close, the kernel answers
+/// with a reset, which h2spec does not count as closed. Who comes first is chance, so then all is run again.
 async fn judge(h2spec: &Path, addr: SocketAddr, is_tls: bool) {
+    for _ in 0..2 {
+        match run(h2spec, addr, is_tls).await {
+            Ok(()) => return,
+            Err(text) => assert!(text.contains(RESET), "{text}"),
+        }
+    }
+    run(h2spec, addr, is_tls).await.unwrap_or_else(|text| panic!("{text}"));
+}
+
+/// What h2spec says of a reset.
+const RESET: &str = "connection reset by peer";
+
+async fn run(h2spec: &Path, addr: SocketAddr, is_tls: bool) -> Result<(), String> {
     let mut command = Command::new(h2spec);
     // It gives up on what takes longer than this, and on a busy machine much does.
     command.args(["--timeout", "10", "--host", &addr.ip().to_string(), "--port", &addr.port().to_string()]);
@@ -54,5 +70,6 @@ async fn judge(h2spec: &Path, addr: SocketAddr, is_tls: bool) {
     let output = run.await.expect("it does not panic").expect("h2spec runs");
     let text = String::from_utf8_lossy(&output.stdout);
     let passed = text.lines().rev().find_map(|line| line.split(" tests, ").nth(1)?.split(' ').next()?.parse().ok());
-    assert!(output.status.success() && passed == Some(CASES), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let all = output.status.success() && passed == Some(CASES);
+    if all { Ok(()) } else { Err(format!("{text}\n{}", String::from_utf8_lossy(&output.stderr))) }
 }
