@@ -223,8 +223,11 @@ async fn a_cluster_ip_is_one_address_for_many_pods() {
     let pods = chapter.kubia();
     assert!(pods.contains_key(hits(&said)[0]), "{said}");
     assert_eq!(pods.values().collect::<BTreeSet<_>>().len(), 2, "they are on both nodes: {pods:?}");
-    let said = chapter.exec(&each_a_connection(&format!("http://{ip}"))).unwrap();
-    assert_eq!(hit(&said), pods.into_keys().collect());
+    // The pod that was ready last may be news to kube-proxy still.
+    eventually("all pods", || {
+        let said = chapter.exec(&each_a_connection(&format!("http://{ip}")))?;
+        if hit(&said).iter().eq(pods.keys()) { Ok(()) } else { Err(said) }
+    });
 }
 
 /// "The endpoints of the Service are the addresses of its pods."

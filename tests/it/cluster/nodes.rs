@@ -54,15 +54,24 @@ fn field(cluster: &Cluster, namespace: &str, object: &str, path: &str) -> String
     cluster.kubectl(&["get", object, "-n", namespace, "-o", &format!("jsonpath={{{path}}}")])
 }
 
-/// Asks from a pod until it is answered: what kube-proxy knows may be a moment behind.
-fn ask(cluster: &Cluster, namespace: &str, url: &str) -> String {
+/// Asks from a pod until the answer is right: what kube-proxy knows may be a moment behind, also of the second of two pods.
+#[track_caller]
+fn ask(cluster: &Cluster, namespace: &str, command: &[&str], is_right: impl Fn(&String) -> bool) {
     let patience = Instant::now() + PATIENCE;
     loop {
-        match cluster.try_exec(namespace, "web-1", &["curl", "-sS", "--max-time", "5", url]) {
-            Ok(answer) => return answer,
-            Err(error) => assert!(Instant::now() < patience, "{url}: {error}"),
+        let answer = cluster.try_exec(namespace, "web-1", command);
+        if answer.as_ref().is_ok_and(&is_right) {
+            return;
         }
+        assert!(Instant::now() < patience, "{command:?}: {answer:?}");
+        thread::sleep(Duration::from_millis(50));
     }
+}
+
+/// Waits until kube-proxy knows the Service.
+#[track_caller]
+fn wait_for_service(cluster: &Cluster, namespace: &str) {
+    ask(cluster, namespace, &["curl", "-sS", "--max-time", "5", "http://web/hostname"], |_| true);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,12 +88,10 @@ async fn pods_of_both_nodes_are_reached_by_name_and_address() {
     assert!(cluster_ip.starts_with("10.96."), "{cluster_ip}");
     let service = format!("web.{name}.svc.cluster.local");
     for host in [&cluster_ip, "web", &service] {
-        let first = ask(&cluster, name, &format!("http://{host}/hostname"));
         let urls = format!("http://{host}/hostname?[1-{ENOUGH}]");
         let command = ["curl", "-sS", "--max-time", "5", "-w", "\n", "-H", "Connection: close", &urls];
-        let answers = cluster.exec(name, "web-1", &command);
-        let pods: BTreeSet<&str> = answers.split_whitespace().collect();
-        assert_eq!(pods, BTreeSet::from(["web-1", "web-2"]), "{host}: {first}, {answers}");
+        let both = |answers: &String| answers.split_whitespace().collect::<BTreeSet<_>>() == ["web-1", "web-2"].into();
+        ask(&cluster, name, &command, both);
     }
 }
 
@@ -95,7 +102,7 @@ async fn node_ports_are_left_to_us() {
     let name = &namespace.name[..];
     cluster.apply_in(name, &web());
     wait_for_pods(&cluster, name);
-    ask(&cluster, name, "http://web/hostname");
+    wait_for_service(&cluster, name);
     for node in ["n1", "n2"] {
         // Whether somebody answers there depends on whether another test has Tidegate installed on the nodes already.
         let theirs = cluster.on_node(node, &["nft", "list", "set", "ip", "kube-proxy", "nodeport-ips"]);
@@ -135,7 +142,7 @@ async fn what_is_stopped_comes_back() {
     let name = &namespace.name[..];
     cluster.apply_in(name, &web());
     wait_for_pods(&cluster, name);
-    ask(&cluster, name, "http://web/hostname");
+    wait_for_service(&cluster, name);
     let cluster_ip = field(&cluster, name, "service/web", ".spec.clusterIP");
     cluster.stop_api_server().await;
     assert!(cluster.try_kubectl(&["get", "nodes", "--request-timeout=2s"]).is_err());

@@ -5,6 +5,7 @@
 //! $ cargo run -p tidegate-tests --bin fuzz -- --seconds 600 yaml        # one of them, for longer
 //! $ cargo run -p tidegate-tests --bin fuzz -- yaml --input FILE         # one input, as after a finding
 //! $ cargo run -p tidegate-tests --bin fuzz -- yaml --minimise FILE      # a smaller one that fails, too
+//! $ cargo run -p tidegate-tests --bin fuzz -- --build                   # only builds, which takes minutes the first time
 //! ```
 //!
 //! What is learnt stays in `target/fuzz/corpus` and is where the next run begins, beside the seeds in `tests/fuzz/corpus`.
@@ -45,6 +46,7 @@ const LAST_WORDS: usize = 40;
 type Failure = Box<dyn Error + Send + Sync>;
 
 struct Options {
+    only_build: bool,
     seconds: u64,
     jobs: usize,
     targets: Vec<String>,
@@ -66,6 +68,9 @@ fn main() -> ExitCode {
 fn run() -> Result<bool, Failure> {
     let options = options(env::args().skip(1))?;
     let binary = build()?;
+    if options.only_build {
+        return Ok(true);
+    }
     if let Some(arguments) = &options.single {
         let [target] = &options.targets[..] else { return Err("one input is for one target: name it".into()) };
         return Ok(Command::new(binary).env("TIDEGATE_FUZZ", target).args(arguments).status()?.success());
@@ -94,11 +99,12 @@ fn run() -> Result<bool, Failure> {
 }
 
 fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failure> {
-    let mut options = Options { seconds: 60, jobs: 2, targets: Vec::new(), single: None };
+    let mut options = Options { only_build: false, seconds: 60, jobs: 2, targets: Vec::new(), single: None };
     let all = targets()?;
     while let Some(argument) = arguments.next() {
         let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
         match argument.as_str() {
+            "--build" => options.only_build = true,
             "--seconds" => options.seconds = value()?.parse()?,
             "--jobs" => options.jobs = value()?.parse()?,
             "--input" => options.single = Some(vec![value()?]),
@@ -107,9 +113,11 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options, Failu
             }
             target if all.iter().any(|known| known == target) => options.targets.push(argument),
             other => {
-                return Err(
-                    format!("{other}: there are {}, --seconds, --jobs, --input, --minimise", all.join(", ")).into()
-                );
+                return Err(format!(
+                    "{other}: there are {}, --seconds, --jobs, --input, --minimise, --build",
+                    all.join(", ")
+                )
+                .into());
             }
         }
     }
@@ -282,6 +290,7 @@ mod tests {
         assert!(all.targets.len() > 10 && all.single.is_none() && all.seconds == 60);
         let one = read(&["yaml", "--seconds", "5"]).unwrap();
         assert_eq!((one.targets, one.seconds), (vec!["yaml".to_owned()], 5));
+        assert!(read(&["--build"]).unwrap().only_build && !read(&[]).unwrap().only_build);
         assert_eq!(read(&["yaml", "--input", "x"]).unwrap().single, Some(vec!["x".to_owned()]));
         for wrong in [&["nothing"][..], &["--seconds"], &["--seconds", "x"]] {
             assert!(read(wrong).is_err(), "{wrong:?}");
