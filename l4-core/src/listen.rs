@@ -190,7 +190,8 @@ impl std::error::Error for BindFailure {
     }
 }
 
-/// One listener on `addr` for each of `workers`; with port 0 they all get the same number.
+/// One listener on `addr` for each of `workers`; with port 0 they all get the same number. `[::]` is all addresses of both families:
+/// a client that comes by IPv4 then has an address such as `::ffff:192.0.2.1`.
 pub fn bind_tcp(addr: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
     if addr.port() != 0 {
         drop(listener(addr, Binding::default())?);
@@ -282,8 +283,9 @@ fn datagrams(addr: SocketAddr, binding: Binding) -> io::Result<UdpSocket> {
 fn bound(addr: SocketAddr, kind: Type, protocol: SocketProtocol, binding: Binding) -> io::Result<RawSocket> {
     let socket = RawSocket::new(Domain::for_address(addr), kind, Some(protocol))?;
     socket.set_nonblocking(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
+    if let SocketAddr::V6(addr) = addr {
+        // All addresses are those of both families, whatever the system's default.
+        socket.set_only_v6(!addr.ip().is_unspecified())?;
     }
     // For TCP it means: old connections that linger do not hold the port. For UDP it would mean: share the port.
     if kind == Type::STREAM {
@@ -404,6 +406,17 @@ mod tests {
         assert!(hint(Errno::MFILE).contains("too many open files"));
         assert!(hint(Errno::NFILE).contains("too many open files"));
         assert!(hint(Errno::IO).contains("the system refused"));
+    }
+
+    #[test]
+    fn all_addresses_are_those_of_both_families() {
+        let listeners = bind_tcp("[::]:0".parse().unwrap(), 2).unwrap();
+        let port = listeners[0].local_addr().unwrap().port();
+        for ip in ["127.0.0.1", "::1"] {
+            std::net::TcpStream::connect((ip, port)).unwrap();
+        }
+        let alone = bind_tcp("[::1]:0".parse().unwrap(), 1).unwrap();
+        std::net::TcpStream::connect(("127.0.0.1", alone[0].local_addr().unwrap().port())).unwrap_err();
     }
 
     #[test]

@@ -124,6 +124,7 @@ fn tls_facts(session: &ServerConnection, sni: Option<&str>, certificate: Option<
 /// Where a client connected to; unspecified if it is gone already, or if there is no log that would say so.
 fn local(worker: &Shared, stream: &TcpStream) -> SocketAddr {
     let known = worker.log().and_then(|_| stream.local_addr().ok());
+    let known = known.map(|addr| SocketAddr::new(addr.ip().to_canonical(), addr.port()));
     known.unwrap_or_else(|| SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)))
 }
 

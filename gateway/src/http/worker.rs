@@ -297,6 +297,8 @@ impl Shared {
             // Elsewhere it may not be inherited; without it only latency suffers.
             drop(stream.set_nodelay(true));
         }
+        // Who comes by IPv4 to a listener of both families has an IPv4 address.
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let arrival = Arrival { worker: self.clone(), listener: listener.clone(), stream, peer };
         spawn_local(async move {
             arrival.serve().await;
