@@ -196,6 +196,7 @@ proptest! {
                     https_port: Some(443),
                 };
                 match decide(snapshot, &facts, |_| 0) {
+                    Decision::Health => prop_assert_eq!(kind(&outcome), 200),
                     Decision::NotFound { .. } => prop_assert_eq!(kind(&outcome), 404),
                     Decision::Unavailable { .. } => prop_assert_eq!(kind(&outcome), 503),
                     Decision::Forward { rule, upstream, pinned, hash, .. } => {

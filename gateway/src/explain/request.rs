@@ -42,6 +42,11 @@ pub(super) fn explain(
     steps.add("Host", host(snapshot, facts.host, found.host));
     // The last of all lots: the main backend, where it is a matter of chance.
     let decision = decide(snapshot, &facts, |total| total.saturating_sub(1));
+    if let Decision::Health = decision {
+        let reason =
+            "no rule names this host or path: it is where load balancers ask whether Tidegate is there".to_owned();
+        return (steps.0, Outcome::Status { code: 200, reason });
+    }
     let Some(rule) = decision.rule() else {
         steps.add("Path", missed(found.host, facts.path));
         return (steps.0, not_found());
@@ -106,7 +111,7 @@ fn forward(
     }
     let (backend, upstream, pinned, hash) = match decision {
         Decision::Forward { backend, upstream, pinned, hash, .. } => (*backend, Some(*upstream), *pinned, *hash),
-        Decision::Unavailable { .. } | Decision::NotFound { .. } => {
+        Decision::Health | Decision::Unavailable { .. } | Decision::NotFound { .. } => {
             (&rule.backend, upstream(snapshot, rule), None, None)
         }
     };
@@ -124,7 +129,7 @@ fn forward(
             }
             choose(rule, upstream, pinned, hash.map(|key| (key, facts.client)), now)
         }
-        (Decision::NotFound { .. } | Decision::Forward { .. }, _) => not_found(),
+        (Decision::Health | Decision::NotFound { .. } | Decision::Forward { .. }, _) => not_found(),
     };
     policy::settings(&rule.policy, steps);
     match (turn, outcome) {

@@ -119,6 +119,11 @@ impl Account {
         drop(self.rule.set(rule.clone()));
     }
 
+    /// It asks whether we are there: nobody wants a line for that every few seconds.
+    pub(crate) fn is_probe(&self) {
+        self.entry.take();
+    }
+
     /// This pod is tried from now on; `tell` says why, if somebody watches.
     pub(crate) fn trying(&self, endpoint: SocketAddr, pod: Option<&str>, tell: impl FnOnce(&Told)) {
         self.log(|entry| entry.trying(endpoint, pod, Instant::now()));

@@ -14,13 +14,20 @@ use super::{
     template,
 };
 use crate::{
-    route::{Backend, Rule, UpstreamId},
+    route::{Backend, Found, Rule, UpstreamId},
     snapshot::{Snapshot, Upstream},
 };
+
+/// Where the load balancers of clouds ask whether we are there. They may ask the ports alone that they send connections to, and know no
+/// host; ingress-nginx answers here, too (`--health-check-path`).
+pub const HEALTH_PATH: &str = "/healthz";
 
 /// Where a request goes.
 #[derive(Debug)]
 pub enum Decision<'a> {
+    /// To nobody, as it asks for us: [`HEALTH_PATH`] of a host that no rule names, unless a rule names this path. The answer is 200,
+    /// and 503 when we are about to end.
+    Health,
     /// To nobody. The answer is 404.
     NotFound {
         /// A rule that takes it all the same: what an Ingress says about its whole host.
@@ -53,6 +60,7 @@ impl<'a> Decision<'a> {
     /// The rule that takes it, whose filters apply whether or not there is anybody to forward to.
     pub fn rule(&self) -> Option<&'a Arc<Rule>> {
         match self {
+            Self::Health => None,
             Self::NotFound { rule } => *rule,
             Self::Unavailable { rule, .. } | Self::Forward { rule, .. } => Some(rule),
         }
@@ -81,7 +89,11 @@ impl Unavailable<'_> {
 /// Where a request goes under `snapshot`. `draw` gives a number below the one it is given, each equally likely; it is asked at
 /// most once, and only where a weight decides.
 pub fn decide<'a>(snapshot: &'a Snapshot, facts: &Facts<'_>, draw: impl FnOnce(u32) -> u32) -> Decision<'a> {
-    let Some(rule) = snapshot.routes.find(facts.host, facts.path).rule else {
+    let found = snapshot.routes.find(facts.host, facts.path);
+    if facts.path == HEALTH_PATH && snapshot.routes.is_of_any_host(&found) && !names_health_path(&found) {
+        return Decision::Health;
+    }
+    let Some(rule) = found.rule else {
         return Decision::NotFound { rule: None };
     };
     let mut backend = &rule.backend;
@@ -116,6 +128,11 @@ pub fn decide<'a>(snapshot: &'a Snapshot, facts: &Facts<'_>, draw: impl FnOnce(u
         cookie.map.find(session.key).map(EndpointIndex)
     });
     Decision::Forward { rule, backend, upstream, pinned, hash: hash(rule, upstream, facts) }
+}
+
+fn names_health_path(found: &Found<'_>) -> bool {
+    let path = found.rule.and_then(|rule| rule.path.as_ref());
+    path.is_some_and(|path| path.as_str().starts_with(HEALTH_PATH))
 }
 
 fn usable(snapshot: &Snapshot, id: UpstreamId) -> Option<&Arc<Upstream>> {

@@ -101,6 +101,9 @@ async fn answer(
     let path = target::path(&parts.uri)?;
     let facts = facts(client, parts, host, &path, addr);
     let decision = decide(&snapshot, &facts, |total| fastrand::u32(..total));
+    if let Decision::Health = decision {
+        return Ok(health(client.worker.phase(), account).map(Ready::own));
+    }
     let mut edits = Edits::default();
     if let Some(rule) = decision.rule() {
         account.matched(rule);
@@ -165,6 +168,20 @@ impl Ready {
     }
 }
 
+/// What load balancers are told.
+fn health(phase: Phase, account: &Account) -> Response<Bytes> {
+    account.is_probe();
+    let (status, text) = match phase {
+        Phase::Serving => (StatusCode::OK, "ok\n"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+    };
+    let mut response = Response::new(Bytes::from_static(text.as_bytes()));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers::name_server(response.headers_mut());
+    response
+}
+
 /// What no pod should see stops here. Afterwards there is exactly one good Host, and the target is a path.
 fn let_in(client: &Client, parts: &mut Parts) -> Result<(Seen, Option<Extended>), Failure> {
     let extended = connect::take(parts);
@@ -176,7 +193,7 @@ type Chosen<'a> = (&'a Arc<Rule>, &'a Backend, &'a Arc<Upstream>, Option<Endpoin
 
 fn chosen<'a>(decision: &Decision<'a>) -> Result<Chosen<'a>, Failure> {
     match *decision {
-        Decision::NotFound { .. } => Err(Failure::NO_RULE),
+        Decision::Health | Decision::NotFound { .. } => Err(Failure::NO_RULE),
         Decision::Unavailable { rule, reason } => Err(Failure::unavailable(rule.backend.service(), reason)),
         Decision::Forward { rule, backend, upstream, pinned, hash } => Ok((rule, backend, upstream, pinned, hash)),
     }

@@ -115,6 +115,11 @@ impl RouteTable {
         Found { host, rule }
     }
 
+    /// Whether what was found for a request is of any host: no rule names its own.
+    pub fn is_of_any_host(&self, found: &Found<'_>) -> bool {
+        found.host.is_none_or(|host| self.any.as_ref().is_some_and(|any| std::ptr::eq(any, host)))
+    }
+
     /// Every rule, in no order.
     pub fn rules(&self) -> impl Iterator<Item = &Arc<Rule>> {
         let hosts = self.exact.values().chain(self.wildcard.values()).chain(&self.any);

@@ -51,6 +51,7 @@ fn compile_yaml(yaml: &str) -> Compiled {
 fn goes_to(compiled: &Compiled, fields: &[(&str, &str)], lot: u32) -> String {
     let asked = Asked::get("/", fields);
     match decide(&compiled.snapshot, &asked.facts(), |total| lot.min(total - 1)) {
+        Decision::Health => "200".to_owned(),
         Decision::NotFound { .. } => "404".to_owned(),
         Decision::Unavailable { .. } => "503".to_owned(),
         Decision::Forward { upstream, backend, .. } => {

@@ -148,6 +148,24 @@ fn draining_answers_one_more_request_on_an_idle_connection() {
 }
 
 #[test]
+fn load_balancers_are_told_of_a_drain() {
+    run(async {
+        let gateway = Gateway::start(&[]);
+        let mut client = gateway.connect().await;
+        let ask = "GET /healthz HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n";
+        client.send(ask).await;
+        assert!(client.answer().await.starts_with("HTTP/1.1 200 "));
+        let worker = gateway.worker.clone();
+        let drained = spawn_local(async move { worker.drain(PATIENCE).await });
+        until("it drains", || std::net::TcpStream::connect(gateway.addr).is_err()).await;
+        client.send(ask).await;
+        let (answer, closed) = client.rest().await;
+        assert!(closed && answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("\r\n\r\ndraining\n"), "{answer}");
+        drained.await.unwrap();
+    });
+}
+
+#[test]
 fn draining_has_an_end() {
     run(async {
         let (pod, _go) = waiting("never").await;

@@ -49,6 +49,34 @@ fn no_rule_is_404_and_nothing_behind_a_rule_is_503() {
     });
 }
 
+/// ingress-nginx answers it, too, and the load balancers of clouds are told to ask for it.
+#[test]
+fn load_balancers_ask_at_healthz_of_no_host() {
+    run(async {
+        let pod = Pod::named("a").await;
+        let (any, named) = (Route::to("any", [pod.addr]), Route::to("named", [pod.addr]).host("a"));
+        let ask = async |gateway: &Gateway, host: &str, path: &str| {
+            let answer = gateway.ask(&format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+            answer.split_once("\r\n\r\n").map(|(head, content)| (head[9..12].to_owned(), content.to_owned())).unwrap()
+        };
+        let health = ("200".to_owned(), "ok\n".to_owned());
+        let gateway = Gateway::start(&[any, named]);
+        for host in ["10.0.0.1", "other"] {
+            assert_eq!(ask(&gateway, host, "/healthz").await, health, "{host}");
+        }
+        let old = gateway.ask("GET /healthz HTTP/1.0\r\n\r\n").await;
+        assert!(old.starts_with("HTTP/1.0 200 ") || old.starts_with("HTTP/1.1 200 "), "{old}");
+        assert_eq!(pod.seen.borrow().len(), 0);
+        ask(&gateway, "a", "/healthz").await;
+        ask(&gateway, "other", "/healthz/x").await;
+        assert_eq!(pod.seen.borrow().len(), 2, "a host of somebody's, and another path");
+        assert_eq!(ask(&Gateway::start(&[]), "other", "/healthz").await, health, "there is no rule at all");
+        let own = Gateway::start(&[Route::to("own", [pod.addr]).path("/healthz")]);
+        ask(&own, "other", "/healthz").await;
+        assert_eq!(pod.seen.borrow().len(), 3, "somebody has a rule for it");
+    });
+}
+
 #[test]
 fn one_connection_is_spread_over_all_pods() {
     run(async {
