@@ -77,13 +77,15 @@ impl Ours<'_> {
     }
 }
 
-/// Compiles all Ingresses; counters of rules that stay, and what TLS is made of, come from `previous`.
+/// Compiles all Ingresses. Rows and rules that say what they said, the counters of the others, and what TLS is made of, come from
+/// `previous`.
 pub(crate) fn compile(
     objects: &Objects,
     settings: &Settings,
     previous: Option<&CompiledIngresses>,
 ) -> CompiledIngresses {
     let parameters = ClassParameters::read(objects, &settings.classes);
+    let rows_before = previous.map_or(&[][..], |previous| &*previous.rows);
     let mut all: Vec<(&Name, &Arc<Stored<Ingress>>)> = objects.ingresses.iter().collect();
     let created = |stored: &Stored<Ingress>| stored.created().unwrap_or(i64::MAX);
     all.sort_by(|(a, x), (b, y)| created(x).cmp(&created(y)).then_with(|| b.cmp(a)));
@@ -93,7 +95,7 @@ pub(crate) fn compile(
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
         let ours = row::is_ours(&stored.object, objects, &settings.classes, &mut report);
         let class = parameters.of(&stored.object, objects).filter(|_| ours).cloned();
-        rows.push(Arc::new(row::row(name, &stored.object, ours, class.as_deref())));
+        rows.push(row::held(row::row(name, &stored.object, ours, class.as_deref()), rows_before));
         if ours {
             let defaults = class.iter().flat_map(|class| class.for_ingress(&stored.object));
             let mut options = IngressOptions::read(&stored.object, defaults, &mut report);
@@ -105,13 +107,12 @@ pub(crate) fn compile(
         }
     }
     rows.sort_by(|a: &Arc<IngressRow>, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
-    let stats =
-        previous.into_iter().flat_map(|p| p.routes.rules()).map(|rule| (stats_key(rule), rule.stats.clone())).collect();
+    let held = previous.into_iter().flat_map(|p| p.routes.rules()).map(|rule| (place(rule), rule)).collect();
     let modes = Modes::read(mains.iter().filter(|one| !one.options.canary.enabled));
     let any_passthrough = mains.iter().any(|one| one.options.tls.passthrough);
     let defaults = TlsDefaults { certificate: parameters.certificate().cloned(), any_passthrough };
     let tls = TlsCompiler::new(objects, settings, defaults, previous.map(|p| &p.tls));
-    let mut builder = Builder::new(objects, &modes, stats, tls);
+    let mut builder = Builder::new(objects, &modes, held, tls);
     builder.add_all(&mains, &mut reports);
     builder.finish(&mains, &mut reports);
     let named = |default: &DefaultBackend| ClassBackend {
@@ -128,10 +129,12 @@ pub(crate) fn compile(
     CompiledIngresses { routes, tls: builder.tls.finish(), upstreams, rows: rows.into(), findings, parameters }
 }
 
-type StatsKey = (Owner, Arc<str>, Option<PathMatch>);
+/// The rules of the configuration before, by their places.
+type Held<'a> = AHashMap<(&'a Owner, &'a str, Option<&'a PathMatch>), &'a Arc<Rule>>;
 
-fn stats_key(rule: &Rule) -> StatsKey {
-    (rule.owner.clone(), rule.host.clone(), rule.path.clone())
+/// A rule's counters are those of the one that had its place before.
+fn place(rule: &Rule) -> (&Owner, &str, Option<&PathMatch>) {
+    (&rule.owner, &rule.host, rule.path.as_ref())
 }
 
 struct Builder<'a> {
@@ -141,9 +144,11 @@ struct Builder<'a> {
     upstreams: Upstreams,
     tls: TlsCompiler<'a>,
     canaries: Canaries,
-    stats: AHashMap<StatsKey, Arc<RuleStats>>,
+    held: Held<'a>,
     /// What most rules have: they share it.
     plain: Arc<Policy>,
+    /// No rule's counters, for one that is not finished.
+    uncounted: Arc<RuleStats>,
 }
 
 /// One Ingress on its way.
@@ -168,14 +173,18 @@ impl One<'_, '_> {
 }
 
 impl<'a> Builder<'a> {
-    fn new(
-        objects: &'a Objects,
-        modes: &'a Modes,
-        stats: AHashMap<StatsKey, Arc<RuleStats>>,
-        tls: TlsCompiler<'a>,
-    ) -> Self {
-        let (routes, upstreams, canaries) = (RouteTable::default(), Upstreams::default(), Canaries::default());
-        Self { objects, modes, routes, upstreams, tls, canaries, stats, plain: Arc::default() }
+    fn new(objects: &'a Objects, modes: &'a Modes, held: Held<'a>, tls: TlsCompiler<'a>) -> Self {
+        Self {
+            objects,
+            modes,
+            routes: RouteTable::default(),
+            upstreams: Upstreams::default(),
+            tls,
+            canaries: Canaries::default(),
+            held,
+            plain: Arc::default(),
+            uncounted: Arc::default(),
+        }
     }
 
     /// The canaries first: a main rule must know its own.
@@ -257,7 +266,7 @@ impl<'a> Builder<'a> {
         let split = self.canaries.split(host, &written, &backend);
         let policy = self.policy(one, host, Target::Path(&written.path, &matcher), transport);
         let rule = self.rule(one.main, host, Some(matcher.clone()), backend, policy);
-        let rule = Arc::new(Rule { split, ..rule });
+        let rule = self.finished(Rule { split, ..rule });
         if let Err(holder) = self.routes.host_mut(host).paths.insert(&matcher, rule) {
             let message = format!(
                 "{host} {matcher} belongs to Ingress {} already, which is older or, of the same age, sorts last.",
@@ -327,7 +336,7 @@ impl<'a> Builder<'a> {
         transport: Transport,
     ) {
         let policy = self.policy(one, host, target, transport);
-        let rule = Arc::new(self.rule(one.main, host, None, backend, policy));
+        let rule = self.finished(self.rule(one.main, host, None, backend, policy));
         let place = &mut self.routes.host_mut(host).default;
         match place {
             Some(holder) if holder.owner != rule.owner => {
@@ -356,10 +365,18 @@ impl<'a> Builder<'a> {
         backend: Backend,
         policy: Arc<Policy>,
     ) -> Rule {
-        let key = (main.owner(), Arc::from(host.to_string()), path);
-        let stats = self.stats.get(&key).cloned().unwrap_or_default();
-        let (owner, host, path) = key;
+        let (owner, host, stats) = (main.owner(), Arc::from(host.to_string()), self.uncounted.clone());
         Rule { owner, host, path, backend, split: None, policy, issues_cookie: main.options.affinity, stats }
+    }
+
+    /// A rule with its counters; it is the one before if that says the same: then there is only one of them, however many
+    /// configurations are still in use.
+    fn finished(&self, rule: Rule) -> Arc<Rule> {
+        match self.held.get(&place(&rule)) {
+            Some(held) if held.says_the_same(&rule) => (*held).clone(),
+            Some(held) => Arc::new(Rule { stats: held.stats.clone(), ..rule }),
+            None => Arc::new(Rule { stats: Arc::default(), ..rule }),
+        }
     }
 
     /// Where a backend leads, and how it is spoken to; `None` if it is none that can be served at all.

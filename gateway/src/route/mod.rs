@@ -21,7 +21,7 @@ pub mod template;
 
 use std::sync::Arc;
 
-pub use hosts::{Host, HostName, RouteTable};
+pub use hosts::{Found, Host, HostName, RouteTable};
 pub(crate) use hosts::{MAX_HOST_BYTES, normalise};
 pub use paths::{PathMatch, Paths};
 
@@ -49,6 +49,20 @@ pub struct Rule {
     pub issues_cookie: bool,
     /// Counters, inherited from configuration to configuration.
     pub stats: Arc<stats::RuleStats>,
+}
+
+impl Rule {
+    /// Whether the other differs in nothing but its counters.
+    pub(crate) fn says_the_same(&self, other: &Self) -> bool {
+        let Self { owner, host, path, backend, split, policy, issues_cookie, stats: _ } = self;
+        *owner == other.owner
+            && *host == other.host
+            && *path == other.path
+            && *backend == other.backend
+            && *split == other.split
+            && (Arc::ptr_eq(policy, &other.policy) || *policy == other.policy)
+            && *issues_cookie == other.issues_cookie
+    }
 }
 
 /// The object a rule was written in.

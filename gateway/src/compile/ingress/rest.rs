@@ -87,7 +87,8 @@ impl Builder<'_> {
             (None, None) => return,
         };
         let rule = Rule { issues_cookie: false, ..self.rule(one.main, host, None, backend, policy) };
-        self.routes.host_mut(host).default = Some(Arc::new(rule));
+        let rule = self.finished(rule);
+        self.routes.host_mut(host).default = Some(rule);
     }
 
     /// `www.X` is sent to `X`, or `X` to `www.X`, unless an Ingress names both.
@@ -106,7 +107,8 @@ impl Builder<'_> {
         let policy = Policy { filters: [Filter::Redirect(to)].into(), ..Policy::default() };
         let backend = Backend::None { service: NOTHING.into() };
         let rule = Rule { issues_cookie: false, ..self.rule(one.main, &other, None, backend, Arc::new(policy)) };
-        self.routes.host_mut(&other).default = Some(Arc::new(rule));
+        let rule = self.finished(rule);
+        self.routes.host_mut(&other).default = Some(rule);
     }
 
     fn add_aliases(&mut self, main: &Ours<'_>, report: &mut Report<'_>) {
@@ -153,9 +155,7 @@ impl Builder<'_> {
         let (backend, transport) = self.class_backend(default);
         let Name { namespace, name: service } = &default.service;
         let owner = Owner { namespace: namespace.clone(), name: service.clone() };
-        let key = (owner.clone(), Arc::from("*"), None);
-        let stats = self.stats.get(&key).cloned().unwrap_or_default();
-        self.routes.set_default(Arc::new(Rule {
+        let rule = self.finished(Rule {
             owner,
             host: "*".into(),
             path: None,
@@ -163,7 +163,8 @@ impl Builder<'_> {
             split: None,
             policy: Arc::new(Policy { transport, ..Policy::default() }),
             issues_cookie: false,
-            stats,
-        }));
+            stats: self.uncounted.clone(),
+        });
+        self.routes.set_default(rule);
     }
 }

@@ -1,9 +1,11 @@
 //! Whether an Ingress is ours, and its row for people.
 
+use std::sync::Arc;
+
 use tidegate_crd::ingress::Ingress;
 
 use super::super::{
-    class::{Class, class_of},
+    class::{CLASS_ANNOTATION_FIELD, Class, class_of},
     class_parameters::Parameters,
     finding::Report,
     objects::{Name, Objects},
@@ -23,6 +25,15 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSetti
                 "Nothing, if that is as meant.",
             );
         }
+        // Others read the annotation without an IngressClass (`gce`), as we do.
+        Class::Unknown { class, field } if classes.among_others && field == CLASS_ANNOTATION_FIELD => {
+            report.info(
+                "UnknownClass",
+                field,
+                format!("there is no IngressClass {class:?}, so it is not served here."),
+                "Nothing, if another controller serves it; else correct the name.",
+            );
+        }
         Class::Unknown { class, field } => {
             let controller = classes.controllers.first().map_or("tidegate.io/ingress", |controller| controller);
             let implied = match &*classes.implied {
@@ -37,6 +48,14 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSetti
                 fix,
             );
         }
+        Class::Nothing => {
+            report.info(
+                "NoClass",
+                "spec",
+                "it names no class, and no class is the default, so it is not served here.",
+                "Write spec.ingressClassName: tidegate, or start with --watch-ingress-without-class.",
+            );
+        }
         Class::NotDefault { class } => {
             let message = format!(
                 "it names no class, and the default class {class:?} is another controller's, so it is not served."
@@ -45,6 +64,15 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSetti
         }
     }
     false
+}
+
+/// A row, or the one `before` that says the same. Those are in the order of their names.
+pub(super) fn held(row: IngressRow, before: &[Arc<IngressRow>]) -> Arc<IngressRow> {
+    let name = (&row.namespace, &row.name);
+    match before.binary_search_by(|held| (&held.namespace, &held.name).cmp(&name)) {
+        Ok(at) if *before[at] == row => before[at].clone(),
+        Ok(_) | Err(_) => Arc::new(row),
+    }
 }
 
 /// The row of an Ingress; `class` is what holds for its class.
