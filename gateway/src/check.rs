@@ -29,16 +29,16 @@ pub struct CheckReport {
     files: usize,
 }
 
-/// Compiles `documents` with the settings of a plain `run`. `problems` are what the files' reader found, and are reported with the rest.
+/// Compiles `documents`. `problems` are what the files' reader found, and are reported with the rest.
 /// `files` is how many files were read.
-pub fn check(documents: Vec<Document>, problems: &[Finding], files: usize) -> CheckReport {
+pub fn check(documents: Vec<Document>, settings: &Settings, problems: &[Finding], files: usize) -> CheckReport {
     let mut objects = Objects::default();
     objects.now = Some(unix_seconds());
     let count = documents.len();
     for document in documents {
         objects.apply(document);
     }
-    let compiled = compile(&objects, &Settings::default(), problems, &Allocations::default(), None);
+    let compiled = compile(&objects, settings, problems, &Allocations::default(), None);
     let mut findings = compiled.snapshot.findings.to_vec();
     findings.sort_by(|a, b| (&a.file, a.line, b.severity, a.reason).cmp(&(&b.file, b.line, a.severity, b.reason)));
     CheckReport { findings, objects: count, files }

@@ -39,7 +39,7 @@ fn check_files<'a>(files: impl IntoIterator<Item = &'a (PathBuf, String)>) -> Ch
         problems.extend(parsed.problems.into_iter().map(Finding::from));
         count += 1;
     }
-    check(documents, &problems, count)
+    check(documents, &Settings::default(), &problems, count)
 }
 
 fn check_text(text: &str) -> CheckReport {

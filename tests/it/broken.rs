@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tidegate::{check::check, control::files::read_all};
+use tidegate::{check::check, compile::settings::Settings, control::files::read_all};
 use tidegate_tests::{Bed, Client, Net, client::hit, http_pod, pod_manifest, service_manifest};
 
 fn directory(name: &str) -> PathBuf {
@@ -17,7 +17,7 @@ fn directory(name: &str) -> PathBuf {
 #[test]
 fn a_directory_of_nothing_but_broken_manifests_has_a_finding_for_each() {
     let batch = read_all(&[directory("broken"), directory("broken-sources")]);
-    let report = check(batch.apply, &batch.problems, batch.files);
+    let report = check(batch.apply, &Settings::default(), &batch.problems, batch.files);
     assert_eq!(report.exit_code(), 2);
     let named: BTreeSet<PathBuf> = report.findings().iter().map(|finding| finding.file.to_path_buf()).collect();
     for name in ["broken", "broken-sources"] {
@@ -38,7 +38,7 @@ fn what_the_source_alone_can_know_is_found_too() {
     assert_eq!(batch.apply.len(), 1);
     assert_eq!(batch.problems.iter().map(|p| (p.reason, p.line)).collect::<Vec<_>>(), [("DuplicateObject", 10)]);
     let missing = read_all(&[directory("no-such-directory")]);
-    assert_eq!(check(missing.apply, &missing.problems, 0).exit_code(), 2);
+    assert_eq!(check(missing.apply, &Settings::default(), &missing.problems, 0).exit_code(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -57,6 +57,11 @@ pub(crate) fn ingress(namespace: &str, name: &str) -> String {
     )
 }
 
+/// The same Ingress, of a class.
+pub(crate) fn of_class(class: &str, ingress: &str) -> String {
+    ingress.replacen("spec: {", &format!("spec: {{ingressClassName: {class}, "), 1)
+}
+
 pub(crate) async fn cluster(server: &ApiServer, namespaces: &[&str]) -> Source {
     let connection = Connection::find(Some(server.kubeconfig().to_owned()), None).await.unwrap();
     let namespaces: Vec<String> = namespaces.iter().map(|&namespace| namespace.to_owned()).collect();
@@ -367,4 +372,41 @@ async fn the_command_line_leads_to_a_cluster() {
     let process = tokio::task::spawn_blocking(move || Process::start(&state, &args)).await.unwrap();
     let answer = Client::connect(http).await.get("web.example.com", "/").await;
     assert_eq!(answer.pod().as_deref(), Some("a"), "{}", process.log());
+}
+
+/// Others serve Ingresses too: what names no class is theirs, and not even told of as a mistake, unless the operator says otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ingress_of_no_class_is_left_to_others_unless_it_is_asked_for() {
+    for flag in ["", "--watch-ingress-without-class"] {
+        let net = Net::next();
+        let _a = http_pod("a", net.ip(2)).await;
+        let server = ApiServer::start(net.ip(32)).await;
+        let gce = ingress("default", "gce").replacen(
+            "name: gce,",
+            "annotations: {kubernetes.io/ingress.class: gce}, name: gce,",
+            1,
+        );
+        let ours =
+            of_class("tidegate", &ingress("default", "web").replace("name: web, namespace", "name: ours, namespace"));
+        let ours = ours.replace("host: web.", "host: ours.");
+        server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web") + &gce + &ours));
+        let ip = net.ip(1);
+        let text = format!(
+            "run --kubernetes {flag} --http {ip}:8080 --https off --admin {ip}:9901 --workers 1 --kubeconfig {}",
+            server.kubeconfig().display()
+        );
+        let args: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
+        let state = std::env::temp_dir();
+        let process = tokio::task::spawn_blocking(move || Process::start(&state, &args)).await.unwrap();
+        let status = async |host: &str| Client::connect(SocketAddr::new(ip, 8080)).await.get(host, "/").await.status;
+        assert_eq!(status("ours.example.com").await, 200, "{}", process.log());
+        assert_eq!(status("web.example.com").await, if flag.is_empty() { 404 } else { 200 }, "{flag}");
+        assert_eq!(status("gce.example.com").await, 404);
+        let findings = Client::connect(SocketAddr::new(ip, 9901)).await.get("localhost", "/findings").await.text();
+        assert!(
+            findings.contains("\"UnknownClass\"") && findings.contains("\"NoClass\"") == flag.is_empty(),
+            "{findings}"
+        );
+        assert!(!findings.contains("\"error\"") && !findings.contains("\"warning\""), "{findings}");
+    }
 }

@@ -12,7 +12,12 @@ use crate::{
     admin::{client, tables, view::ConfigView},
     app::{App, Options, Source},
     check,
-    compile::{allocate::Allocations, compile, objects::Objects, settings::AddressSource},
+    compile::{
+        allocate::Allocations,
+        compile,
+        objects::Objects,
+        settings::{AddressSource, Settings},
+    },
     control::{
         files::read_all,
         kubernetes::{Cluster, api_server::ApiServer},
@@ -35,6 +40,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
     let (source, controller) = if args.cluster.kubernetes {
         settings.addresses = AddressSource::Cluster;
         settings.serves_node = args.cluster.node;
+        settings.classes.without_class = args.cluster.watch_ingress_without_class;
         let cluster = runtime.block_on(cluster(args.cluster, &settings.node_name))?;
         // Where no Ingress is served there is nothing to say about any.
         let serves_ingresses = args.http.0.or(args.https.0).is_some();
@@ -57,6 +63,7 @@ pub(super) fn run(args: RunArgs) -> anyhow::Result<ExitCode> {
             https_port: None,
         },
         admin: args.admin,
+        metrics: args.metrics,
         dns: args.dns,
         dns_forward: args.dns_forward,
         workers: args.workers.unwrap_or_else(default_workers),
@@ -129,9 +136,10 @@ pub(super) async fn serve(
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn check(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+pub(super) fn check(args: CheckArgs) -> anyhow::Result<ExitCode> {
     let batch = read_all(&args.paths);
-    let report = check::check(batch.apply, &batch.problems, batch.files);
+    let settings = Settings { classes: args.classes.settings(false), ..Settings::default() };
+    let report = check::check(batch.apply, &settings, &batch.problems, batch.files);
     if args.output.is_some() {
         print(&serde_json::to_string_pretty(&report.to_json())?)?;
     } else {

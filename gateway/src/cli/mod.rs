@@ -37,6 +37,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Serve manifests until Ctrl-C or SIGTERM (drains; a second signal cuts)
+    #[command(args_override_self = true)] // so that what a chart says can be said again
     Run(Box<RunArgs>),
     /// Start pods and the example manifests in this process, and say what to try
     Demo(DemoArgs),
@@ -74,6 +75,9 @@ struct RunArgs {
     /// Serve health, metrics and configuration here
     #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDR")]
     admin: SocketAddr,
+    /// Serve health and metrics alone here, besides: for Prometheus on other machines, who is not to see more [default: off]
+    #[arg(long, value_name = "ADDR")]
+    metrics: Option<SocketAddr>,
     /// Serve DNS here, over UDP and TCP [default: off]
     #[arg(long, value_name = "ADDR")]
     dns: Option<SocketAddr>,
@@ -116,6 +120,9 @@ struct ClusterArgs {
         value_name = "NAMESPACE"
     )]
     watch_namespace: Vec<String>,
+    /// Serve Ingresses that name no class, too, where no class is the default
+    #[arg(long, requires = "kubernetes", conflicts_with = "manifests")]
+    watch_ingress_without_class: bool,
     /// Remember in this directory what was heard of the cluster, for a start while its API server is away; private keys are in it
     #[arg(long, requires = "kubernetes", conflicts_with = "manifests", value_name = "PATH")]
     cache_dir: Option<PathBuf>,
@@ -219,6 +226,13 @@ struct ServeArgs {
     /// The oldest TLS that is spoken with clients
     #[arg(long, default_value = "1.2", value_name = "VERSION")]
     tls_min_version: TlsVersion,
+    #[command(flatten)]
+    classes: ClassArgs,
+}
+
+/// Which Ingresses are ours.
+#[derive(Args, Debug)]
+struct ClassArgs {
     /// Values of an IngressClass's spec.controller that are ours
     #[arg(
         long,
@@ -230,6 +244,17 @@ struct ServeArgs {
     /// Classes that are ours where no IngressClass of that name exists
     #[arg(long, value_delimiter = ',', default_value = "tidegate,nginx", value_name = "NAME")]
     ingress_class: Vec<String>,
+}
+
+impl ClassArgs {
+    fn settings(self, in_cluster: bool) -> ClassSettings {
+        ClassSettings {
+            controllers: self.controller_class.into_iter().map(Arc::from).collect(),
+            implied: self.ingress_class.into_iter().map(Arc::from).collect(),
+            without_class: !in_cluster,
+            among_others: in_cluster,
+        }
+    }
 }
 
 impl ServeArgs {
@@ -256,10 +281,7 @@ impl ServeArgs {
                 min_version: self.tls_min_version.into(),
                 ..TlsSettings::default()
             },
-            classes: ClassSettings {
-                controllers: self.controller_class.into_iter().map(Arc::from).collect(),
-                implied: self.ingress_class.into_iter().map(Arc::from).collect(),
-            },
+            classes: self.classes.settings(in_cluster),
         }
     }
 }
@@ -288,6 +310,8 @@ struct CheckArgs {
     /// Files and directories of Kubernetes YAML or JSON
     #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
+    #[command(flatten)]
+    classes: ClassArgs,
     /// Print for programs
     #[arg(short, long, value_enum)]
     output: Option<JsonOutput>,
@@ -410,7 +434,7 @@ impl Cli {
         match self.command {
             Command::Run(args) => commands::run(*args),
             Command::Demo(args) => demo::run(&args),
-            Command::Check(args) => commands::check(&args),
+            Command::Check(args) => commands::check(args),
             Command::Explain(args) => commands::explain(*args),
             Command::Get(args) => commands::get(&args),
             Command::Pod(args) => commands::pod(args),
@@ -482,6 +506,7 @@ mod tests {
             "--publish-service=a/b",
             "--publish-status-address=192.0.2.1",
             "--leader-namespace=a",
+            "--watch-ingress-without-class",
         ] {
             for source in [&["--manifests", "a"][..], &[]] {
                 let words = [&["tidegate", "run", option], source].concat();
@@ -490,5 +515,16 @@ mod tests {
             let error = Cli::try_parse_from(["tidegate", "run", "--kubernetes", option]).err();
             assert!(error.is_none(), "{}", error.unwrap());
         }
+    }
+
+    /// A chart says some of them; `extraArgs` come later.
+    #[test]
+    fn what_is_said_again_is_meant_and_lists_grow() {
+        let words =
+            "tidegate run --manifests a --admin=127.0.0.1:1 --ingress-class=a --admin=127.0.0.1:2 --ingress-class=b,c";
+        let cli = Cli::try_parse_from(words.split(' ')).unwrap();
+        let Command::Run(args) = cli.command else { panic!("it is run") };
+        assert_eq!(args.admin.port(), 2);
+        assert_eq!(args.serve.classes.ingress_class, ["a", "b", "c"]);
     }
 }

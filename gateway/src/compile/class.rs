@@ -8,6 +8,10 @@ use super::{
 };
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
+
+/// The same as a field.
+pub(crate) const CLASS_ANNOTATION_FIELD: &str = "metadata.annotations[\"kubernetes.io/ingress.class\"]";
+
 const DEFAULT_CLASS_ANNOTATION: &str = "ingressclass.kubernetes.io/is-default-class";
 
 /// Whether an Ingress is ours, and by what word.
@@ -27,6 +31,8 @@ pub(crate) enum Class {
         /// The field that names it.
         field: &'static str,
     },
+    /// It names no class, and no class is the default.
+    Nothing,
     /// It names no class, and the default class is another controller's.
     NotDefault {
         /// That class.
@@ -40,12 +46,14 @@ pub(crate) fn class_of(ingress: &Ingress, objects: &Objects, settings: &ClassSet
     let annotation = ingress.metadata.annotations.as_ref().and_then(|a| a.get(CLASS_ANNOTATION)).map(String::as_str);
     match (spec, annotation) {
         (Some(class), _) => named(class, "spec.ingressClassName", objects, settings),
-        (None, Some(class)) => named(class, "metadata.annotations[\"kubernetes.io/ingress.class\"]", objects, settings),
+        (None, Some(class)) => named(class, CLASS_ANNOTATION_FIELD, objects, settings),
         (None, None) => match default_class(objects) {
             Some((class, controller)) if !is_ours(controller, settings) => {
                 Class::NotDefault { class: class.to_owned() }
             }
-            Some(_) | None => Class::Ours,
+            Some(_) => Class::Ours,
+            None if settings.without_class => Class::Ours,
+            None => Class::Nothing,
         },
     }
 }
@@ -100,6 +108,36 @@ mod tests {
 
     use super::*;
 
+    fn ingress(spec: &str) -> Ingress {
+        let text = format!("{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a}}, spec: {spec}}}");
+        let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), &text);
+        let Object::Ingress(ingress) = &parsed.documents[0].object else { panic!("it is an Ingress") };
+        (**ingress).clone()
+    }
+
+    /// In a cluster, others serve Ingresses too: one that names no class is theirs, unless it is said otherwise.
+    #[test]
+    fn who_names_no_class_is_ours_only_where_that_is_said() {
+        let class = |name: &str, controller: &str| {
+            let text = format!(
+                "{{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {{name: {name}, annotations: \
+                 {{ingressclass.kubernetes.io/is-default-class: 'true'}}}}, spec: {{controller: {controller}}}}}"
+            );
+            let mut objects = Objects::default();
+            for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &text).documents {
+                objects.apply(document);
+            }
+            objects
+        };
+        let (ours, theirs) = (class("a", "tidegate.io/ingress"), class("b", "a.b/c"));
+        for (without_class, expected) in [(true, Class::Ours), (false, Class::Nothing)] {
+            let settings = ClassSettings { without_class, ..ClassSettings::default() };
+            let of = |objects: &Objects| class_of(&ingress("{}"), objects, &settings);
+            assert_eq!(of(&Objects::default()), expected);
+            assert_eq!((of(&ours), of(&theirs)), (Class::Ours, Class::NotDefault { class: "b".to_owned() }));
+        }
+    }
+
     #[test]
     fn the_operator_says_which_classes_are_ours() {
         let text = "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: inner}, spec: {controller: a.b/inner}}";
@@ -110,14 +148,10 @@ mod tests {
         let settings = |controller: &str, implied: &str| ClassSettings {
             controllers: vec![controller.into()],
             implied: vec![implied.into()],
+            ..ClassSettings::default()
         };
         let of = |class: &str, settings: &ClassSettings| {
-            let text = format!(
-                "{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a}}, spec: {{ingressClassName: {class}}}}}"
-            );
-            let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), &text);
-            let Object::Ingress(ingress) = &parsed.documents[0].object else { panic!("it is an Ingress") };
-            class_of(ingress, &objects, settings)
+            class_of(&ingress(&format!("{{ingressClassName: {class}}}")), &objects, settings)
         };
         assert_eq!(of("inner", &settings("a.b/inner", "edge")), Class::Ours);
         assert_eq!(of("inner", &settings("a.b/outer", "inner")), Class::Other { controller: "a.b/inner".to_owned() });

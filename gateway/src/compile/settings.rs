@@ -91,6 +91,10 @@ pub struct ClassSettings {
     pub controllers: Vec<Arc<str>>,
     /// Names of classes that are ours where no IngressClass of that name exists.
     pub implied: Vec<Arc<str>>,
+    /// Whether Ingresses that name no class are ours where no class is the default.
+    pub without_class: bool,
+    /// Whether others may serve some of the Ingresses, as in a cluster: whose class nobody knows here may well be theirs.
+    pub among_others: bool,
 }
 
 /// Value of `IngressClass.spec.controller` that is ours.
@@ -100,9 +104,11 @@ const CONTROLLER: &str = "tidegate.io/ingress";
 const NGINX_CONTROLLER: &str = "k8s.io/ingress-nginx";
 
 impl Default for ClassSettings {
+    /// For manifests, which nobody else serves.
     fn default() -> Self {
         let implied = vec!["tidegate".into(), "nginx".into()];
-        Self { controllers: vec![CONTROLLER.into(), NGINX_CONTROLLER.into()], implied }
+        let controllers = vec![CONTROLLER.into(), NGINX_CONTROLLER.into()];
+        Self { controllers, implied, without_class: true, among_others: false }
     }
 }
 

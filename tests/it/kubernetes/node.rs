@@ -169,7 +169,7 @@ async fn two_replicas_agree_on_the_pod_of_a_client_without_a_word() {
         hinted = hinted.replace(&written, &format!("{written}hints: {{forZones: [{{name: {zone}}}]}}, "));
     }
     let sticky = "annotations: {nginx.ingress.kubernetes.io/affinity: cookie}, name: web";
-    server.apply(&(hinted + &ingress("default", "web").replacen("name: web", sticky, 1)));
+    server.apply(&(hinted + &of_class("tidegate", &ingress("default", "web")).replacen("name: web", sticky, 1)));
     let (first, http1, port1) = replica(net, &server, 20, "n1").await;
     let (second, http2, port2) = replica(net, &server, 21, "n2").await;
 

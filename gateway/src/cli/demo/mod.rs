@@ -109,6 +109,7 @@ pub(super) fn run(args: &DemoArgs) -> anyhow::Result<ExitCode> {
             https: Some(args.https),
             clients: HttpOptions::default(),
             admin: args.admin,
+            metrics: None,
             dns: Some(args.dns),
             dns_forward: Vec::new(),
             workers: commands::default_workers(),
