@@ -66,6 +66,8 @@ pub struct Options {
     pub clients: HttpOptions,
     /// Where health, metrics and configuration are served.
     pub admin: SocketAddr,
+    /// Where health and metrics alone are served, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// Where DNS is served, if anywhere.
     pub dns: Option<SocketAddr>,
     /// Whom to ask for names outside the cluster; nobody if empty.
@@ -88,6 +90,13 @@ pub struct Options {
     pub demo: Option<Arc<dyn Demo>>,
 }
 
+impl Options {
+    fn addresses(&self) -> Addresses {
+        let Self { http, https, admin, metrics, dns, .. } = *self;
+        Addresses { http, https, admin, metrics, dns }
+    }
+}
+
 /// A running Tidegate.
 #[derive(Debug)]
 pub struct App {
@@ -103,6 +112,7 @@ pub struct App {
     http: Option<SocketAddr>,
     https: Option<SocketAddr>,
     admin: SocketAddr,
+    metrics: Option<SocketAddr>,
     dns: Option<SocketAddr>,
     /// What a successor gets.
     estate: Estate,
@@ -124,8 +134,7 @@ impl App {
         let (mut inherited, predecessor) = ask_predecessor(options.upgrade_socket.as_deref()).await?;
         let tls = options.settings.tls.material.clone();
         tls.inherit(inherited.ticket_keys());
-        let at = Addresses { http: options.http, https: options.https, admin: options.admin, dns: options.dns };
-        let bound = Bound::new(at, options.workers.max(1), &mut inherited).await?;
+        let bound = Bound::new(options.addresses(), options.workers.max(1), &mut inherited).await?;
         let access_log = options.access_log.map(AccessLog::start).transpose().context("cannot open the access log")?;
         let stats = HttpStats::of_workers(options.workers.max(1));
         let empty = compile(&Objects::default(), &options.settings, &[], &Allocations::default(), None).snapshot;
@@ -167,6 +176,7 @@ impl App {
             http,
             https: bound.https_addr,
             admin,
+            metrics: bound.metrics.as_ref().and_then(|metrics| metrics.local_addr().ok()),
             dns: dns.map(DnsServer::local_addr),
             estate,
             superseded: watch::channel(false).0,
@@ -217,10 +227,16 @@ impl App {
             demo: servers.demo,
             explain_event,
         };
-        let mut admin = Some(admin::serve(bound.admin, Arc::new(state), stopped()));
+        let state = Arc::new(state);
+        let metrics = bound.metrics.map(|metrics| admin::serve_metrics(metrics, state.clone(), stopped()));
+        let mut about_us = Some((admin::serve(bound.admin, state, stopped()), metrics));
+        let begin = |(admin, metrics): (_, Option<_>)| {
+            tokio::spawn(admin);
+            metrics.map(tokio::spawn);
+        };
         // It says that there is no configuration yet, unless somebody else answers there who has one.
         if predecessor.is_none() {
-            admin.take().map(tokio::spawn);
+            about_us.take().map(begin);
         }
         let mut first = snapshots.clone();
         tokio::select! {
@@ -229,7 +245,7 @@ impl App {
         }
         // Only now: before the first configuration every request would be answered 404, every name be unknown and every
         // health check fail.
-        admin.take().map(tokio::spawn);
+        about_us.take().map(begin);
         let health = Health { snapshot: snapshots, runtime: self.status.clone() };
         tokio::spawn(probe::run(health.snapshot.clone(), stopped()));
         tokio::spawn(health_check::serve(servers.health_commands, health, stopped()));
@@ -295,6 +311,11 @@ impl App {
         self.admin
     }
 
+    /// Where health and metrics alone are served.
+    pub fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
     /// Where DNS is served.
     pub fn dns(&self) -> Option<SocketAddr> {
         self.dns
@@ -325,6 +346,7 @@ impl App {
         let mut lines: Vec<String> = self.http.iter().map(|http| format!("listening  http   {http}")).collect();
         lines.extend(self.https.map(|https| format!("listening  https  {https}")));
         lines.push(format!("listening  admin  {}", self.admin));
+        lines.extend(self.metrics.map(|metrics| format!("listening  metrics {metrics}")));
         lines.extend(self.dns.map(|dns| format!("listening  dns    {dns}")));
         for open in self.status.listening().iter() {
             let protocol = open.frontend.protocol.to_string().to_lowercase();

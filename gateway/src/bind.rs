@@ -2,9 +2,10 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
 };
 
+use rustix::io::Errno;
 use tidegate_l4::listen::{Sockets, bind_tcp, complete_tcp};
 
 use crate::{
@@ -21,8 +22,29 @@ pub struct Addresses {
     pub https: Option<SocketAddr>,
     /// Health, metrics and configuration.
     pub admin: SocketAddr,
+    /// Health and metrics alone, if anywhere.
+    pub metrics: Option<SocketAddr>,
     /// DNS, if anywhere.
     pub dns: Option<SocketAddr>,
+}
+
+impl Addresses {
+    /// The same where there may be no IPv6: all addresses (`[::]`) are then those of IPv4.
+    fn of_families(self, has_ipv6: bool) -> Self {
+        let of_families = |addr: SocketAddr| match addr.ip() {
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) if !has_ipv6 => SocketAddr::from((Ipv4Addr::UNSPECIFIED, addr.port())),
+            _ => addr,
+        };
+        let Self { http, https, admin, metrics, dns } = self;
+        let [http, https, metrics, dns] = [http, https, metrics, dns].map(|addr| addr.map(of_families));
+        Self { http, https, admin: of_families(admin), metrics, dns }
+    }
+}
+
+/// Whether the kernel has IPv6.
+fn has_ipv6() -> bool {
+    let unsupported = Some(Errno::AFNOSUPPORT.raw_os_error());
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).map_or_else(|error| error.raw_os_error() != unsupported, |_| true)
 }
 
 /// All of them, ready to be served.
@@ -38,6 +60,8 @@ pub struct Bound {
     pub https_addr: Option<SocketAddr>,
     /// The admin server's.
     pub admin: tokio::net::TcpListener,
+    /// The metrics server's, if there is one.
+    pub metrics: Option<tokio::net::TcpListener>,
     /// The DNS server.
     pub dns: Option<DnsServer>,
 }
@@ -62,6 +86,7 @@ impl Bound {
     /// # Errors
     /// If an address cannot be bound.
     pub async fn new(at: Addresses, workers: usize, inherited: &mut Inherited) -> Result<Self, CannotListen> {
+        let at = at.of_families(has_ipv6());
         let failed = |flag, addr| move |error| CannotListen { flag, addr, error };
         let mut serving = |addr: Option<SocketAddr>, purpose, flag| match addr {
             Some(addr) => {
@@ -72,16 +97,16 @@ impl Bound {
         };
         let (http, http_addr) = serving(at.http, Purpose::Http, "--http")?;
         let (https, https_addr) = serving(at.https, Purpose::Https, "--https")?;
-        let admin = match inherited.tcp(Purpose::Admin, at.admin).pop() {
-            Some(listener) => tokio::net::TcpListener::from_std(listener),
-            None => tokio::net::TcpListener::bind(at.admin).await,
+        let admin = small(at.admin, inherited, Purpose::Admin).await.map_err(failed("--admin", at.admin))?;
+        let metrics = match at.metrics {
+            Some(addr) => Some(small(addr, inherited, Purpose::Metrics).await.map_err(failed("--metrics", addr))?),
+            None => None,
         };
-        let admin = admin.map_err(failed("--admin", at.admin))?;
         let dns = match at.dns {
             Some(addr) => Some(dns(addr, inherited).await.map_err(failed("--dns", addr))?),
             None => None,
         };
-        Ok(Self { http, http_addr, https, https_addr, admin, dns })
+        Ok(Self { http, http_addr, https, https_addr, admin, metrics, dns })
     }
 
     /// Keeps handles to all of them for a successor.
@@ -93,6 +118,9 @@ impl Bound {
         fixed.keep_tcp(Purpose::Http, &self.http)?;
         fixed.keep_tcp(Purpose::Https, &self.https)?;
         fixed.keep_tcp(Purpose::Admin, &[self.admin.as_fd().try_clone_to_owned()?.into()])?;
+        if let Some(metrics) = &self.metrics {
+            fixed.keep_tcp(Purpose::Metrics, &[metrics.as_fd().try_clone_to_owned()?.into()])?;
+        }
         if let Some(dns) = &self.dns {
             let (udp, tcp) = dns.handles()?;
             fixed.keep_udp(Purpose::Dns, &udp)?;
@@ -116,9 +144,34 @@ fn tcp(
     Ok((listeners, bound))
 }
 
+/// The listener of a server that has one.
+async fn small(addr: SocketAddr, inherited: &mut Inherited, purpose: Purpose) -> io::Result<tokio::net::TcpListener> {
+    match inherited.tcp(purpose, addr).pop() {
+        Some(listener) => tokio::net::TcpListener::from_std(listener),
+        None => tokio::net::TcpListener::bind(addr).await,
+    }
+}
+
 async fn dns(addr: SocketAddr, inherited: &mut Inherited) -> io::Result<DnsServer> {
     match (inherited.udp(Purpose::Dns, addr), inherited.tcp(Purpose::Dns, addr).pop()) {
         (Some(udp), Some(tcp)) => DnsServer::adopt(udp, tcp),
         _ => DnsServer::bind(addr).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_addresses_are_those_that_the_kernel_knows() {
+        let [any, one, v4]: [SocketAddr; 3] =
+            ["[::]:80", "[::1]:80", "10.0.0.1:80"].map(|addr| addr.parse().expect("an address"));
+        let at = Addresses { http: Some(any), https: Some(one), admin: any, metrics: None, dns: Some(v4) };
+        let without = at.of_families(false);
+        let all_v4: SocketAddr = "0.0.0.0:80".parse().expect("an address");
+        assert_eq!((without.http, without.https), (Some(all_v4), Some(one)), "who names one address means it");
+        assert_eq!((without.admin, without.dns), (all_v4, Some(v4)));
+        assert_eq!(at.of_families(true).http, Some(any));
     }
 }

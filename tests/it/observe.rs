@@ -118,6 +118,45 @@ async fn each_request_has_a_line_that_says_what_became_of_it() {
     assert_eq!((&lost["failure"], &lost["host"]), (&"no_rule".into(), &"other.com".into()));
 }
 
+/// The default of the chart, where a cluster may have either family, or both.
+#[tokio::test]
+async fn all_addresses_are_those_of_both_families_and_ipv4_clients_are_known_as_such() {
+    let net = Net::next();
+    let directory = Directory::new(net);
+    let path = directory.file("access.log");
+    let _pod = http_pod("web-0", net.ip(2)).await;
+    let options =
+        LogOptions { target: Target::File(path.clone()), format: "$remote_addr $server_addr".parse().unwrap() };
+    let bed = Bed::start_with(net, &manifests(net), |all| {
+        all.http = Some("[::]:0".parse().unwrap());
+        all.metrics = Some("[::]:0".parse().unwrap());
+        all.access_log = Some(options);
+    })
+    .await;
+    let port = bed.app.http().port();
+    for to in [IpAddr::from([127, 0, 0, 1]), "::1".parse().unwrap()] {
+        let mut client = Client::connect(SocketAddr::new(to, port)).await;
+        let seen: Value = serde_json::from_str(&client.get("web.com", "/headers").await.text()).unwrap();
+        let told = |name: &str| {
+            let fields = seen["headers"].as_array().unwrap();
+            fields.iter().find(|field| field[0].as_str().is_some_and(|it| it.eq_ignore_ascii_case(name))).unwrap()[1]
+                .clone()
+        };
+        assert_eq!((told("x-forwarded-for"), told("x-real-ip")), (to.to_string().into(), to.to_string().into()));
+        // Nobody wants to read of these.
+        assert_eq!(client.get("192.0.2.1", "/healthz").await.text(), "ok\n");
+    }
+    let mut found = lines(&bed, &path, 2).await;
+    found.sort();
+    assert_eq!(found, ["127.0.0.1 127.0.0.1", "::1 ::1"]);
+    let metrics = bed.app.metrics().unwrap().port();
+    let scraped = Client::connect(SocketAddr::from(([127, 0, 0, 1], metrics))).await.get("127.0.0.1", "/metrics").await;
+    let series = exposition::parse(&scraped.text());
+    let requests = series.iter().filter(|(name, _)| name.starts_with("tidegate_http_requests_total{"));
+    assert_eq!(requests.map(|(_, count)| count).sum::<f64>(), 4.0, "{series:?}");
+    assert!(bed.app.listening().contains(&format!("listening  metrics [::]:{metrics}\n")), "{}", bed.app.listening());
+}
+
 #[tokio::test]
 async fn an_ingress_may_be_silent() {
     let net = Net::next();

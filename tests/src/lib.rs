@@ -63,6 +63,7 @@ impl Bed {
             https: Some(SocketAddr::new(net.ip(1), 0)),
             clients: tidegate::http::HttpOptions::default(),
             admin: SocketAddr::new(net.ip(1), 0),
+            metrics: None,
             dns: Some(SocketAddr::new(net.ip(1), 0)),
             dns_forward: Vec::new(),
             workers: 2,

@@ -35,6 +35,6 @@ pub mod view;
 #[cfg(test)]
 mod fixture;
 
-pub use server::serve;
+pub use server::{serve, serve_metrics};
 pub use state::AdminState;
 pub use status::{BindFailed, Listening, RuntimeStatus};

@@ -58,20 +58,30 @@ const PATHS: [(&str, &str); 8] = [
     ("/live", "what happens at this moment, as server-sent events: [?filter=TEXT]"),
 ];
 
+/// What of it tells nothing of the configuration but names.
+const METRICS_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
 /// Serves until `shutdown` completes. Also notes in the status when each configuration became live.
 pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
     let note = note_configurations(state.clone());
-    let large_answers = Arc::new(Semaphore::new(LARGE_ANSWERS));
-    let live = Streams::new(state.clone(), large_answers.clone());
-    let server = Arc::new(Server { state, large_answers, live });
+    tokio::select! {
+        () = answer("admin interface", listener, Server::new(state, false), shutdown) => {}
+        () = note => {}
+    }
+}
+
+/// Serves health and metrics alone until `shutdown` completes: whoever may ask sees nothing of the configuration but names.
+pub async fn serve_metrics(listener: TcpListener, state: Arc<AdminState>, shutdown: impl Future<Output = ()>) {
+    answer("metrics interface", listener, Server::new(state, true), shutdown).await;
+}
+
+async fn answer(name: &'static str, listener: TcpListener, server: Server, shutdown: impl Future<Output = ()>) {
+    let server = Arc::new(server);
     let answer = move |request| {
         let server = server.clone();
         async move { server.respond(request).await }
     };
-    tokio::select! {
-        () = small_server::serve("admin interface", listener, LIMITS, answer, shutdown) => {}
-        () = note => {}
-    }
+    small_server::serve(name, listener, LIMITS, answer, shutdown).await;
 }
 
 /// Never ends.
@@ -89,11 +99,19 @@ async fn note_configurations(state: Arc<AdminState>) {
 #[derive(Debug)]
 struct Server {
     state: Arc<AdminState>,
+    /// Whether there is nothing but [`METRICS_PATHS`].
+    metrics_alone: bool,
     large_answers: Arc<Semaphore>,
     live: Streams,
 }
 
 impl Server {
+    fn new(state: Arc<AdminState>, metrics_alone: bool) -> Self {
+        let large_answers = Arc::new(Semaphore::new(LARGE_ANSWERS));
+        let live = Streams::new(state.clone(), large_answers.clone());
+        Self { state, metrics_alone, large_answers, live }
+    }
+
     async fn respond(&self, request: Request<Incoming>) -> Response<Content> {
         if !host::is_allowed(request.uri(), request.headers()) {
             let text = "the admin interface answers to IP addresses and localhost only, in case a web page is asking\n";
@@ -101,6 +119,10 @@ impl Server {
         }
         if host::is_of_another_site(request.headers()) {
             return Answer::text(StatusCode::FORBIDDEN, "another site's page has no business here\n").response();
+        }
+        if self.metrics_alone && !METRICS_PATHS.contains(&request.uri().path()) {
+            let text = format!("here is nothing but {}\n", METRICS_PATHS.join(", "));
+            return Answer::text(StatusCode::NOT_FOUND, text).response();
         }
         if let Some(demo) = &self.state.demo
             && request.uri().path().starts_with("/demo/")

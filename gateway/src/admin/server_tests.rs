@@ -81,6 +81,32 @@ async fn ready_only_between_the_first_configuration_and_the_drain() {
     assert!(TcpStream::connect(&admin.addr).await.is_err());
 }
 
+/// For who may come from other machines.
+#[tokio::test]
+async fn where_there_are_metrics_alone_nothing_of_the_configuration_is_seen() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let (_sender, snapshot) = watch::channel(Some(fixture::snapshot(fixture::MANIFESTS)));
+    let (stop, stopped) = oneshot::channel::<()>();
+    let state = AdminState { snapshot: snapshot.clone(), ..fixture::state(None, 1) };
+    let server = tokio::spawn(serve_metrics(listener, Arc::new(state), async { drop(stopped.await) }));
+    let admin = Admin { addr, snapshot: watch::channel(None).0, runtime: Arc::default(), stop, server };
+    for path in METRICS_PATHS {
+        assert_eq!(admin.status(path).await, "200", "{path}");
+    }
+    let others = PATHS.iter().map(|(path, _)| *path).filter(|path| !METRICS_PATHS.contains(path));
+    for path in others.chain(["/dashboard.css", "/demo/state"]) {
+        let answer = admin.get(path).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 404 ")
+                && answer.ends_with("\nhere is nothing but /healthz, /readyz, /metrics\n"),
+            "{path}: {answer}"
+        );
+    }
+    admin.stop.send(()).unwrap();
+    admin.server.await.unwrap();
+}
+
 #[tokio::test]
 async fn the_configuration_as_json() {
     let admin = start().await;

@@ -100,6 +100,8 @@ pub enum Purpose {
     Frontend,
     /// The `healthCheckNodePort` of a Service.
     HealthCheck,
+    /// `--metrics`.
+    Metrics,
 }
 
 /// Which listening socket it is.
@@ -262,6 +264,7 @@ impl SocketName {
             Purpose::Dns => 4,
             Purpose::Frontend => 5,
             Purpose::HealthCheck => 6,
+            Purpose::Metrics => 7,
         });
         out.push(protocol_number(self.protocol));
         encode_addr(self.addr, out);
@@ -276,6 +279,7 @@ impl SocketName {
             4 => Purpose::Dns,
             5 => Purpose::Frontend,
             6 => Purpose::HealthCheck,
+            7 => Purpose::Metrics,
             _ => return Err(DecodeError::NotAMessage),
         };
         Ok(Self { purpose, protocol: reader.protocol()?, addr: reader.addr()?, number: reader.u16()? })

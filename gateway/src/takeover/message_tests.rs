@@ -18,6 +18,7 @@ fn names() -> impl Strategy<Value = SocketName> {
         Just(Purpose::Dns),
         Just(Purpose::Frontend),
         Just(Purpose::HealthCheck),
+        Just(Purpose::Metrics),
     ];
     (purposes, protocols(), addrs(), any::<u16>()).prop_map(|(purpose, protocol, addr, number)| SocketName {
         purpose,
