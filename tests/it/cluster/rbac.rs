@@ -12,7 +12,10 @@ use tidegate_tests::{
     Client, Net, PATIENCE,
     certificates::{Ca, Pair, TlsClient, secret_manifest},
     chart::objects,
-    cluster::ControlPlane,
+    cluster::{
+        ControlPlane,
+        audit::{Asked, asked_by},
+    },
     image::root,
     permissions::{Permission, documented},
     process::Process,
@@ -233,6 +236,20 @@ impl World {
         self.control_plane.kubectl(&["get", object, "-o", path])
     }
 
+    /// A Tidegate that may do all that the manifests grant, once all of it works.
+    async fn run_whole(&self, table: &[Permission]) -> Process {
+        let process = self.run();
+        for permission in table {
+            let begin = Instant::now();
+            while self.works(&permission.resource).await == Some(false) {
+                let (readiness, log) = (self.ask("/readyz").await, process.log());
+                assert!(begin.elapsed() < PATIENCE, "{} does not work: {readiness:?}\n{log}", permission.resource);
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+        process
+    }
+
     /// Starts without a permission, and sees what the table says.
     async fn without(&self, permission: &Permission) {
         let (resource, words) = (&permission.resource[..], &permission.without[..]);
@@ -281,15 +298,7 @@ async fn each_permission_is_needed_for_what_the_table_says() {
     let Some(world) = World::start().await else { return };
     let table = documented();
 
-    let mut process = world.run();
-    for permission in &table {
-        let begin = Instant::now();
-        while world.works(&permission.resource).await == Some(false) {
-            let (readiness, log) = (world.ask("/readyz").await, process.log());
-            assert!(begin.elapsed() < PATIENCE, "{} does not work: {readiness:?}\n{log}", permission.resource);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
+    let mut process = world.run_whole(&table).await;
     assert_eq!(world.ask("/readyz").await, (200, "ok\n".to_owned()), "it may all that it wants to");
     let log = process.log();
     assert!(!world.ask("/findings").await.1.contains("\"Forbidden\"") && !log.contains("not permitted"), "{log}");
@@ -299,6 +308,33 @@ async fn each_permission_is_needed_for_what_the_table_says() {
     for permission in &table {
         world.without(permission).await;
     }
+}
+
+/// The API server's own log of what was asked for: each verb of the table, or it could be taken away, and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_verb_is_used_and_no_other_is_tried() {
+    let Some(world) = World::start().await else { return };
+    let table = documented();
+    let one =
+        |row: &Permission, verb: &String| Asked { resource: row.resource.clone(), verb: verb.clone(), allowed: true };
+    let granted: BTreeSet<Asked> = table.iter().flat_map(|row| row.verbs.iter().map(|verb| one(row, verb))).collect();
+    let used = || asked_by(world.control_plane.directory(), ACCOUNT);
+    let mut first = world.run_whole(&table).await;
+    first.terminate();
+    first.ended();
+    // It goes on with what the first one has written.
+    let mut second = world.run_whole(&table).await;
+    let begin = Instant::now();
+    while let unused = granted.difference(&used()).cloned().collect::<Vec<_>>()
+        && !unused.is_empty()
+    {
+        assert!(begin.elapsed() < PATIENCE, "nobody needs {unused:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    second.terminate();
+    second.ended();
+    let others: Vec<Asked> = used().difference(&granted).cloned().collect();
+    assert_eq!(others, [], "not granted, or not in the table");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,6 +6,7 @@
 //! a socket, and when its owner ends, however that happens, it ends everything and removes what was written. Should it be killed
 //! itself, every process ends with it, and what is left of the rest goes with the next start of any cluster, or with `cluster down`.
 
+pub mod audit;
 pub mod control_plane;
 pub mod directory;
 mod images;

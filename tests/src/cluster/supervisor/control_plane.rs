@@ -4,7 +4,7 @@ use std::{ffi::OsString, net::IpAddr, path::Path};
 
 use super::{
     super::{
-        Failure,
+        Failure, audit,
         directory::Directory,
         pki::{Pki, Subject},
         programs::Programs,
@@ -120,6 +120,7 @@ fn api_server(directory: &Directory, pki: &Pki, place: &Place) -> Result<Vec<Str
         "--allow-privileged=true".to_owned(),
         "--profiling=false".to_owned(),
     ];
+    arguments.extend(audit::arguments(directory)?);
     if !place.has_nodes {
         // It would write its address into Endpoints, where a loopback address may not be, and complain every ten seconds.
         arguments.push("--endpoint-reconciler-type=none".to_owned());
