@@ -56,6 +56,33 @@ pub const NODE: Form = Form {
 pub const NAMESPACED: Form =
     Form { name: "namespaced", values: &["watchNamespaces={shop,blog}"], is_checked_in: false };
 
+/// Replicas at ports of their nodes, of which there is one at most on each.
+pub const HOST: Form =
+    Form { name: "host", values: &["hostNetwork=true", "ports.http=80", "ports.https=443"], is_checked_in: false };
+
+/// What clouds and OpenShift ask for: TLS ends at the load balancer, and the cluster chooses the user.
+pub const CLOUD: Form = Form {
+    name: "cloud",
+    values: &[
+        "service.targetPorts.https=http",
+        "service.appProtocol=false",
+        "service.allocateLoadBalancerNodePorts=false",
+        "service.loadBalancerSourceRanges={192.0.2.0/24,2001:db8::/32}",
+        "service.externalIPs={192.0.2.9,2001:db8::9}",
+        "service.labels.team=edge",
+        "podSecurityContext.runAsUser=null",
+        "podSecurityContext.runAsGroup=null",
+        "podSecurityContext.fsGroup=null",
+        "ingressClass.enabled=false",
+        "ingressClass.names={nginx,outer}",
+        "ingressClass.watchWithoutClass=true",
+        "strategy.type=Recreate",
+        "minReadySeconds=5",
+        "metrics.enabled=true",
+    ],
+    is_checked_in: false,
+};
+
 /// All that can be turned on.
 pub const EVERYTHING: Form = Form {
     name: "everything",
@@ -76,8 +103,17 @@ pub const EVERYTHING: Form = Form {
         "proxyProtocol=true",
         "accessLog=true",
         "defaultLoadBalancer=true",
-        "listenAddress=[::]",
-        "extraArgs={--nginx-metrics,--tls-min-version=1.3}",
+        "listenAddress=0.0.0.0",
+        "extraArgs={--nginx-metrics,--tls-min-version=1.3,--access-log=/var/log/tidegate/access.log}",
+        "metrics.enabled=true",
+        "metrics.port=9000",
+        "networkPolicy.metrics[0].podSelector.matchLabels.app=scraper",
+        "strategy.rollingUpdate.maxSurge=2",
+        "dnsConfig.options[0].name=edns0",
+        "extraVolumes[0].name=logs",
+        "extraVolumes[0].emptyDir.sizeLimit=1Gi",
+        "extraVolumeMounts[0].name=logs",
+        "extraVolumeMounts[0].mountPath=/var/log/tidegate",
         "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
         "podAnnotations.a=b",
         "podLabels.c=d",
@@ -90,7 +126,7 @@ pub const EVERYTHING: Form = Form {
 };
 
 /// Each of them.
-pub const FORMS: [Form; 5] = [DEPLOYMENT, DAEMON_SET, NODE, NAMESPACED, EVERYTHING];
+pub const FORMS: [Form; 7] = [DEPLOYMENT, DAEMON_SET, NODE, NAMESPACED, HOST, CLOUD, EVERYTHING];
 
 /// Helm and a chart.
 #[derive(Debug)]

@@ -43,16 +43,53 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- end -}}
 {{- end -}}
 
+{{/* The Lease by which the replicas agree who of them writes to the cluster. */}}
+{{- define "tidegate.lease" -}}
+{{- include "tidegate.fullname" . }}-leader
+{{- end -}}
+
 {{/* Which capabilities the container gets back after all were dropped: those of ports below 1024, and of the node plane. */}}
 {{- define "tidegate.capabilities" -}}
 {{- $added := list -}}
-{{- if or .Values.node.enabled (lt (int .Values.ports.http) 1024) (lt (int .Values.ports.https) 1024) -}}
+{{- $ports := list .Values.ports.http .Values.ports.https .Values.ports.admin -}}
+{{- if .Values.metrics.enabled -}}
+{{- $ports = append $ports .Values.metrics.port -}}
+{{- end -}}
+{{- $isLow := .Values.node.enabled -}}
+{{- range $ports -}}
+{{- $isLow = or $isLow (lt (int .) 1024) -}}
+{{- end -}}
+{{- if $isLow -}}
 {{- $added = append $added "NET_BIND_SERVICE" -}}
 {{- end -}}
 {{- if and .Values.node.enabled .Values.node.netAdmin -}}
 {{- $added = append $added "NET_ADMIN" -}}
 {{- end -}}
 {{- toJson $added -}}
+{{- end -}}
+
+{{/* How pods are replaced. `given` is what the values say: what they leave out is 0 if they say the other, and all of it has a default. */}}
+{{- define "tidegate.strategy" -}}
+{{- $type := .given.type | default "RollingUpdate" -}}
+type: {{ $type }}
+{{- if eq $type "RollingUpdate" }}
+{{- $default := .hostNetwork | ternary (dict "maxUnavailable" 1) (dict "maxSurge" 1) }}
+{{- $rolling := .given.rollingUpdate | default $default }}
+rollingUpdate:
+  maxUnavailable: {{ hasKey $rolling "maxUnavailable" | ternary $rolling.maxUnavailable 0 }}
+  maxSurge: {{ hasKey $rolling "maxSurge" | ternary $rolling.maxSurge 0 }}
+{{- end }}
+{{- end -}}
+
+{{/* Of what Service the status of Ingresses shows the addresses, as NAMESPACE/NAME; empty if of none. */}}
+{{- define "tidegate.publishService" -}}
+{{- if and .Values.leaderElection.enabled .Values.publishStatus (not .Values.publishStatusAddresses) -}}
+{{- if .Values.publishService -}}
+{{- .Values.publishService -}}
+{{- else if .Values.service.enabled -}}
+{{- printf "%s/%s" .Release.Namespace (include "tidegate.fullname" .) -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The command line. */}}
@@ -62,20 +99,25 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 - --http={{ .Values.listenAddress }}:{{ .Values.ports.http }}
 - --https={{ .Values.listenAddress }}:{{ .Values.ports.https }}
 - --admin={{ .Values.hostNetwork | ternary "127.0.0.1" .Values.listenAddress }}:{{ .Values.ports.admin }}
+{{- if .Values.metrics.enabled }}
+- --metrics={{ .Values.listenAddress }}:{{ .Values.metrics.port }}
+{{- end }}
 - --node-name=$(NODE_NAME)
 - --controller-class={{ join "," .Values.ingressClass.controllers }}
-- --ingress-class={{ .Values.ingressClass.name }}
+- --ingress-class={{ prepend .Values.ingressClass.names .Values.ingressClass.name | uniq | join "," }}
+{{- if .Values.ingressClass.watchWithoutClass }}
+- --watch-ingress-without-class
+{{- end }}
 - --drain-timeout={{ .Values.shutdown.drainSeconds }}s
 {{- with .Values.watchNamespaces }}
 - --watch-namespace={{ join "," . }}
 {{- end }}
-{{- if not .Values.leaderElection.enabled }}
-{{- else if .Values.publishStatusAddresses }}
+{{- if and .Values.leaderElection.enabled .Values.publishStatus .Values.publishStatusAddresses }}
 - --publish-status-address={{ join "," .Values.publishStatusAddresses }}
-{{- else if .Values.publishService }}
-- --publish-service={{ .Values.publishService }}
-{{- else if .Values.service.enabled }}
-- --publish-service=$(POD_NAMESPACE)/{{ include "tidegate.fullname" . }}
+{{- end }}
+{{- with include "tidegate.publishService" . }}
+{{- $service := splitList "/" . }}
+- --publish-service={{ eq (first $service) $.Release.Namespace | ternary "$(POD_NAMESPACE)" (first $service) }}/{{ last $service }}
 {{- end }}
 {{- with .Values.defaultCertificate }}
 - --default-ssl-certificate={{ . }}
@@ -98,9 +140,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- if .Values.defaultLoadBalancer }}
 - --default-load-balancer
 {{- end }}
-{{- if not .Values.leaderElection.enabled }}
-- --leader-election-id=off
-{{- end }}
+- --leader-election-id={{ .Values.leaderElection.enabled | ternary (include "tidegate.lease" .) "off" }}
 {{- if .Values.cache.enabled }}
 - --cache-dir=/var/cache/tidegate
 {{- end }}

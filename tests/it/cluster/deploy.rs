@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tidegate_tests::{
-    chart::{Chart, DEPLOYMENT, FORMS, NODE, objects},
+    chart::{CLOUD, Chart, DEPLOYMENT, FORMS, Form, NODE, objects},
     cluster::ControlPlane,
     image::root,
 };
@@ -23,7 +23,11 @@ async fn the_api_server_takes_every_form() {
     let Some(chart) = Chart::find() else { return };
     let Some(control_plane) = ControlPlane::shared().await else { return };
     let namespace = control_plane.namespace("forms");
-    for form in FORMS {
+    let more = [
+        Form { name: "surge", values: &["kind=DaemonSet"], is_checked_in: false },
+        Form { name: "by hand", values: &["kind=DaemonSet", "updateStrategy.type=OnDelete"], is_checked_in: false },
+    ];
+    for form in FORMS.into_iter().chain(more) {
         // Roles in namespaces that are there, and no class of this priority in others than kube-system.
         let there = chart.render(form, &namespace.name).replace("namespace: shop", "namespace: default");
         let there = there.replace("namespace: blog", "namespace: kube-public");
@@ -31,6 +35,35 @@ async fn the_api_server_takes_every_form() {
             panic!("{}: {error}", form.name);
         }
     }
+}
+
+/// What `values.schema.json` refuses in its place, and what a comment in `values.yaml` says of the API server.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_server_refuses_what_the_values_may_not_say() {
+    let Some(chart) = Chart::find() else { return };
+    let Some(control_plane) = ControlPlane::shared().await else { return };
+    let namespace = control_plane.namespace("refused");
+    let rendered = chart.render(CLOUD, &namespace.name);
+    for (good, bad, field) in [
+        ("- 192.0.2.0/24\n", "- 192.0.2.1\n", "spec.LoadBalancerSourceRanges[0]"),
+        ("- 192.0.2.9\n", "- edge.example.com\n", "spec.externalIPs"),
+        ("type: Recreate\n", "type: Recreate\n    rollingUpdate: {maxSurge: 1}\n", "spec.strategy.rollingUpdate"),
+        ("minReadySeconds: 5\n", "minReadySeconds: -1\n", "spec.minReadySeconds"),
+    ] {
+        assert_eq!(rendered.matches(good).count(), 1, "{good:?}");
+        let error = control_plane.try_apply(&rendered.replace(good, bad), &["--dry-run=server"]).unwrap_err();
+        assert!(error.contains(field), "{bad:?}: {error}");
+    }
+    let class = |controller: &str| {
+        let metadata = json!({"name": namespace.name});
+        let spec = json!({"controller": controller});
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "IngressClass", "metadata": metadata, "spec": spec})
+            .to_string()
+    };
+    control_plane.apply(&class("tidegate.io/ingress"));
+    let error = control_plane.try_apply(&class("example.com/outer"), &[]).unwrap_err();
+    control_plane.kubectl(&["delete", "ingressclass", &namespace.name]);
+    assert!(error.contains("spec.controller") && error.contains("immutable"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -63,8 +96,10 @@ async fn the_restricted_standard_lets_the_pod_in() {
         control_plane.apply(&account.to_string());
         control_plane.try_apply(&pod(&rendered), &["--dry-run=server", "-n", name])
     };
-    let taken = apply(DEPLOYMENT).unwrap();
-    assert!(taken.contains("pod/tidegate-0 serverside-applied"), "{taken}");
+    for form in [DEPLOYMENT, CLOUD] {
+        let taken = apply(form).unwrap();
+        assert!(taken.contains("pod/tidegate-0 serverside-applied"), "{}: {taken}", form.name);
+    }
     let refused = apply(NODE).unwrap_err();
     assert!(refused.contains("violates PodSecurity \"restricted:latest\": host namespaces"), "{refused}");
 }
