@@ -97,15 +97,17 @@ fn sentence(mut message: String) -> String {
 /// Collects the findings of one object.
 #[derive(Debug)]
 pub struct Report<'a> {
-    object: ObjectRef,
+    kind: Kind,
+    namespace: &'a str,
+    name: &'a str,
     origin: &'a Origin,
     findings: Vec<Finding>,
 }
 
 impl<'a> Report<'a> {
     /// An empty report on an object that stands at `origin`.
-    pub fn on(kind: Kind, namespace: &str, name: &str, origin: &'a Origin) -> Self {
-        Self { object: ObjectRef::new(kind, namespace, name), origin, findings: Vec::new() }
+    pub fn on(kind: Kind, namespace: &'a str, name: &'a str, origin: &'a Origin) -> Self {
+        Self { kind, namespace, name, origin, findings: Vec::new() }
     }
 
     /// The part named by `field` is not served.
@@ -132,7 +134,7 @@ impl<'a> Report<'a> {
         self.findings.push(Finding {
             severity,
             reason,
-            object: Some(self.object.clone()),
+            object: Some(ObjectRef::new(self.kind, self.namespace, self.name)),
             file: Arc::from(self.origin.file()),
             line: self.origin.line_of(field),
             field: (!field.is_empty()).then(|| field.to_owned()),

@@ -66,7 +66,7 @@ pub(crate) struct CompiledIngresses {
 struct Ours<'a> {
     name: &'a Name,
     stored: &'a Stored<Ingress>,
-    options: IngressOptions,
+    options: Arc<IngressOptions>,
     /// What holds for its class.
     class: Option<Arc<Parameters>>,
 }
@@ -90,7 +90,8 @@ pub(crate) fn compile(
     let created = |stored: &Stored<Ingress>| stored.created().unwrap_or(i64::MAX);
     all.sort_by(|(a, x), (b, y)| created(x).cmp(&created(y)).then_with(|| b.cmp(a)));
     let (mut rows, mut findings) = (Vec::new(), Vec::new());
-    let (mut mains, mut reports) = (Vec::new(), Vec::new());
+    let (mut mains, mut reports) = (Vec::with_capacity(all.len()), Vec::with_capacity(all.len()));
+    let mut alike = Shared::default();
     for (name, stored) in all {
         let mut report = Report::on(Kind::Ingress, &name.namespace, &name.name, &stored.origin);
         let ours = row::is_ours(&stored.object, objects, &settings.classes, &mut report);
@@ -100,7 +101,7 @@ pub(crate) fn compile(
             let defaults = class.iter().flat_map(|class| class.for_ingress(&stored.object));
             let mut options = IngressOptions::read(&stored.object, defaults, &mut report);
             checks::custom_headers(objects, name, &mut options, &mut report);
-            mains.push(Ours { name, stored, options, class });
+            mains.push(Ours { name, stored, options: alike.of(options), class });
             reports.push(report);
         } else {
             findings.extend(report.into_findings());
@@ -157,7 +158,7 @@ struct One<'a, 'b> {
     /// Its place among all, the oldest first.
     rank: usize,
     report: &'a mut Report<'b>,
-    policies: Shared,
+    policies: Shared<Policy>,
     /// TLS to its pods, by HTTP/1 and HTTP/2, once it was made or could not be.
     tls_to_pods: [Option<Option<Arc<BackendTls>>>; 2],
 }

@@ -1,6 +1,6 @@
 //! From the annotations of an Ingress to the policy of one of its rules.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 
@@ -165,18 +165,26 @@ pub(super) fn set_on_answers(options: &mut IngressOptions, fields: Vec<(HeaderNa
     response.set = fields.into_iter().chain(std::mem::take(&mut response.set)).collect();
 }
 
-/// Policies of one Ingress: paths that need the same share one.
-#[derive(Default)]
-pub(super) struct Shared(Vec<Arc<Policy>>);
+/// What many have the same of: policies of the paths of one Ingress, options of Ingresses. They share one.
+pub(super) struct Shared<T>(VecDeque<Arc<T>>);
 
-impl Shared {
-    pub(super) fn of(&mut self, policy: Policy) -> Arc<Policy> {
-        // The last few are enough: rules of one path on many hosts stand together.
-        if let Some(same) = self.0.iter().rev().take(8).find(|held| ***held == policy) {
+impl<T> Default for Shared<T> {
+    fn default() -> Self {
+        Self(VecDeque::new())
+    }
+}
+
+impl<T: PartialEq> Shared<T> {
+    /// The last few are enough: those that are the same mostly stand together.
+    const KEPT: usize = 8;
+
+    pub(super) fn of(&mut self, one: T) -> Arc<T> {
+        if let Some(same) = self.0.iter().find(|held| ***held == one) {
             return same.clone();
         }
-        let policy = Arc::new(policy);
-        self.0.push(policy.clone());
-        policy
+        let one = Arc::new(one);
+        self.0.truncate(Self::KEPT - 1);
+        self.0.push_front(one.clone());
+        one
     }
 }
