@@ -11,7 +11,7 @@ use tidegate_crd::{Document, Object, ObjectRef, Origin};
 
 use super::{
     failure::Failure,
-    fetches::{Fetched, Fetches},
+    fetches::{Fetch, Fetched, Fetches},
     kinds::Watched,
     standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
@@ -205,23 +205,23 @@ impl Mirror {
     }
 
     /// What to fetch now, and for which watch; if anything.
-    pub(super) fn next_fetch(&mut self) -> Option<(usize, ObjectRef)> {
+    pub(super) fn next_fetch(&mut self) -> Option<(usize, Fetch)> {
         loop {
-            let name = self.fetches.next(Instant::now())?;
+            let fetch = self.fetches.next(Instant::now())?;
             // Whatever is there is held by its watch.
-            if let Some(watch) = self.watches.iter().position(|known| known.held.contains(&name)) {
-                return Some((watch, name));
+            if let Some(watch) = self.watches.iter().position(|known| known.held.contains(&fetch.name)) {
+                return Some((watch, fetch));
             }
-            self.fetches.gone(&name);
+            self.fetches.unknown(&fetch);
         }
     }
 
     /// What came of a fetch.
-    pub(super) fn fetched(&mut self, watch: usize, name: ObjectRef, fetched: Fetched) {
+    pub(super) fn fetched(&mut self, watch: usize, fetch: Fetch, fetched: Fetched) {
         let Some(status) = self.status.watches().get(watch) else { return };
         self.problems_changed = true;
-        if let Some(object) = self.fetches.fetched(&name, status.watched(), fetched, Instant::now()) {
-            self.waiting.insert(name, object);
+        if let Some(object) = self.fetches.fetched(&fetch, status.watched(), fetched, Instant::now()) {
+            self.waiting.insert(fetch.name, object);
         }
         self.count_open();
     }
@@ -547,9 +547,9 @@ mod tests {
         assert!(mirror.take().is_none() && mirror.next_fetch().is_none());
         refer(&mut mirror, 2, &["missing", "a"]);
         assert_eq!(mirror.take().map(|batch| batch.answers), Some(None));
-        let (watch, name) = mirror.next_fetch().unwrap();
-        assert_eq!((watch, &name), (number_of(&mirror, Kind::Secret), &secret_name("a")));
-        mirror.fetched(watch, name, Fetched::Object { object: secret("a"), version: "1".to_owned() });
+        let (watch, fetch) = mirror.next_fetch().unwrap();
+        assert_eq!((watch, &fetch.name), (number_of(&mirror, Kind::Secret), &secret_name("a")));
+        mirror.fetched(watch, fetch, Fetched::Object { object: secret("a"), version: "1".to_owned() });
         let batch = mirror.take().unwrap();
         assert_eq!((batch.answers, batch.apply.len()), (Some(2), 1));
         // Nobody needs it any more.

@@ -155,13 +155,13 @@ async fn pass_on(
     let mut fetching = FuturesUnordered::new();
     let mut is_listed = false;
     loop {
-        while let Some((watch, name)) = mirror.next_fetch() {
+        while let Some((watch, wanted)) = mirror.next_fetch() {
             let client = client.clone();
             fetching.push(async move {
                 let late =
                     || Failure::Unreachable { message: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()) };
-                let fetched = timeout(ANSWER_TIMEOUT, fetch(client, &name)).await;
-                (watch, name, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
+                let fetched = timeout(ANSWER_TIMEOUT, fetch(client, &wanted.name)).await;
+                (watch, wanted, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
             });
         }
         let due = mirror.fetch_due().unwrap_or_else(|| Instant::now() + LISTENER_LOOK);
@@ -173,8 +173,8 @@ async fn pass_on(
                 waiting.drain(..).for_each(|heard| mirror.hear(heard));
                 mirror.take()
             }
-            Some((watch, name, fetched)) = fetching.next() => {
-                mirror.fetched(watch, name, fetched);
+            Some((watch, wanted, fetched)) = fetching.next() => {
+                mirror.fetched(watch, wanted, fetched);
                 mirror.take()
             }
             Ok(()) = references.changed() => {
