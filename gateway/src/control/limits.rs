@@ -34,6 +34,10 @@ pub(super) const FORGIVEN: Duration = Duration::from_secs(10);
 /// rules, and until then it forbids everything. That takes it a second; what is missing for longer is missing.
 pub(super) const FORBIDDEN_SETTLE: Duration = Duration::from_secs(3);
 
+/// How long a kind is waited for that fails and that one can do without, before the others are served: longer than most that goes by itself,
+/// and short beside a replica that never becomes ready.
+pub(super) const OPTIONAL_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Objects fetched at the same time: enough to have thousands within seconds, and few beside what a cluster asks its API server.
 pub(super) const FETCHES_AT_ONCE: usize = 16;
 

@@ -94,6 +94,8 @@ pub(super) struct Mirror {
     remembered: Option<i64>,
     /// Whether anything was passed on yet.
     began: bool,
+    /// Whether every kind is waited for; else only those that are needed, where others fail.
+    is_patient: bool,
 }
 
 /// What one watch has said.
@@ -105,6 +107,8 @@ struct Known {
     /// A list was complete.
     synced: bool,
     forbidden: Option<Forbidden>,
+    /// What went wrong first, until a list is complete.
+    failed: Option<Failure>,
     /// What is wrong with those that could not be read; what was known of them before still stands.
     unreadable: BTreeMap<ObjectRef, Finding>,
 }
@@ -117,6 +121,11 @@ struct Forbidden {
 }
 
 impl Known {
+    /// Whether nothing of it is waited for.
+    fn is_known(&self, status: &WatchStatus, is_patient: bool) -> bool {
+        self.synced || self.forbidden.is_some() || (!is_patient && !status.watched().is_needed && self.failed.is_some())
+    }
+
     /// What an item is to everybody else, if it is anything: a change that waits to be passed on.
     fn take_in(&mut self, item: Item, fetches: &mut Fetches) -> Option<(ObjectRef, Option<Object>)> {
         let name = item.name();
@@ -154,6 +163,7 @@ impl Mirror {
             problems_changed: false,
             remembered: None,
             began: false,
+            is_patient: true,
         }
     }
 
@@ -255,7 +265,7 @@ impl Mirror {
                 }
                 known.unreadable.retain(|name, _| listed.contains(name));
                 known.held = listed;
-                known.synced = true;
+                (known.synced, known.failed) = (true, None);
                 status.listed();
                 Some("list")
             }
@@ -274,6 +284,9 @@ impl Mirror {
             News::Failed(failure) => {
                 if let Failure::Forbidden { verb, .. } = failure {
                     known.forbidden = Some(Forbidden { verb, finding: forbidden(status, &failure) });
+                } else if !known.synced {
+                    // The first, as each change of it would be another configuration; what it is now, the status says.
+                    known.failed.get_or_insert(failure);
                 }
                 None
             }
@@ -287,9 +300,16 @@ impl Mirror {
         self.count_open();
     }
 
+    /// From now on no kind is waited for that fails and is not needed: see [`OPTIONAL_PATIENCE`](crate::control::limits::OPTIONAL_PATIENCE).
+    pub(super) fn lose_patience(&mut self) {
+        self.is_patient = false;
+        self.problems_changed = true;
+    }
+
     /// What is to be passed on, if there is anything: nothing before each kind is known, or known to be forbidden.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        let is_known = self.watches.iter().all(|known| known.synced || known.forbidden.is_some());
+        let mut watches = self.watches.iter().zip(self.status.watches());
+        let is_known = watches.all(|(known, status)| known.is_known(status, self.is_patient));
         if !self.began && !is_known && self.remembered.is_none() {
             return None;
         }
@@ -345,6 +365,11 @@ impl Mirror {
     fn problems(&self) -> Vec<Finding> {
         let forbidden = self.watches.iter().filter_map(|known| known.forbidden.as_ref()).map(|no| no.finding.clone());
         let forbidden = forbidden.chain(self.remembered.map(|heard| self.not_heard(heard)));
+        let without = self.watches.iter().zip(self.status.watches()).filter(|_| !self.is_patient);
+        let without = without.filter(|(known, status)| !known.synced && !status.watched().is_needed);
+        let without = without
+            .filter_map(|(known, status)| Some(not_listed(status, known.failed.as_ref()?, !known.held.is_empty())));
+        let forbidden = forbidden.chain(without);
         let unreadable = self.watches.iter().flat_map(|known| known.unreadable.values());
         forbidden.chain(unreadable.chain(self.fetches.problems()).take(MAX_PROBLEMS).cloned()).collect()
     }
@@ -370,6 +395,21 @@ impl Mirror {
             ),
             fix: "See why the API server does not answer: /readyz says how it fails.".to_owned(),
         }
+    }
+}
+
+/// The verdict on a kind that cannot be listed and is done without. `is_held`: some of it is known all the same.
+fn not_listed(status: &WatchStatus, failure: &Failure, is_held: bool) -> Finding {
+    let without = if is_held { "what is known of it is served" } else { status.watched().without };
+    Finding {
+        severity: Severity::Warning,
+        reason: "NotListed",
+        object: None,
+        file: Path::new(LABEL).into(),
+        line: 0,
+        field: None,
+        message: format!("{}: {failure}; {without}.", status.place()),
+        fix: "It is asked for again and again; the log of the API server may say more.".to_owned(),
     }
 }
 
@@ -400,7 +440,10 @@ fn forbidden(status: &WatchStatus, failure: &Failure) -> Finding {
 mod tests {
     use tidegate_crd::Kind;
 
-    use super::{super::kinds::Kinds, *};
+    use super::{
+        super::kinds::{Kinds, WATCHED},
+        *,
+    };
 
     fn mirror() -> Mirror {
         Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())), Arc::default())
@@ -574,6 +617,38 @@ mod tests {
         let batch = mirror.take().unwrap();
         assert_eq!((batch.delete, batch.is_remembered, batch.problems), (vec![name("old")], false, vec![]));
         assert_eq!(mirror.status.remembered(), None);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_needed_and_fails_does_not_keep_the_others_for_ever() {
+        let broken = || News::Failed(Failure::Refused { code: 500, message: "its words".to_owned() });
+        let mut mirror = mirror();
+        for kind in
+            WATCHED.map(|watched| watched.kind).into_iter().filter(|kind| ![Kind::Node, Kind::Service].contains(kind))
+        {
+            say(&mut mirror, kind, News::Listing);
+            say(&mut mirror, kind, News::Complete);
+        }
+        say(&mut mirror, Kind::Node, broken());
+        say(&mut mirror, Kind::Service, broken());
+        mirror.lose_patience();
+        assert!(mirror.take().is_none(), "Services are needed");
+        say(&mut mirror, Kind::Service, News::Listing);
+        say(&mut mirror, Kind::Service, News::Complete);
+        let said =
+            |batch: Option<Batch>| -> Vec<String> { batch.unwrap().problems.iter().map(ToString::to_string).collect() };
+        assert_eq!(
+            said(mirror.take()),
+            [
+                "kubernetes: warning[NotListed]: nodes: answered 500 (its words); the zone of this node is not known, nor its \
+              addresses. Fix: It is asked for again and again; the log of the API server may say more."
+            ]
+        );
+        say(&mut mirror, Kind::Node, News::Failed(Failure::Unreachable { message: "another".to_owned() }));
+        assert!(mirror.take().is_none(), "that is no other configuration");
+        say(&mut mirror, Kind::Node, News::Listing);
+        say(&mut mirror, Kind::Node, News::Complete);
+        assert_eq!(said(mirror.take()), [] as [&str; 0]);
     }
 
     #[test]
