@@ -51,6 +51,10 @@ pub(super) const STATUS_LONGEST_RETRY: Duration = Duration::from_secs(60);
 /// The longest time that nothing is written in a namespace where we may not, until one is tried; the first is [`STATUS_RETRY`].
 pub(super) const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
 
+/// How long it must have been said that we may not write, to be believed, as with what is read: an API server that has just begun forbids
+/// everything for a moment.
+pub(super) const FORBIDDEN_SETTLE: Duration = Duration::from_secs(3);
+
 /// Events written in a second, at most: they are for people, and in no hurry.
 pub(super) const EVENT_RATE: u32 = 5;
 

@@ -69,8 +69,10 @@ impl Writer {
             }
         };
         match &done {
-            // Somebody was quicker, or it is gone: there is nothing wrong with that.
-            Err(Failure::Refused { code: 404 | 409, .. }) => self.status.conflicted(self.writing),
+            // Somebody was quicker, or it is gone, or its namespace is about to be: there is nothing wrong with that.
+            Err(Failure::Refused { code: 403 | 404 | 409, .. }) => {
+                self.status.conflicted(self.writing, namespace);
+            }
             done => self.status.done(self.writing, namespace, done.as_ref().err()),
         }
         done
