@@ -3,9 +3,8 @@
 //! Only Ingresses of ours get them. Where one is not ours any more, what we wrote is taken back, and what others wrote stays: the
 //! API server knows which is which (server-side apply). Where nothing would change, nothing is written.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, sync::Arc};
 
-use futures_util::{StreamExt, stream};
 use kube::{
     Api,
     api::{Patch, PatchParams},
@@ -19,12 +18,12 @@ use tokio::sync::watch;
 
 use super::{
     FIELD_MANAGER,
-    attempts::{Attempts, Wanted},
+    attempts::Wanted,
     leader::whenever_leading,
-    limits::{STATUS_AT_ONCE, STATUS_LOOK},
     publish::Published,
     status::{ControllerStatus, Writing},
-    writer::{Writer, sleep_until},
+    upkeep::keep_up,
+    writer::Writer,
 };
 use crate::{
     control::kubernetes::{
@@ -94,59 +93,48 @@ impl IngressStatuses {
 
     /// As the leader: until there are no more configurations.
     async fn lead(&mut self) {
-        let mut attempts = Attempts::default();
-        let mut changes = self.standings.changes();
-        loop {
-            changes.mark_unchanged();
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            let published = self.published.borrow_and_update().clone();
-            let plan = snapshot.map_or_else(Vec::new, |snapshot| {
-                self.standings.read(|standings| plan(&snapshot, standings, published.as_ref()))
+        let Self { snapshots, standings, published, writer, status, .. } = self;
+        let (live, shown, mut changes) = (snapshots.clone(), published.clone(), standings.changes());
+        let plan = || {
+            let (live, shown) = (live.borrow().clone(), shown.borrow().clone());
+            let plan = live.map_or_else(Vec::new, |snapshot| {
+                standings.read(|standings| plan(&snapshot, standings, shown.as_ref()))
             });
-            let (due, next) = attempts.due(plan, Instant::now());
-            for (wanted, failure) in self.write(due).await {
-                attempts.done(wanted, failure.as_ref(), Instant::now());
-            }
-            tokio::select! {
-                changed = self.snapshots.changed() => if changed.is_err() { return },
-                _ = self.published.changed() => {}
-                _ = changes.changed() => {}
-                () = sleep_until(next) => {}
-            }
-            tokio::time::sleep(STATUS_LOOK).await;
-        }
-    }
-
-    async fn write(&self, due: Vec<WantedAddresses>) -> Vec<(WantedAddresses, Option<Failure>)> {
-        let one = |wanted: WantedAddresses| async move {
-            let failure = self.write_one(&wanted).await.err();
-            (wanted, failure)
+            status.keep(Writing::IngressStatus, || plan.iter().map(|wanted| wanted.name.namespace.clone()).collect());
+            plan
         };
-        stream::iter(due).map(one).buffer_unordered(STATUS_AT_ONCE).collect().await
+        let changed = async || {
+            tokio::select! {
+                changed = snapshots.changed() => changed.is_ok(),
+                _ = published.changed() => true,
+                _ = changes.changed() => true,
+            }
+        };
+        keep_up(plan, changed, async |wanted| write(writer, wanted).await).await;
     }
+}
 
-    async fn write_one(&self, wanted: &WantedAddresses) -> Result<(), Failure> {
-        let WantedAddresses { name, uid, addresses } = wanted;
-        let mut body = json!({
-            "apiVersion": Kind::Ingress.api_version(),
-            "kind": Kind::Ingress.as_str(),
-            // With another uid it is another Ingress of the same name, and this is refused.
-            "metadata": {"name": &*name.name, "namespace": &*name.namespace, "uid": uid},
-        });
-        if !addresses.is_empty() {
-            body["status"] = json!({"loadBalancer": {"ingress": addresses}});
-        }
-        let ingresses = Api::<Ingress>::namespaced(self.writer.client().clone(), &name.namespace);
-        // By force: whoever wrote other addresses into an Ingress of ours is wrong.
-        let params = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(&body);
-        let request = ingresses.patch_status(&name.name, &params, &patch);
-        self.writer.write("patch", &name.namespace, request).await?;
-        let shown: Vec<&str> =
-            addresses.iter().filter_map(|entry| entry.ip.as_deref().or(entry.hostname.as_deref())).collect();
-        tracing::debug!("the status of {name} shows {shown:?} now");
-        Ok(())
+async fn write(writer: &Writer, wanted: &WantedAddresses) -> Result<(), Failure> {
+    let WantedAddresses { name, uid, addresses } = wanted;
+    let mut body = json!({
+        "apiVersion": Kind::Ingress.api_version(),
+        "kind": Kind::Ingress.as_str(),
+        // With another uid it is another Ingress of the same name, and this is refused.
+        "metadata": {"name": &*name.name, "namespace": &*name.namespace, "uid": uid},
+    });
+    if !addresses.is_empty() {
+        body["status"] = json!({"loadBalancer": {"ingress": addresses}});
     }
+    let ingresses = Api::<Ingress>::namespaced(writer.client().clone(), &name.namespace);
+    // By force: whoever wrote other addresses into an Ingress of ours is wrong.
+    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let patch = Patch::Apply(&body);
+    let request = ingresses.patch_status(&name.name, &params, &patch);
+    writer.write("patch", &name.namespace, request).await?;
+    let shown: Vec<&str> =
+        addresses.iter().filter_map(|entry| entry.ip.as_deref().or(entry.hostname.as_deref())).collect();
+    tracing::debug!("the status of {name} shows {shown:?} now");
+    Ok(())
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! | the addresses that Ingresses show | [`publish`]; who gets them, and when: `ingress_status` |
 //! | the addresses of LoadBalancer Services; the state of LoadBalancerPools and IngressClassParameters | `statuses` |
 //! | what is wrong with objects, in `kubectl describe` | `events` |
-//! | how fast, and for how long it is tried | `writer`, `attempts` |
+//! | when a status is written, how fast, and for how long it is tried | `upkeep`, `writer`, `attempts` |
 //! | limits and timeouts | `limits` |
 //! | log, metrics, readiness | [`status`] |
 
@@ -23,6 +23,7 @@ mod limits;
 pub mod publish;
 pub mod status;
 mod statuses;
+mod upkeep;
 mod writer;
 
 use std::{io, sync::Arc, thread};
