@@ -28,6 +28,7 @@ use super::{
 use crate::{
     control::kubernetes::{
         failure::Failure,
+        remembered::is_remembered,
         standing::{Standing, Standings},
     },
     snapshot::Snapshot,
@@ -60,10 +61,14 @@ fn plan(
     published: Option<&Arc<[IngressLoadBalancerIngress]>>,
 ) -> Vec<WantedAddresses> {
     let mut plan = Vec::new();
+    // What was remembered is no reason to change any.
+    if is_remembered(&snapshot.findings) {
+        return plan;
+    }
     for row in snapshot.ingresses.iter() {
         let name = ObjectRef { kind: Kind::Ingress, namespace: row.namespace.clone(), name: row.name.clone() };
         // It may be gone already, or not have been heard of by now.
-        let Some(standing) = standings.get(&name) else { continue };
+        let Some(standing) = standings.get(&name).filter(|standing| !standing.uid.is_empty()) else { continue };
         let addresses = match (row.ours, published) {
             (true, Some(addresses)) => addresses.clone(),
             // It was ours. Where it shows others it is another installation's, for other classes: what that one writes is not ours to take.
@@ -142,10 +147,17 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::compile::{allocate::Allocations, compile, objects::Objects, settings::Settings};
+    use crate::{
+        compile::{allocate::Allocations, compile, finding::Finding, objects::Objects, settings::Settings},
+        control::kubernetes::remembered,
+    };
 
     /// The Ingresses `a` and `b` of ours, and `other` of another controller.
     fn snapshot() -> Arc<Snapshot> {
+        compile_with(&[])
+    }
+
+    fn compile_with(problems: &[Finding]) -> Arc<Snapshot> {
         let class =
             "{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: them}, spec: {controller: x.y/z}}";
         let ingress = |name: &str, class: &str| {
@@ -159,7 +171,7 @@ mod tests {
         for document in tidegate_crd::yaml::parse(Path::new("test.yaml"), &text).documents {
             objects.apply(document);
         }
-        compile(&objects, &Settings::default(), &[], &Allocations::default(), None).snapshot
+        compile(&objects, &Settings::default(), problems, &Allocations::default(), None).snapshot
     }
 
     fn addresses(ips: &[&str]) -> Arc<[IngressLoadBalancerIngress]> {
@@ -199,5 +211,19 @@ mod tests {
         assert_eq!(plan(&ours, None), [], "who publishes nothing takes nothing back");
         let of_another = [("other", standing(&["192.0.2.7"], true))];
         assert_eq!(plan(&of_another, Some(&published)), [], "another installation's, for other classes");
+    }
+
+    #[test]
+    fn nothing_is_written_of_what_was_only_remembered() {
+        let published = addresses(&["192.0.2.1"]);
+        let held = |uid: &str| {
+            let standing = Standing { uid: uid.into(), ..Standing::default() };
+            BTreeMap::from([(name("a"), standing)])
+        };
+        let heard = snapshot();
+        assert_eq!(plan(&heard, &held("u"), Some(&published)).len(), 1);
+        assert_eq!(plan(&heard, &held(""), Some(&published)), [], "it has not been heard of yet");
+        let remembered = compile_with(&[remembered::finding(&["services"], 0)]);
+        assert_eq!(plan(&remembered, &held("u"), Some(&published)), [], "the rest has not");
     }
 }

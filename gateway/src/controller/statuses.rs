@@ -32,6 +32,7 @@ use crate::{
     compile::load_balancer::{ACCEPTED, SERVICE_CONDITION, Verdict},
     control::kubernetes::{
         failure::Failure,
+        remembered::is_remembered,
         standing::{Standing, Standings},
     },
     snapshot::Snapshot,
@@ -111,12 +112,20 @@ impl WantedStatus {
     }
 }
 
+/// How an object stands. It may be gone already, or have been remembered and not been heard of by now.
+fn standing<'a>(standings: &'a BTreeMap<ObjectRef, Standing>, name: &ObjectRef) -> Option<&'a Standing> {
+    standings.get(name).filter(|standing| !standing.uid.is_empty())
+}
+
 /// The statuses that are another than they should be.
 fn plan(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> Vec<WantedStatus> {
+    if is_remembered(&snapshot.findings) {
+        return Vec::new();
+    }
     let mut plan = services(snapshot, standings);
     for pool in &snapshot.load_balancers.pools {
         let name = ObjectRef::new(Kind::LoadBalancerPool, "", &pool.name);
-        let Some(standing) = standings.get(&name) else { continue };
+        let Some(standing) = standing(standings, &name) else { continue };
         let counts_are_so = standing.counts == Some((pool.size, pool.allocated));
         if let Some(condition) = stale(standing, &pool.accepted, pool.generation, counts_are_so) {
             let fields = json!({"size": pool.size, "allocated": pool.allocated});
@@ -125,7 +134,7 @@ fn plan(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> Vec<W
     }
     for parameters in &*snapshot.class_parameters {
         let name = ObjectRef::new(Kind::IngressClassParameters, "", &parameters.name);
-        let Some(standing) = standings.get(&name) else { continue };
+        let Some(standing) = standing(standings, &name) else { continue };
         if let Some(condition) = stale(standing, &parameters.accepted, parameters.generation, true) {
             let uid = standing.uid.clone();
             plan.push(WantedStatus { name, uid, fields: json!({}), condition: Some(condition) });
@@ -154,7 +163,7 @@ fn services(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> V
         let condition = service.verdict.as_ref();
         let condition =
             condition.map(|verdict| WantedCondition::new(SERVICE_CONDITION, verdict, None, service.says.as_ref()));
-        let uid = standings.get(&name)?.uid.clone();
+        let uid = standing(standings, &name)?.uid.clone();
         // A list without an entry is said as well: a pending Service has no address of ours any more.
         let fields = json!({"loadBalancer": {"ingress": service.ingress()}});
         Some(WantedStatus { name, uid, fields, condition })
@@ -229,11 +238,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::compile::{
-        allocate::Allocations,
-        compile,
-        objects::Objects,
-        settings::{AddressSource, Settings},
+    use crate::{
+        compile::{
+            allocate::Allocations,
+            compile,
+            finding::Finding,
+            objects::Objects,
+            settings::{AddressSource, Settings},
+        },
+        control::kubernetes::remembered,
     };
 
     const MANIFESTS: &str = "
@@ -251,6 +264,10 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
 ";
 
     fn snapshot() -> Arc<Snapshot> {
+        compile_with(&[])
+    }
+
+    fn compile_with(problems: &[Finding]) -> Arc<Snapshot> {
         let mut objects = Objects::default();
         let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), &MANIFESTS.replace("\\\n", ""));
         assert_eq!(parsed.problems, []);
@@ -258,7 +275,7 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
             objects.apply(document);
         }
         let settings = Settings { addresses: AddressSource::Cluster, ..Settings::default() };
-        compile(&objects, &settings, &[], &Allocations::default(), None).snapshot
+        compile(&objects, &settings, problems, &Allocations::default(), None).snapshot
     }
 
     fn names() -> [ObjectRef; 3] {
@@ -304,6 +321,14 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
         let again = plan(&snapshot, &held);
         let later = "2026-02-02T03:04:05Z".parse().unwrap();
         assert_eq!(again[1].body(later)["status"]["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn nothing_is_written_of_what_was_only_remembered() {
+        let of_cache = names().map(|name| (name, Standing::default())).into();
+        assert_eq!(plan(&snapshot(), &of_cache), [], "they have not been heard of yet");
+        let remembered = compile_with(&[remembered::finding(&["endpointslices"], 0)]);
+        assert_eq!(plan(&remembered, &bare()), [], "the rest has not");
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     failure::Failure,
     fetches::{Fetch, Fetched, Fetches},
     kinds::Watched,
+    remembered,
     standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
 };
@@ -381,20 +382,7 @@ impl Mirror {
         let open = self.watches.iter().zip(self.status.watches());
         let open = open.filter(|(known, _)| !known.synced && known.forbidden.is_none());
         let open: Vec<&str> = open.map(|(_, status)| status.watched().resource).collect();
-        Finding {
-            severity: Severity::Warning,
-            reason: "Remembered",
-            object: None,
-            file: Path::new(LABEL).into(),
-            line: 0,
-            field: None,
-            message: format!(
-                "the API server has not told of {} since this process began: what is served was heard by an earlier one, at {heard} \
-                 (seconds since 1970).",
-                open.join(", ")
-            ),
-            fix: "See why the API server does not answer: /readyz says how it fails.".to_owned(),
-        }
+        remembered::finding(&open, heard)
     }
 }
 

@@ -14,6 +14,7 @@
 //! | what went wrong, which permission is missing | [`failure`] |
 //! | Secrets and ConfigMaps, which are read only if something refers to them | `fetches` |
 //! | all that was heard, as changes of what is held | `mirror` |
+//! | what was only remembered | `remembered` |
 //! | log, metrics, readiness | [`status`] |
 //!
 //! Nothing is written to the cluster here: that is the [`controller`](crate::controller).
@@ -24,6 +25,7 @@ pub mod failure;
 mod fetches;
 pub mod kinds;
 mod mirror;
+pub(crate) mod remembered;
 pub mod standing;
 pub mod status;
 mod trim;
