@@ -5,10 +5,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, api::Patch};
 use serde_json::json;
 use tidegate_crd::{
     Kind, ObjectRef,
@@ -17,7 +14,6 @@ use tidegate_crd::{
 use tokio::sync::watch;
 
 use super::{
-    FIELD_MANAGER,
     attempts::Wanted,
     leader::whenever_leading,
     publish::Published,
@@ -54,28 +50,23 @@ pub(super) struct IngressStatuses {
     pub(super) status: Arc<ControllerStatus>,
 }
 
-/// The Ingresses whose status is another than it should be.
+/// The Ingresses whose status is another than it should be. `manager`: who we are.
 fn plan(
     snapshot: &Snapshot,
     standings: &BTreeMap<ObjectRef, Standing>,
     published: Option<&Arc<[IngressLoadBalancerIngress]>>,
+    manager: &str,
 ) -> Vec<WantedAddresses> {
     let mut plan = Vec::new();
-    // What was remembered is no reason to change any.
-    if is_remembered(&snapshot.findings) {
-        return plan;
-    }
+    // While it is not known which addresses to show, they stay; and what was remembered is no reason to change any.
+    let Some(published) = published.filter(|_| !is_remembered(&snapshot.findings)) else { return plan };
     for row in snapshot.ingresses.iter() {
         let name = ObjectRef { kind: Kind::Ingress, namespace: row.namespace.clone(), name: row.name.clone() };
         // It may be gone already, or not have been heard of by now.
         let Some(standing) = standings.get(&name).filter(|standing| !standing.uid.is_empty()) else { continue };
-        let addresses = match (row.ours, published) {
-            (true, Some(addresses)) => addresses.clone(),
-            // It was ours. Where it shows others it is another installation's, for other classes: what that one writes is not ours to take.
-            (false, Some(addresses)) if *standing.addresses == **addresses => Arc::default(),
-            (false, Some(_)) | (true | false, None) => continue,
-        };
-        let is_so = if addresses.is_empty() { !standing.ours } else { *standing.addresses == *addresses };
+        // Of one that is not ours, what this very installation wrote is taken back; what others write is not ours to take.
+        let addresses = if row.ours { published.clone() } else { Arc::default() };
+        let is_so = if addresses.is_empty() { !standing.is_by(manager) } else { *standing.addresses == *addresses };
         if !is_so {
             plan.push(WantedAddresses { name, uid: standing.uid.clone(), addresses });
         }
@@ -103,7 +94,7 @@ impl IngressStatuses {
         let plan = || {
             let (live, shown) = (live.borrow().clone(), shown.borrow().clone());
             let plan = live.map_or_else(Vec::new, |snapshot| {
-                standings.read(|standings| plan(&snapshot, standings, shown.as_ref()))
+                standings.read(|standings| plan(&snapshot, standings, shown.as_ref(), writer.manager()))
             });
             status.keep(Writing::IngressStatus, || plan.iter().map(|wanted| wanted.name.namespace.clone()).collect());
             plan
@@ -131,8 +122,7 @@ async fn write(writer: &Writer, wanted: &WantedAddresses) -> Result<(), Failure>
         body["status"] = json!({"loadBalancer": {"ingress": addresses}});
     }
     let ingresses = Api::<Ingress>::namespaced(writer.client().clone(), &name.namespace);
-    // By force: whoever wrote other addresses into an Ingress of ours is wrong.
-    let params = PatchParams::apply(FIELD_MANAGER).force();
+    let params = writer.apply();
     let patch = Patch::Apply(&body);
     let request = ingresses.patch_status(&name.name, &params, &patch);
     writer.write("patch", &name.namespace, request).await?;
@@ -183,8 +173,9 @@ mod tests {
         ObjectRef::new(Kind::Ingress, "default", name)
     }
 
-    fn standing(ips: &[&str], ours: bool) -> Standing {
-        Standing { uid: "u".into(), addresses: addresses(ips).to_vec(), ours, ..Standing::default() }
+    fn standing(ips: &[&str], managers: &[&str]) -> Standing {
+        let managers = managers.iter().map(|manager| (*manager).into()).collect();
+        Standing { uid: "u".into(), addresses: addresses(ips).to_vec(), managers, ..Standing::default() }
     }
 
     fn wanted(of: &str, ips: &[&str]) -> WantedAddresses {
@@ -196,21 +187,27 @@ mod tests {
         let (snapshot, published) = (snapshot(), addresses(&["192.0.2.1"]));
         let plan = |held: &[(&str, Standing)], published: Option<&Arc<_>>| {
             let held = held.iter().map(|(of, standing)| (name(of), standing.clone())).collect();
-            plan(&snapshot, &held, published)
+            plan(&snapshot, &held, published, "we")
         };
-        let fresh = [("a", standing(&[], false)), ("b", standing(&["192.0.2.1"], false))];
+        let fresh = [("a", standing(&[], &[])), ("b", standing(&["192.0.2.1"], &[]))];
         assert_eq!(plan(&fresh, Some(&published)), [wanted("a", &["192.0.2.1"])]);
         assert_eq!(plan(&fresh, None), [], "it is not known yet");
         assert_eq!(plan(&[], Some(&published)), [], "they are not known yet");
-        let theirs = [("other", standing(&["203.0.113.1"], false)), ("a", standing(&["203.0.113.1"], false))];
+        let theirs = [("other", standing(&["203.0.113.1"], &[])), ("a", standing(&["203.0.113.1"], &[]))];
         assert_eq!(plan(&theirs, Some(&published)), [wanted("a", &["192.0.2.1"])]);
         assert_eq!(plan(&theirs, Some(&addresses(&[]))), [], "what others wrote stays");
-        let ours = [("other", standing(&["192.0.2.1"], true)), ("a", standing(&["192.0.2.1"], true))];
+        let ours = [("other", standing(&["192.0.2.1"], &["we"])), ("a", standing(&["192.0.2.1"], &["we"]))];
         assert_eq!(plan(&ours, Some(&published)), [wanted("other", &[])]);
-        assert_eq!(plan(&ours, Some(&addresses(&[]))), [wanted("a", &[])]);
+        assert_eq!(plan(&ours, Some(&addresses(&[]))), [wanted("a", &[]), wanted("other", &[])]);
         assert_eq!(plan(&ours, None), [], "who publishes nothing takes nothing back");
-        let of_another = [("other", standing(&["192.0.2.7"], true))];
-        assert_eq!(plan(&of_another, Some(&published)), [], "another installation's, for other classes");
+    }
+
+    #[test]
+    fn two_installations_that_publish_the_same_address_leave_it_to_each_other() {
+        let (snapshot, published) = (snapshot(), addresses(&["192.0.2.1"]));
+        let of_another = BTreeMap::from([(name("other"), standing(&["192.0.2.1"], &["they"]))]);
+        assert_eq!(plan(&snapshot, &of_another, Some(&published), "we"), []);
+        assert_eq!(plan(&snapshot, &of_another, Some(&published), "they"), [wanted("other", &[])], "it was theirs");
     }
 
     #[test]
@@ -221,9 +218,9 @@ mod tests {
             BTreeMap::from([(name("a"), standing)])
         };
         let heard = snapshot();
-        assert_eq!(plan(&heard, &held("u"), Some(&published)).len(), 1);
-        assert_eq!(plan(&heard, &held(""), Some(&published)), [], "it has not been heard of yet");
+        assert_eq!(plan(&heard, &held("u"), Some(&published), "we").len(), 1);
+        assert_eq!(plan(&heard, &held(""), Some(&published), "we"), [], "it has not been heard of yet");
         let remembered = compile_with(&[remembered::finding(&["services"], 0)]);
-        assert_eq!(plan(&remembered, &held("u"), Some(&published)), [], "the rest has not");
+        assert_eq!(plan(&remembered, &held("u"), Some(&published), "we"), [], "the rest has not");
     }
 }

@@ -43,7 +43,7 @@ use self::{
 use crate::{
     control::kubernetes::{
         api_server::ApiServer,
-        standing::{FIELD_MANAGER, Standings},
+        standing::{FIELD_MANAGER, Standings, field_manager},
     },
     snapshot::Snapshot,
 };
@@ -135,9 +135,10 @@ async fn run(
 ) {
     let ControllerOptions { namespace, lease, identity, publish } = options;
     let Target { standings, snapshots, .. } = target;
+    let manager: Arc<str> = field_manager(&namespace, &lease).into();
     let election = Election::new(client.clone(), namespace, lease, identity.clone(), status.clone());
     let (leads, (publishes, published)) = (election.leads(), watch::channel(None));
-    let writer = |writing, pace| Writer::new(client.clone(), writing, pace, status.clone());
+    let writer = |writing, pace| Writer::new(client.clone(), writing, manager.clone(), pace, status.clone());
     let pace = Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE };
     let ingresses = IngressStatuses {
         snapshots: snapshots.clone(),

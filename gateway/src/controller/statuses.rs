@@ -7,10 +7,7 @@
 
 use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use kube::{
-    Api, Client,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, api::Patch};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidegate_crd::{
@@ -21,7 +18,6 @@ use tidegate_crd::{
 use tokio::sync::watch;
 
 use super::{
-    FIELD_MANAGER,
     attempts::Wanted,
     leader::whenever_leading,
     status::{ControllerStatus, Writing},
@@ -225,7 +221,7 @@ async fn write<K>(writer: &Writer, wanted: &WantedStatus, api: impl FnOnce(Clien
 where
     K: Clone + Debug + DeserializeOwned,
 {
-    let (api, body, params) = (api(writer.client().clone()), wanted.body(Timestamp::now()), PatchParams::apply(FIELD_MANAGER).force());
+    let (api, body, params) = (api(writer.client().clone()), wanted.body(Timestamp::now()), writer.apply());
     let patch = Patch::Apply(&body);
     let request = api.patch_status(&wanted.name.name, &params, &patch);
     writer.write("patch", &wanted.name.namespace, request).await?;
