@@ -24,7 +24,7 @@ use super::{
 use crate::{
     control::kubernetes::{
         failure::Failure,
-        remembered::is_remembered,
+        remembered::{is_partial, is_remembered},
         standing::{Standing, Standings},
     },
     snapshot::Snapshot,
@@ -60,7 +60,9 @@ fn plan(
     let mut plan = Vec::new();
     // While it is not known which addresses to show, they stay; and what was remembered is no reason to change any.
     let Some(published) = published.filter(|_| !is_remembered(&snapshot.findings)) else { return plan };
-    for row in snapshot.ingresses.iter() {
+    // Without IngressClasses, ours look like others'.
+    let is_partial = is_partial(&snapshot.findings);
+    for row in snapshot.ingresses.iter().filter(|row| row.ours || !is_partial) {
         let name = ObjectRef { kind: Kind::Ingress, namespace: row.namespace.clone(), name: row.name.clone() };
         // It may be gone already, or not have been heard of by now.
         let Some(standing) = standings.get(&name).filter(|standing| !standing.uid.is_empty()) else { continue };
@@ -208,6 +210,16 @@ mod tests {
         let of_another = BTreeMap::from([(name("other"), standing(&["192.0.2.1"], &["they"]))]);
         assert_eq!(plan(&snapshot, &of_another, Some(&published), "we"), []);
         assert_eq!(plan(&snapshot, &of_another, Some(&published), "they"), [wanted("other", &[])], "it was theirs");
+    }
+
+    #[test]
+    fn nothing_is_taken_back_because_a_kind_cannot_be_listed() {
+        let published = addresses(&["192.0.2.1"]);
+        let held =
+            BTreeMap::from([(name("a"), standing(&[], &[])), (name("other"), standing(&["192.0.2.1"], &["we"]))]);
+        let not_listed = Finding { reason: remembered::NOT_LISTED, ..remembered::finding(&["ingressclasses"], 0) };
+        let plan = plan(&compile_with(&[not_listed]), &held, Some(&published), "we");
+        assert_eq!(plan, [wanted("a", &["192.0.2.1"])]);
     }
 
     #[test]

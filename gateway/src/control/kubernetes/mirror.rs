@@ -391,7 +391,7 @@ fn not_listed(status: &WatchStatus, failure: &Failure, is_held: bool) -> Finding
     let without = if is_held { "what is known of it is served" } else { status.watched().without };
     Finding {
         severity: Severity::Warning,
-        reason: "NotListed",
+        reason: remembered::NOT_LISTED,
         object: None,
         file: Path::new(LABEL).into(),
         line: 0,
