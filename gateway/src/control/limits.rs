@@ -60,6 +60,9 @@ pub(super) const LISTENER_LOOK: Duration = Duration::from_secs(5);
 /// Findings on single objects, at most: where it is all of a kind, the first say what it is.
 pub(super) const MAX_PROBLEMS: usize = 1_000;
 
+/// The longest name of a field manager that the API server takes, in bytes.
+pub(super) const MAX_FIELD_MANAGER: usize = 128;
+
 /// ConfigMaps are read for header fields alone, and no client takes more of these than this.
 pub(super) const MAX_CONFIG_MAP_BYTES: usize = 32 << 10;
 

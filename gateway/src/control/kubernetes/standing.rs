@@ -17,11 +17,10 @@ use tidegate_crd::{
 };
 use tokio::sync::watch;
 
+use crate::control::limits::MAX_FIELD_MANAGER;
+
 /// Who writes, as `metadata.managedFields` calls every Tidegate.
 pub const FIELD_MANAGER: &str = "tidegate";
-
-/// The longest name of a field manager that the API server takes, in bytes.
-const MAX_FIELD_MANAGER: usize = 128;
 
 /// Who writes statuses: all replicas of one installation, which is known by its Lease, and no other. What one installation wrote is not
 /// another's to take back.
