@@ -24,11 +24,17 @@ fn edge() -> Publish {
 
 /// A replica that calls itself `name`.
 async fn replica(net: Net, server: &ApiServer, name: &str, publish: Publish) -> Bed {
+    replica_of(net, server, "tidegate-leader", &["tidegate", "nginx"], name, publish).await
+}
+
+/// A replica of the installation with this Lease, which serves these classes.
+async fn replica_of(net: Net, server: &ApiServer, lease: &str, classes: &[&str], name: &str, publish: Publish) -> Bed {
     let source = cluster(server, &[]).await;
-    let (lease, namespace, identity) = ("tidegate-leader".into(), "tidegate".into(), name.into());
+    let (lease, namespace, identity) = (lease.into(), "tidegate".into(), name.into());
     Bed::start_with(net, "", |options| {
         options.source = source;
         options.settings.addresses = AddressSource::Cluster;
+        options.settings.classes.implied = classes.iter().map(|class| (*class).into()).collect();
         options.admin = admin(net);
         options.controller = Some(ControllerOptions { namespace, lease, identity, publish });
     })
@@ -173,9 +179,57 @@ async fn permissions_that_are_missing_are_named_with_what_it_costs() {
             "Grant create and patch of events to the account that Tidegate runs as."
         ]
     );
-    // It is not asked over and over.
+    // It is not asked over and over: both once, and then one of them after 1, 2, 4 s, …
     let before = writes(&server, "web") + writes(&server, "lost");
-    assert!((1..=2).contains(&before), "{before}");
+    assert!((3..=7).contains(&before), "{before}");
+}
+
+#[tokio::test]
+async fn a_status_that_failed_is_tried_again_though_nothing_changes() {
+    let net = Net::next();
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(ingress("default", "web") + &pool("192.0.2.32")));
+    for resource in ["ingresses/status", "loadbalancerpools/status"] {
+        server.forbid(resource);
+    }
+    let _bed = replica(net, &server, "a", edge()).await;
+    let tried = |server: &ApiServer, what: &str| server.written().iter().any(|written| written.contains(what));
+    until("both are tried", &server, |server| {
+        tried(server, "/ingresses/web/status?") && tried(server, "/loadbalancerpools/edge/status?")
+    })
+    .await;
+    for resource in ["ingresses/status", "loadbalancerpools/status"] {
+        server.permit(resource);
+    }
+    until("the address is shown", &server, |server| shown(server, "web") == [EDGE]).await;
+    until("the pool says so", &server, |server| {
+        server.object("loadbalancerpools", "", "edge").is_some_and(|pool| pool["status"]["size"] == 1)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_installations_that_publish_the_same_address_do_not_take_it_from_each_other() {
+    let (net, other) = (Net::next(), Net::next());
+    let server = ApiServer::start(net.ip(32)).await;
+    server.apply(&(of_class("a", "blue") + &of_class("b", "green")));
+    let _blue = replica_of(net, &server, "blue", &["blue"], "blue", edge()).await;
+    let _green = replica_of(other, &server, "green", &["green"], "green", edge()).await;
+    until("both are shown", &server, |server| ["a", "b"].iter().all(|name| shown(server, name) == [EDGE])).await;
+    // Both have seen what the other wrote when they have seen what comes after it.
+    server.apply(&(of_class("c", "blue") + &of_class("d", "green")));
+    until("so are these", &server, |server| ["c", "d"].iter().all(|name| shown(server, name) == [EDGE])).await;
+    assert_eq!(["a", "b"].map(|name| writes(&server, name)), [1, 1], "{:?}", server.written());
+    assert_eq!(["a", "b"].map(|name| shown(&server, name)), [[EDGE], [EDGE]]);
+    // It is the other's from now on: the one takes its address back, and the other writes its own.
+    server.apply(&of_class("a", "green"));
+    let is_greens = |server: &ApiServer| {
+        let object = server.object("ingresses", "default", "a").expect("it is there");
+        let owners = object["metadata"]["managedFields"].as_array().cloned().unwrap_or_default();
+        let of_status = owners.iter().filter(|owner| owner["subresource"] == "status");
+        of_status.map(|owner| owner["manager"].clone()).collect::<Vec<_>>() == ["tidegate/tidegate/green"]
+    };
+    until("it is green's", &server, |server| is_greens(server) && shown(server, "a") == [EDGE]).await;
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ pub(super) const FORGIVEN: Duration = Duration::from_secs(10);
 /// rules, and until then it forbids everything. That takes it a second; what is missing for longer is missing.
 pub(super) const FORBIDDEN_SETTLE: Duration = Duration::from_secs(3);
 
+/// How long a kind is waited for that fails and that one can do without, before the others are served: longer than most that goes by itself,
+/// and short beside a replica that never becomes ready.
+pub(super) const OPTIONAL_PATIENCE: Duration = Duration::from_secs(30);
+
 /// Objects fetched at the same time: enough to have thousands within seconds, and few beside what a cluster asks its API server.
 pub(super) const FETCHES_AT_ONCE: usize = 16;
 
@@ -55,6 +59,9 @@ pub(super) const LISTENER_LOOK: Duration = Duration::from_secs(5);
 
 /// Findings on single objects, at most: where it is all of a kind, the first say what it is.
 pub(super) const MAX_PROBLEMS: usize = 1_000;
+
+/// The longest name of a field manager that the API server takes, in bytes.
+pub(super) const MAX_FIELD_MANAGER: usize = 128;
 
 /// ConfigMaps are read for header fields alone, and no client takes more of these than this.
 pub(super) const MAX_CONFIG_MAP_BYTES: usize = 32 << 10;

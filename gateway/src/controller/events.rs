@@ -5,7 +5,7 @@
 //! findings of the same reason.)
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -26,10 +26,11 @@ use tokio::sync::watch;
 
 use super::{
     FIELD_MANAGER,
+    attempts::pause,
     leader::whenever_leading,
     limits::{
-        EVENT_AT_ONCE, EVENT_LOOK, EVENT_RATE, EVENT_REPEAT, EVENT_RETRY, EVENT_SETTLE, MAX_EVENT_NAME, MAX_EVENT_NOTE,
-        MAX_EVENTS_OF_OBJECT,
+        EVENT_AT_ONCE, EVENT_LOOK, EVENT_RATE, EVENT_REPEAT, EVENT_RETRY, EVENT_SETTLE, FORBIDDEN_PAUSE,
+        MAX_EVENT_NAME, MAX_EVENT_NOTE, MAX_EVENTS_OF_OBJECT,
     },
     status::{ControllerStatus, Writing},
     writer::{Writer, sleep_until},
@@ -137,24 +138,29 @@ fn plan(findings: &[Finding], standings: &BTreeMap<ObjectRef, Standing>) -> Vec<
 struct Told {
     /// When each finding is to be told (again), by the name of its Event.
     next: BTreeMap<String, Instant>,
-    /// Namespaces where we may not write, and when it is tried again.
-    forbidden: BTreeMap<Arc<str>, Instant>,
+    /// Namespaces where we may not write, when it is tried again, and how often that was forbidden in a row.
+    forbidden: BTreeMap<Arc<str>, (Instant, u32)>,
 }
 
 impl Told {
-    /// What of a plan is to be told now, and when there is more to tell if nothing changes.
+    /// What of a plan is to be told now, and when there is more to tell if nothing changes. What waits for longest goes first: where some
+    /// cannot be told, the others are.
     fn due(&mut self, plan: Vec<Wanted>, now: Instant) -> (Vec<Wanted>, Option<Instant>) {
-        let mut planned = BTreeMap::new();
-        let mut due = Vec::new();
+        let namespaces: BTreeSet<&Arc<str>> = plan.iter().map(|wanted| &wanted.namespace).collect();
+        self.forbidden.retain(|namespace, _| namespaces.contains(namespace));
+        let (mut planned, mut due) = (BTreeMap::new(), Vec::new());
         for wanted in plan {
             let at = self.next.remove(&wanted.name).unwrap_or(now + EVENT_SETTLE);
-            let at = self.forbidden.get(&wanted.namespace).map_or(at, |open| at.max(*open));
+            let at = self.forbidden.get(&wanted.namespace).map_or(at, |(open, _)| at.max(*open));
             planned.insert(wanted.name.clone(), at);
-            if at <= now && due.len() < BATCH {
-                due.push(wanted);
+            if at <= now {
+                due.push((at, wanted));
             }
         }
         self.next = planned;
+        due.sort_by_key(|(at, _)| *at);
+        due.truncate(BATCH);
+        let due: Vec<Wanted> = due.into_iter().map(|(_, wanted)| wanted).collect();
         let told = |name: &String| due.iter().any(|wanted| wanted.name == *name);
         let next = self.next.iter().filter(|(name, _)| !told(name)).map(|(_, at)| *at).min();
         (due, next)
@@ -162,12 +168,21 @@ impl Told {
 
     /// It was told, or could not be; says when it is to be told again.
     fn done(&mut self, wanted: Wanted, told: Result<Duration, &Failure>, now: Instant) -> Instant {
-        let next = now + told.unwrap_or(EVENT_RETRY);
-        match told {
-            Err(Failure::Forbidden { .. }) => drop(self.forbidden.insert(wanted.namespace, next)),
-            Ok(_) => drop(self.forbidden.remove(&wanted.namespace)),
-            Err(_) => {}
-        }
+        let next = match told {
+            Ok(rest) => {
+                self.forbidden.remove(&wanted.namespace);
+                now + rest
+            }
+            Err(Failure::Forbidden { .. }) => {
+                let (again, times) = self.forbidden.entry(wanted.namespace).or_insert((now, 0));
+                // Others of this namespace may have been under way with the one that was answered first.
+                if *again <= now {
+                    (*again, *times) = (now + pause(*times, FORBIDDEN_PAUSE), *times + 1);
+                }
+                *again
+            }
+            Err(_) => now + EVENT_RETRY,
+        };
         self.next.insert(wanted.name, next);
         next
     }
@@ -199,6 +214,7 @@ impl Events {
             let snapshot = self.snapshots.borrow_and_update().clone();
             let plan = snapshot
                 .map_or_else(Vec::new, |snapshot| self.standings.read(|standings| plan(&snapshot.findings, standings)));
+            self.status.keep(Writing::Event, || plan.iter().map(|wanted| wanted.namespace.clone()).collect());
             let (due, mut next) = told.due(plan, Instant::now());
             let one = |wanted: Wanted| async {
                 let told = self.tell(&wanted).await;
@@ -317,9 +333,46 @@ mod tests {
         told.done(all[0].clone(), Ok(EVENT_REPEAT), settled);
         assert_eq!(told.due(all.clone(), settled), (vec![], Some(settled + EVENT_REPEAT)));
         assert_eq!(told.due(all.clone(), settled + EVENT_REPEAT).0, all);
+    }
+
+    #[test]
+    fn where_we_may_not_tell_it_is_tried_later_and_later() {
+        let (mut told, mut now) = (Told::default(), Instant::now());
         let forbidden = Failure::Forbidden { verb: "create", message: "its words".to_owned() };
-        told.done(all[0].clone(), Err(&forbidden), settled);
-        let others = plan(&[finding(Severity::Error, "a", "g")], &standings("u"));
-        assert_eq!(told.due(others, settled + EVENT_SETTLE), (vec![], Some(settled + EVENT_RETRY)), "nor may we there");
+        let all = plan(&[finding(Severity::Error, "a", "f"), finding(Severity::Error, "a", "g")], &standings("u"));
+        told.due(all.clone(), now);
+        now += EVENT_SETTLE;
+        let mut pauses = Vec::new();
+        for _ in 0..8 {
+            assert_eq!(told.due(all.clone(), now).0.len(), 2);
+            for one in &all {
+                told.done(one.clone(), Err(&forbidden), now);
+            }
+            let (none, next) = told.due(all.clone(), now);
+            assert_eq!(none, []);
+            pauses.push((next.unwrap() - now).as_secs());
+            now = next.unwrap();
+        }
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60], "an API server that has just begun forbids everything");
+        told.due(vec![], now);
+        assert!(told.forbidden.is_empty(), "there is nothing to be told there any more");
+    }
+
+    #[test]
+    fn what_cannot_be_told_does_not_keep_the_others() {
+        let (mut told, mut now) = (Told::default(), Instant::now());
+        let findings: Vec<Finding> = (0..10).map(|i| finding(Severity::Error, "a", &format!("f{i}"))).collect();
+        let all = plan(&findings, &standings("u"));
+        let away = Failure::Unreachable { message: "no answer".to_owned() };
+        let mut tried = BTreeSet::new();
+        told.due(all.clone(), now);
+        for _ in 0..2 {
+            now += EVENT_RETRY;
+            for one in told.due(all.clone(), now).0 {
+                tried.insert(one.name.clone());
+                told.done(one, Err(&away), now);
+            }
+        }
+        assert_eq!(tried.len(), 10);
     }
 }

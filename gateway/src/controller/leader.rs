@@ -218,13 +218,20 @@ impl Election {
             let message = format!("no answer within {:.1} s", limit.as_secs_f64());
             Err(Failure::Unreachable { message })
         });
-        self.status.done(Writing::Lease, &self.namespace, done.as_ref().err());
+        match done {
+            Ok(true) => self.status.done(Writing::Lease, &self.namespace, None),
+            Ok(false) => self.status.well(Writing::Lease, &self.namespace),
+            // Somebody was quicker: that is how it is decided, and no failure.
+            Err(Failure::Refused { code: 409, .. }) => self.status.conflicted(Writing::Lease, &self.namespace),
+            Err(failure) => self.status.done(Writing::Lease, &self.namespace, Some(&failure)),
+        }
     }
 
-    async fn take_or_renew(&mut self, begun: Instant) -> Result<(), Failure> {
+    /// Whether it was written; or if not, because it is another's still.
+    async fn take_or_renew(&mut self, begun: Instant) -> Result<bool, Failure> {
         let lease = self.leases.get_opt(&self.name).await.map_err(|error| Failure::of_client("get", &error))?;
         self.candidate.see(lease, Instant::now());
-        let Some(mut claim) = self.candidate.claim(Instant::now(), Timestamp::now()) else { return Ok(()) };
+        let Some(mut claim) = self.candidate.claim(Instant::now(), Timestamp::now()) else { return Ok(false) };
         let written = if self.candidate.seen.is_some() {
             let written = self.leases.replace(&self.name, &params(), &claim).await;
             written.map_err(|error| Failure::of_client("update", &error))
@@ -232,18 +239,8 @@ impl Election {
             claim.metadata.name = Some(self.name.to_string());
             self.leases.create(&params(), &claim).await.map_err(|error| Failure::of_client("create", &error))
         };
-        match written {
-            Ok(lease) => {
-                self.candidate.written(lease, begun);
-                Ok(())
-            }
-            // Somebody was quicker: that is how it is decided, and no failure.
-            Err(Failure::Refused { code: 409, .. }) => {
-                self.status.conflicted(Writing::Lease);
-                Ok(())
-            }
-            Err(failure) => Err(failure),
-        }
+        self.candidate.written(written?, begun);
+        Ok(true)
     }
 
     /// Says whether we lead, if that has changed.
@@ -275,6 +272,11 @@ fn params() -> PostParams {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Method, Request, Response};
+    use kube::client::Body;
+
     use super::*;
 
     /// An API server with one Lease: who writes an old version is refused.
@@ -396,5 +398,35 @@ mod tests {
         // And whoever deletes it leaves it to the next.
         server.lease = None;
         assert!(server.attempt(&mut a, begin + SECOND * 2, 0));
+    }
+
+    /// What is counted as (done, conflict) after one attempt, where GET is answered so and POST so.
+    async fn counted(get: (u16, &'static str), post: (u16, &'static str)) -> (u64, u64) {
+        let service = tower::service_fn(move |request: Request<Body>| async move {
+            let (code, text) = if request.method() == Method::GET { get } else { post };
+            let answer = Response::builder().status(code).body(Body::from(text.as_bytes().to_vec())).unwrap();
+            Ok::<_, Infallible>(answer)
+        });
+        let status = Arc::<ControllerStatus>::default();
+        let client = Client::new(service, "default");
+        let mut election = Election::new(client, "n".into(), "l".into(), "a".into(), status.clone());
+        election.attempt().await;
+        let count = |result: &str| {
+            let mut of_leases = status.written().filter(|(writing, ..)| *writing == Writing::Lease);
+            of_leases.find(|(_, name, _)| *name == result).map_or(0, |(.., count)| count)
+        };
+        (count("done"), count("conflict"))
+    }
+
+    #[tokio::test]
+    async fn each_request_to_write_is_counted_once_and_a_look_is_none() {
+        const NONE: (u16, &str) = (404, r#"{"status": "Failure", "message": "no", "reason": "NotFound", "code": 404}"#);
+        const LATE: (u16, &str) =
+            (409, r#"{"status": "Failure", "message": "no", "reason": "AlreadyExists", "code": 409}"#);
+        const HELD: (u16, &str) =
+            (200, r#"{"metadata": {"name": "l"}, "spec": {"holderIdentity": "b", "leaseDurationSeconds": 15}}"#);
+        assert_eq!(counted(NONE, HELD).await, (1, 0));
+        assert_eq!(counted(NONE, LATE).await, (0, 1));
+        assert_eq!(counted(HELD, LATE).await, (0, 0), "it is another's still");
     }
 }

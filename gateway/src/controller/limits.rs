@@ -35,6 +35,10 @@ pub(super) const STATUS_RATE: u32 = 50;
 /// Statuses that are being written at the same time, at most.
 pub(super) const STATUS_AT_ONCE: usize = 10;
 
+/// Of these, those that could not be written before, at most: where some hang, as behind an admission webhook that does not answer, there is
+/// room for the others.
+pub(super) const STATUS_RETRIED_AT_ONCE: usize = 5;
+
 /// How often it is looked at most which statuses are to be written: one look goes over all Ingresses.
 pub(super) const STATUS_LOOK: Duration = Duration::from_millis(100);
 
@@ -48,8 +52,16 @@ pub(super) const STATUS_RETRY: Duration = Duration::from_secs(1);
 /// The longest of these pauses.
 pub(super) const STATUS_LONGEST_RETRY: Duration = Duration::from_secs(60);
 
-/// The longest time that nothing is written in a namespace where we may not, until one is tried; the first is [`STATUS_RETRY`].
+/// The longest time that nothing of a kind is written in a namespace where we may not, until one is tried; the first is [`STATUS_RETRY`].
 pub(super) const FORBIDDEN_PAUSE: Duration = Duration::from_secs(60);
+
+/// Objects of a kind in a namespace where others were written that may be forbidden one by one, as by an admission webhook, at most: where
+/// there are more, it is forbidden there altogether.
+pub(super) const MAX_DENIED: usize = 10;
+
+/// How long it must have been said that we may not write, to be believed, as with what is read: an API server that has just begun forbids
+/// everything for a moment.
+pub(super) const FORBIDDEN_SETTLE: Duration = Duration::from_secs(3);
 
 /// Events written in a second, at most: they are for people, and in no hurry.
 pub(super) const EVENT_RATE: u32 = 5;

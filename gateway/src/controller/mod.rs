@@ -11,7 +11,7 @@
 //! | the addresses that Ingresses show | [`publish`]; who gets them, and when: `ingress_status` |
 //! | the addresses of LoadBalancer Services; the state of LoadBalancerPools and IngressClassParameters | `statuses` |
 //! | what is wrong with objects, in `kubectl describe` | `events` |
-//! | how fast, and for how long it is tried | `writer`, `attempts` |
+//! | when a status is written, how fast, and for how long it is tried | `upkeep`, `writer`, `attempts` |
 //! | limits and timeouts | `limits` |
 //! | log, metrics, readiness | [`status`] |
 
@@ -23,6 +23,7 @@ mod limits;
 pub mod publish;
 pub mod status;
 mod statuses;
+mod upkeep;
 mod writer;
 
 use std::{io, sync::Arc, thread};
@@ -42,7 +43,7 @@ use self::{
 use crate::{
     control::kubernetes::{
         api_server::ApiServer,
-        standing::{FIELD_MANAGER, Standings},
+        standing::{FIELD_MANAGER, Standings, field_manager},
     },
     snapshot::Snapshot,
 };
@@ -134,9 +135,10 @@ async fn run(
 ) {
     let ControllerOptions { namespace, lease, identity, publish } = options;
     let Target { standings, snapshots, .. } = target;
+    let manager: Arc<str> = field_manager(&namespace, &lease).into();
     let election = Election::new(client.clone(), namespace, lease, identity.clone(), status.clone());
     let (leads, (publishes, published)) = (election.leads(), watch::channel(None));
-    let writer = |writing, pace| Writer::new(client.clone(), writing, pace, status.clone());
+    let writer = |writing, pace| Writer::new(client.clone(), writing, manager.clone(), pace, status.clone());
     let pace = Pace { rate: limits::STATUS_RATE, at_once: limits::STATUS_AT_ONCE };
     let ingresses = IngressStatuses {
         snapshots: snapshots.clone(),

@@ -10,7 +10,10 @@ use tidegate_crd::{
     core::{EndpointSlice, LoadBalancerIngress, Service},
     ingress::{IngressLoadBalancerIngress, IngressPortStatus},
 };
-use tokio::{sync::watch, time::timeout};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 use super::{
     limits::{PUBLISH_LOOK, PUBLISH_TIMEOUT},
@@ -73,25 +76,30 @@ pub(super) async fn run(
     let Publish::Service { namespace, name } = publish else { return published.closed().await };
     let what = format!("Service {namespace}/{name} of --publish-service");
     while leads.wait_for(|leads| *leads).await.is_ok() {
-        let looked = timeout(PUBLISH_TIMEOUT, look(&client, &namespace, &name)).await.unwrap_or_else(|_| {
-            Err(Failure::Unreachable { message: format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()) }
-                .to_string())
-        });
-        match looked {
-            Ok(entries) => {
-                status.set_unpublished(None);
-                published.send_if_modified(|before| {
-                    let changed = before.as_ref() != Some(&entries);
-                    *before = Some(entries);
-                    changed
-                });
+        let keep_looking = async {
+            loop {
+                let limited = timeout(PUBLISH_TIMEOUT, look(&client, &namespace, &name)).await;
+                match limited.unwrap_or_else(|_| Err(format!("no answer within {} s", PUBLISH_TIMEOUT.as_secs()))) {
+                    Ok(entries) => {
+                        status.set_unpublished(None);
+                        published.send_if_modified(|before| {
+                            let changed = before.as_ref() != Some(&entries);
+                            *before = Some(entries);
+                            changed
+                        });
+                    }
+                    Err(why) => status.set_unpublished(Some(format!("{what}: {why}"))),
+                }
+                sleep(PUBLISH_LOOK).await;
             }
-            Err(why) => status.set_unpublished(Some(format!("{what}: {why}"))),
+        };
+        tokio::select! {
+            () = keep_looking => {}
+            _ = leads.wait_for(|leads| !*leads) => {}
         }
-        drop(timeout(PUBLISH_LOOK, leads.wait_for(|leads| !*leads)).await);
-        if !*leads.borrow() {
-            status.set_unpublished(None);
-        }
+        // Whoever leads next must not write what was so in an earlier term.
+        published.send_replace(None);
+        status.set_unpublished(None);
     }
 }
 
@@ -184,8 +192,14 @@ fn in_order(mut entries: Vec<IngressLoadBalancerIngress>) -> Arc<[IngressLoadBal
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::{
+        convert::Infallible,
+        path::Path,
+        sync::atomic::{AtomicBool, Ordering::Relaxed},
+    };
 
+    use http::{Request, Response};
+    use kube::client::Body;
     use tidegate_crd::{Object, yaml};
 
     use super::*;
@@ -228,6 +242,40 @@ mod tests {
         let endpoints = "{addresses: [10.89.0.12]}, {addresses: [10.89.0.11], conditions: {ready: true}}, \
                          {addresses: [10.89.0.13], conditions: {ready: false}}, {addresses: [10.89.0.12]}";
         assert_eq!(of("clusterIP: None", "", endpoints), ["10.89.0.11", "10.89.0.12"]);
+    }
+
+    /// Between two terms nobody looks: the Service may have other addresses by then.
+    #[tokio::test(start_paused = true)]
+    async fn a_new_term_does_not_begin_with_what_the_last_one_knew() {
+        const SERVICES: &str = r#"{"metadata": {}, "items": [{"metadata": {"name": "edge", "namespace": "n"},
+            "spec": {"type": "ExternalName", "externalName": "old.example.com"}}]}"#;
+        let answers = Arc::new(AtomicBool::new(true));
+        let service = tower::service_fn({
+            let answers = answers.clone();
+            move |_: Request<Body>| {
+                let answers = answers.load(Relaxed);
+                async move {
+                    if !answers {
+                        std::future::pending::<()>().await;
+                    }
+                    Ok::<_, Infallible>(Response::new(Body::from(SERVICES.as_bytes().to_vec())))
+                }
+            }
+        });
+        let (lead, leads) = watch::channel(true);
+        let (publishes, mut published) = watch::channel(None);
+        let publish = Publish::Service { namespace: "n".into(), name: "edge".into() };
+        tokio::spawn(run(Client::new(service, "default"), publish, publishes, leads, Arc::default()));
+        let known = published.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+        assert_eq!(known[0].hostname.as_deref(), Some("old.example.com"));
+        answers.store(false, Relaxed);
+        lead.send_replace(false);
+        sleep(PUBLISH_LOOK).await;
+        lead.send_replace(true);
+        sleep(PUBLISH_LOOK).await;
+        assert_eq!(*published.borrow(), None);
+        answers.store(true, Relaxed);
+        published.wait_for(Option::is_some).await.unwrap();
     }
 
     #[test]

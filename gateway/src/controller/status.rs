@@ -3,7 +3,7 @@
 //! The controller writes it, the admin interface reads it.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -11,6 +11,9 @@ use std::{
     },
 };
 
+use tokio::time::Instant;
+
+use super::limits::FORBIDDEN_SETTLE;
 use crate::{
     compile::finding::{Finding, Severity},
     control::kubernetes::failure::Failure,
@@ -84,12 +87,27 @@ impl Writing {
 /// What came of something that was to be written.
 const RESULTS: [&str; 6] = ["done", "conflict", "forbidden", "gone", "refused", "unreachable"];
 
+/// What went wrong in a namespace last.
+#[derive(Debug)]
+struct Failing {
+    failure: Failure,
+    since: Instant,
+    /// It has gone on for long enough to be believed.
+    is_settled: bool,
+}
+
+impl Failing {
+    fn is_forbidden(&self) -> bool {
+        matches!(self.failure, Failure::Forbidden { .. })
+    }
+}
+
 /// How the controller does.
 #[derive(Debug, Default)]
 pub struct ControllerStatus {
     leads: AtomicBool,
     written: [[AtomicU64; RESULTS.len()]; Writing::ALL.len()],
-    failing: Mutex<BTreeMap<Writing, BTreeMap<Arc<str>, Failure>>>,
+    failing: Mutex<BTreeMap<Writing, BTreeMap<Arc<str>, Failing>>>,
     /// Why it is not known which addresses to show.
     unpublished: Mutex<Option<String>>,
 }
@@ -110,8 +128,9 @@ impl ControllerStatus {
 
     /// What cannot be written, a line for each resource. It is so now.
     pub fn report(&self) -> String {
-        let line = |(writing, failing): (&Writing, &BTreeMap<Arc<str>, Failure>)| {
-            let (place, failure) = (place(*writing, failing), failing.values().next()?);
+        let line = |(writing, failing): (&Writing, &BTreeMap<Arc<str>, Failing>)| {
+            let failing = settled(failing, |_| true);
+            let (place, failure) = (place(*writing, &failing), failing.values().next()?);
             Some(format!("{place}: {failure}; {}\n", writing.without()))
         };
         let unpublished = lock(&self.unpublished).clone().map(|why| format!("{why}; {UNPUBLISHED}\n"));
@@ -120,9 +139,8 @@ impl ControllerStatus {
 
     /// The permissions that are missing.
     pub fn findings(&self) -> Vec<Finding> {
-        let finding = |(writing, failing): (&Writing, &BTreeMap<Arc<str>, Failure>)| {
-            let mut forbidden = failing.clone();
-            forbidden.retain(|_, failure| matches!(failure, Failure::Forbidden { .. }));
+        let finding = |(writing, failing): (&Writing, &BTreeMap<Arc<str>, Failing>)| {
+            let forbidden = settled(failing, Failing::is_forbidden);
             let failure = forbidden.values().next()?;
             let message = format!("{}: {failure}; {}.", place(*writing, &forbidden), writing.without());
             let (verbs, resource) = (writing.verbs(), writing.resource());
@@ -140,28 +158,52 @@ impl ControllerStatus {
         self.leads.store(leads, Relaxed);
     }
 
-    /// Somebody else was quicker.
-    pub(super) fn conflicted(&self, writing: Writing) {
+    /// Somebody else was quicker, or what was to be written is gone: at least we might have.
+    pub(super) fn conflicted(&self, writing: Writing, namespace: &str) {
         self.count(writing, 1);
+        self.well(writing, namespace);
     }
 
-    /// Something was written in a namespace, or could not be. Goes to the log when it is news.
+    /// Something was written in a namespace, or could not be. Goes to the log when it is news. Whether a permission is missing is believed
+    /// after a while: see [`FORBIDDEN_SETTLE`].
     pub(super) fn done(&self, writing: Writing, namespace: &str, failure: Option<&Failure>) {
         self.count(writing, failure.map_or(0, |failure| failure.reason() + 2));
+        let Some(failure) = failure.cloned() else { return self.well(writing, namespace) };
+        let now = Instant::now();
+        let mut failing = Failing { failure, since: now, is_settled: true };
         let mut all = lock(&self.failing);
-        let failing = all.entry(writing).or_default();
-        let Some(failure) = failure else {
-            if failing.remove(namespace).is_some() {
-                tracing::info!("{} can be written again", one_place(writing, namespace));
-            }
-            if failing.is_empty() {
-                all.remove(&writing);
-            }
-            return;
-        };
-        let before = failing.insert(namespace.into(), failure.clone());
-        if before.is_none_or(|before| before.reason() != failure.reason()) {
-            tracing::warn!("{}: {failure}; {}", one_place(writing, namespace), writing.without());
+        let before = all.entry(writing).or_default().remove(namespace);
+        if let Some(before) = before.as_ref().filter(|before| before.is_forbidden() == failing.is_forbidden()) {
+            failing.since = before.since;
+        }
+        failing.is_settled = !failing.is_forbidden() || now - failing.since >= FORBIDDEN_SETTLE;
+        let was_known = |before: &Failing| before.is_settled && before.failure.reason() == failing.failure.reason();
+        if failing.is_settled && !before.as_ref().is_some_and(was_known) {
+            tracing::warn!("{}: {}; {}", one_place(writing, namespace), failing.failure, writing.without());
+        }
+        all.entry(writing).or_default().insert(namespace.into(), failing);
+    }
+
+    /// Nothing is wrong there.
+    pub(super) fn well(&self, writing: Writing, namespace: &str) {
+        let mut all = lock(&self.failing);
+        let Some(failing) = all.get_mut(&writing) else { return };
+        if failing.remove(namespace).is_some_and(|failing| failing.is_settled) {
+            tracing::info!("{} can be written again", one_place(writing, namespace));
+        }
+        if failing.is_empty() {
+            all.remove(&writing);
+        }
+    }
+
+    /// Where nothing is to be written any more, nothing fails: only these namespaces are left.
+    pub(super) fn keep(&self, writing: Writing, planned: impl FnOnce() -> BTreeSet<Arc<str>>) {
+        let mut all = lock(&self.failing);
+        let Some(failing) = all.get_mut(&writing) else { return };
+        let planned = planned();
+        failing.retain(|namespace, _| planned.contains(namespace));
+        if failing.is_empty() {
+            all.remove(&writing);
         }
     }
 
@@ -197,12 +239,18 @@ fn one_place(writing: Writing, namespace: &str) -> String {
     }
 }
 
+/// Those that are to be believed, and of this kind.
+fn settled(failing: &BTreeMap<Arc<str>, Failing>, of: fn(&Failing) -> bool) -> BTreeMap<&str, &Failure> {
+    let settled = failing.iter().filter(|(_, failing)| failing.is_settled && of(failing));
+    settled.map(|(namespace, failing)| (&**namespace, &failing.failure)).collect()
+}
+
 /// `ingresses/status in namespaces a, b and 3 more`.
-fn place(writing: Writing, failing: &BTreeMap<Arc<str>, Failure>) -> String {
+fn place(writing: Writing, failing: &BTreeMap<&str, &Failure>) -> String {
     if let [namespace] = *failing.keys().collect::<Vec<_>>() {
         return one_place(writing, namespace);
     }
-    let named: Vec<&str> = failing.keys().take(MAX_NAMED).map(|namespace| &**namespace).collect();
+    let named: Vec<&str> = failing.keys().take(MAX_NAMED).copied().collect();
     let plural = if failing.len() == 1 { "" } else { "s" };
     let more = failing.len().saturating_sub(MAX_NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
@@ -222,12 +270,21 @@ mod tests {
         Failure::Forbidden { verb: "patch", message: "its words".to_owned() }
     }
 
-    #[test]
-    fn a_permission_that_is_missing_is_named_with_its_consequence() {
+    fn said(status: &ControllerStatus) -> (String, usize) {
+        (status.report(), status.findings().len())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permission_that_is_missing_is_named_with_its_consequence() {
         let status = ControllerStatus::default();
         status.done(Writing::IngressStatus, "shop", None);
-        assert_eq!((status.report(), status.findings()), (String::new(), Vec::new()));
-        for namespace in ["a", "b", "c", "d", "e", "f", "f"] {
+        let namespaces = ["a", "b", "c", "d", "e", "f", "f"];
+        for namespace in namespaces {
+            status.done(Writing::IngressStatus, namespace, Some(&forbidden()));
+        }
+        assert_eq!(said(&status), (String::new(), 0), "an API server that has just begun forbids everything");
+        tokio::time::advance(FORBIDDEN_SETTLE).await;
+        for namespace in namespaces {
             status.done(Writing::IngressStatus, namespace, Some(&forbidden()));
         }
         let expected = "ingresses/status in namespaces a, b, c, d, e and 1 more: not permitted to patch (its words); \
@@ -236,15 +293,37 @@ mod tests {
         let findings = status.findings();
         assert_eq!((findings.len(), findings[0].reason), (1, "Forbidden"));
         assert_eq!(findings[0].message, format!("{expected}."));
-        for namespace in ["a", "b", "c", "d", "e", "f"] {
+        for namespace in namespaces {
             status.done(Writing::IngressStatus, namespace, None);
         }
-        assert_eq!((status.report(), status.findings()), (String::new(), Vec::new()));
+        assert_eq!(said(&status), (String::new(), 0));
         let count = |wanted: &str| {
             let mut of_status = status.written().filter(|(writing, ..)| *writing == Writing::IngressStatus);
             of_status.find(|(_, result, _)| *result == wanted).map(|(.., count)| count)
         };
-        assert_eq!((count("done"), count("forbidden"), count("refused")), (Some(7), Some(7), Some(0)));
+        assert_eq!((count("done"), count("forbidden"), count("refused")), (Some(8), Some(14), Some(0)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_to_be_written_any_more_fails_no_more() {
+        let status = ControllerStatus::default();
+        let fail = async |namespaces: &[&str]| {
+            for _ in 0..2 {
+                namespaces.iter().for_each(|one| status.done(Writing::Event, one, Some(&forbidden())));
+                tokio::time::advance(FORBIDDEN_SETTLE).await;
+            }
+        };
+        fail(&["gone", "shop"]).await;
+        assert!(status.report().starts_with("events in namespaces gone, shop: "));
+        status.keep(Writing::Event, || BTreeSet::from(["shop".into(), "new".into()]));
+        assert!(status.report().starts_with("events in namespace shop: "));
+        // It is gone meanwhile, or somebody else was quicker: so we may write there.
+        status.conflicted(Writing::Event, "shop");
+        assert_eq!(said(&status), (String::new(), 0));
+        fail(&["shop"]).await;
+        status.keep(Writing::Event, BTreeSet::new);
+        assert_eq!(said(&status), (String::new(), 0));
+        status.keep(Writing::Event, || panic!("nothing fails"));
     }
 
     #[test]

@@ -5,13 +5,10 @@
 //! who has which address. That is why nothing is lost with a leader, and why no finaliser is needed: with the Service its
 //! address is free. Where nothing would change, nothing is written, and what others have written into a status stays.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc};
 
-use futures_util::{StreamExt, stream};
-use kube::{
-    Api,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, api::Patch};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tidegate_crd::{
     Kind, ObjectRef,
@@ -21,21 +18,33 @@ use tidegate_crd::{
 use tokio::sync::watch;
 
 use super::{
-    FIELD_MANAGER,
-    attempts::{Attempts, Wanted},
+    attempts::Wanted,
     leader::whenever_leading,
-    limits::{STATUS_AT_ONCE, STATUS_LOOK},
     status::{ControllerStatus, Writing},
+    upkeep::keep_up,
     writer::Writer,
 };
 use crate::{
     compile::load_balancer::{ACCEPTED, SERVICE_CONDITION, Verdict},
     control::kubernetes::{
         failure::Failure,
+        remembered::is_remembered,
         standing::{Standing, Standings},
     },
     snapshot::Snapshot,
 };
+
+/// All that is written here.
+const WRITINGS: [Writing; 3] = [Writing::ServiceStatus, Writing::PoolStatus, Writing::ParametersStatus];
+
+/// Which of it the status of a kind is.
+fn writing_of(kind: Kind) -> Writing {
+    match kind {
+        Kind::LoadBalancerPool => Writing::PoolStatus,
+        Kind::IngressClassParameters => Writing::ParametersStatus,
+        _ => Writing::ServiceStatus,
+    }
+}
 
 /// What a status is to say.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,12 +108,20 @@ impl WantedStatus {
     }
 }
 
+/// How an object stands. It may be gone already, or have been remembered and not been heard of by now.
+fn standing<'a>(standings: &'a BTreeMap<ObjectRef, Standing>, name: &ObjectRef) -> Option<&'a Standing> {
+    standings.get(name).filter(|standing| !standing.uid.is_empty())
+}
+
 /// The statuses that are another than they should be.
 fn plan(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> Vec<WantedStatus> {
+    if is_remembered(&snapshot.findings) {
+        return Vec::new();
+    }
     let mut plan = services(snapshot, standings);
     for pool in &snapshot.load_balancers.pools {
         let name = ObjectRef::new(Kind::LoadBalancerPool, "", &pool.name);
-        let Some(standing) = standings.get(&name) else { continue };
+        let Some(standing) = standing(standings, &name) else { continue };
         let counts_are_so = standing.counts == Some((pool.size, pool.allocated));
         if let Some(condition) = stale(standing, &pool.accepted, pool.generation, counts_are_so) {
             let fields = json!({"size": pool.size, "allocated": pool.allocated});
@@ -113,7 +130,7 @@ fn plan(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> Vec<W
     }
     for parameters in &*snapshot.class_parameters {
         let name = ObjectRef::new(Kind::IngressClassParameters, "", &parameters.name);
-        let Some(standing) = standings.get(&name) else { continue };
+        let Some(standing) = standing(standings, &name) else { continue };
         if let Some(condition) = stale(standing, &parameters.accepted, parameters.generation, true) {
             let uid = standing.uid.clone();
             plan.push(WantedStatus { name, uid, fields: json!({}), condition: Some(condition) });
@@ -142,8 +159,7 @@ fn services(snapshot: &Snapshot, standings: &BTreeMap<ObjectRef, Standing>) -> V
         let condition = service.verdict.as_ref();
         let condition =
             condition.map(|verdict| WantedCondition::new(SERVICE_CONDITION, verdict, None, service.says.as_ref()));
-        // It may be gone already.
-        let uid = standings.get(&name)?.uid.clone();
+        let uid = standing(standings, &name)?.uid.clone();
         // A list without an entry is said as well: a pending Service has no address of ours any more.
         let fields = json!({"loadBalancer": {"ingress": service.ingress()}});
         Some(WantedStatus { name, uid, fields, condition })
@@ -167,63 +183,50 @@ impl Statuses {
     /// Until there are no more configurations.
     pub(super) async fn run(mut self) {
         let (leads, status) = (self.leads.clone(), self.status.clone());
-        let writings = [Writing::ServiceStatus, Writing::PoolStatus, Writing::ParametersStatus];
-        whenever_leading(leads, &status, &writings, async || self.lead().await).await;
+        whenever_leading(leads, &status, &WRITINGS, async || self.lead().await).await;
     }
 
     /// As the leader: until there are no more configurations.
     async fn lead(&mut self) {
-        let mut attempts = Attempts::default();
-        let mut changes = self.standings.changes();
-        loop {
-            changes.mark_unchanged();
-            let snapshot = self.snapshots.borrow_and_update().clone();
-            let plan =
-                snapshot.map_or_else(Vec::new, |snapshot| self.standings.read(|standings| plan(&snapshot, standings)));
-            let (due, next) = attempts.due(plan, Instant::now());
-            for (wanted, failure) in self.write(due).await {
-                attempts.done(wanted, failure.as_ref(), Instant::now());
+        let Self { snapshots, standings, services, pools, parameters, status, .. } = self;
+        let (live, mut changes) = (snapshots.clone(), standings.changes());
+        let plan = || {
+            let live = live.borrow().clone();
+            let plan = live.map_or_else(Vec::new, |snapshot| standings.read(|standings| plan(&snapshot, standings)));
+            for writing in WRITINGS {
+                let of_it = plan.iter().filter(|wanted| writing_of(wanted.name.kind) == writing);
+                status.keep(writing, || of_it.map(|wanted| wanted.name.namespace.clone()).collect());
             }
-            let next = next.map(|next| tokio::time::sleep_until(next.into()));
-            tokio::select! {
-                changed = self.snapshots.changed() => if changed.is_err() { return },
-                _ = changes.changed() => {}
-                Some(()) = async { next?.await; Some(()) } => {}
-            }
-            tokio::time::sleep(STATUS_LOOK).await;
-        }
-    }
-
-    async fn write(&self, due: Vec<WantedStatus>) -> Vec<(WantedStatus, Option<Failure>)> {
-        let one = |wanted: WantedStatus| async move {
-            let failure = self.write_one(&wanted).await.err();
-            (wanted, failure)
+            plan
         };
-        stream::iter(due).map(one).buffer_unordered(STATUS_AT_ONCE).collect().await
-    }
-
-    async fn write_one(&self, wanted: &WantedStatus) -> Result<(), Failure> {
-        let ObjectRef { kind, namespace, name } = &wanted.name;
-        let body = wanted.body(Timestamp::now());
-        // By force: whoever else wrote the same fields of an object of ours is wrong.
-        let (params, patch) = (PatchParams::apply(FIELD_MANAGER).force(), Patch::Apply(&body));
-        match kind {
-            Kind::LoadBalancerPool => {
-                let api = Api::<LoadBalancerPool>::all(self.pools.client().clone());
-                self.pools.write("patch", namespace, api.patch_status(name, &params, &patch)).await.map(drop)
+        let changed = async || {
+            tokio::select! {
+                changed = snapshots.changed() => changed.is_ok(),
+                _ = changes.changed() => true,
             }
-            Kind::IngressClassParameters => {
-                let api = Api::<IngressClassParameters>::all(self.parameters.client().clone());
-                self.parameters.write("patch", namespace, api.patch_status(name, &params, &patch)).await.map(drop)
-            }
+        };
+        let write = async |wanted: &WantedStatus| match writing_of(wanted.name.kind) {
+            Writing::PoolStatus => write::<LoadBalancerPool>(pools, wanted, Api::all).await,
+            Writing::ParametersStatus => write::<IngressClassParameters>(parameters, wanted, Api::all).await,
             _ => {
-                let api = Api::<Service>::namespaced(self.services.client().clone(), namespace);
-                self.services.write("patch", namespace, api.patch_status(name, &params, &patch)).await.map(drop)
+                let of_namespace = |client| Api::namespaced(client, &wanted.name.namespace);
+                write::<Service>(services, wanted, of_namespace).await
             }
-        }?;
-        tracing::debug!("the status of {} is written", wanted.name);
-        Ok(())
+        };
+        keep_up(plan, changed, write).await;
     }
+}
+
+async fn write<K>(writer: &Writer, wanted: &WantedStatus, api: impl FnOnce(Client) -> Api<K>) -> Result<(), Failure>
+where
+    K: Clone + Debug + DeserializeOwned,
+{
+    let (api, body, params) = (api(writer.client().clone()), wanted.body(Timestamp::now()), writer.apply());
+    let patch = Patch::Apply(&body);
+    let request = api.patch_status(&wanted.name.name, &params, &patch);
+    writer.write("patch", &wanted.name.namespace, request).await?;
+    tracing::debug!("the status of {} is written", wanted.name);
+    Ok(())
 }
 
 #[cfg(test)]
@@ -231,11 +234,15 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::compile::{
-        allocate::Allocations,
-        compile,
-        objects::Objects,
-        settings::{AddressSource, Settings},
+    use crate::{
+        compile::{
+            allocate::Allocations,
+            compile,
+            finding::Finding,
+            objects::Objects,
+            settings::{AddressSource, Settings},
+        },
+        control::kubernetes::remembered,
     };
 
     const MANIFESTS: &str = "
@@ -253,6 +260,10 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
 ";
 
     fn snapshot() -> Arc<Snapshot> {
+        compile_with(&[])
+    }
+
+    fn compile_with(problems: &[Finding]) -> Arc<Snapshot> {
         let mut objects = Objects::default();
         let parsed = tidegate_crd::yaml::parse(Path::new("test.yaml"), &MANIFESTS.replace("\\\n", ""));
         assert_eq!(parsed.problems, []);
@@ -260,7 +271,7 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
             objects.apply(document);
         }
         let settings = Settings { addresses: AddressSource::Cluster, ..Settings::default() };
-        compile(&objects, &settings, &[], &Allocations::default(), None).snapshot
+        compile(&objects, &settings, problems, &Allocations::default(), None).snapshot
     }
 
     fn names() -> [ObjectRef; 3] {
@@ -306,6 +317,14 @@ loadBalancerClass: tidegate.io/load-balancer, ports: [{port: 80}]}}
         let again = plan(&snapshot, &held);
         let later = "2026-02-02T03:04:05Z".parse().unwrap();
         assert_eq!(again[1].body(later)["status"]["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+    }
+
+    #[test]
+    fn nothing_is_written_of_what_was_only_remembered() {
+        let of_cache = names().map(|name| (name, Standing::default())).into();
+        assert_eq!(plan(&snapshot(), &of_cache), [], "they have not been heard of yet");
+        let remembered = compile_with(&[remembered::finding(&["endpointslices"], 0)]);
+        assert_eq!(plan(&remembered, &bare()), [], "the rest has not");
     }
 
     #[test]

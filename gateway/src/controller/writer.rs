@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use kube::Client;
+use kube::{Client, api::PatchParams};
 use tokio::{
     sync::{Mutex, Semaphore},
     time::{Instant, timeout},
@@ -27,6 +27,8 @@ pub(super) struct Pace {
 pub(super) struct Writer {
     client: Client,
     writing: Writing,
+    /// Who writes: this installation.
+    manager: Arc<str>,
     status: Arc<ControllerStatus>,
     every: Duration,
     at_once: Semaphore,
@@ -41,13 +43,30 @@ impl fmt::Debug for Writer {
 }
 
 impl Writer {
-    pub(super) fn new(client: Client, writing: Writing, pace: Pace, status: Arc<ControllerStatus>) -> Self {
+    /// `manager`: who we are, as [`field_manager`](crate::control::kubernetes::standing::field_manager) has it.
+    pub(super) fn new(
+        client: Client,
+        writing: Writing,
+        manager: Arc<str>,
+        pace: Pace,
+        status: Arc<ControllerStatus>,
+    ) -> Self {
         let (every, next) = (Duration::from_secs(1) / pace.rate.max(1), Mutex::new(Instant::now()));
-        Self { client, writing, status, every, at_once: Semaphore::new(pace.at_once.max(1)), next }
+        Self { client, writing, manager, status, every, at_once: Semaphore::new(pace.at_once.max(1)), next }
     }
 
     pub(super) fn client(&self) -> &Client {
         &self.client
+    }
+
+    /// Who writes.
+    pub(super) fn manager(&self) -> &str {
+        &self.manager
+    }
+
+    /// How a status is written: as this installation, and by force, as whoever else wrote the same fields of an object of ours is wrong.
+    pub(super) fn apply(&self) -> PatchParams {
+        PatchParams::apply(&self.manager).force()
     }
 
     /// Does a request to an object of a namespace when it is its turn, and takes note of what comes of it.
@@ -69,8 +88,10 @@ impl Writer {
             }
         };
         match &done {
-            // Somebody was quicker, or it is gone: there is nothing wrong with that.
-            Err(Failure::Refused { code: 404 | 409, .. }) => self.status.conflicted(self.writing),
+            // Somebody was quicker, or it is gone, or its namespace is about to be: there is nothing wrong with that.
+            Err(Failure::Refused { code: 403 | 404 | 409, .. }) => {
+                self.status.conflicted(self.writing, namespace);
+            }
             done => self.status.done(self.writing, namespace, done.as_ref().err()),
         }
         done

@@ -2,6 +2,11 @@
 
 use std::path::PathBuf;
 
+use tidegate::controller::{
+    ControllerOptions,
+    publish::{Address, Publish},
+};
+
 use super::*;
 
 /// A directory of the test's own; removed with it.
@@ -23,10 +28,29 @@ impl Drop for Directory {
     }
 }
 
-async fn start_from(net: Net, server: &ApiServer, directory: &Directory) -> Bed {
+async fn source(server: &ApiServer, directory: &Directory) -> Source {
     let connection = Connection::find(Some(server.kubeconfig().to_owned()), None).await.unwrap();
-    let cluster = Cluster::new(connection, &[], "here").remembered_in(&directory.0);
-    start(net, Source::Kubernetes(Box::new(cluster))).await
+    Source::Kubernetes(Box::new(Cluster::new(connection, &[], "here").remembered_in(&directory.0)))
+}
+
+async fn start_from(net: Net, server: &ApiServer, directory: &Directory) -> Bed {
+    start(net, source(server, directory).await).await
+}
+
+/// Has a process remember all there is, and end.
+async fn remember(net: Net, server: &ApiServer, directory: &Directory) {
+    let bed = start_from(net, server, directory).await;
+    let written = async {
+        while directory.files().is_empty() || directory.files()[0].extension().is_none_or(|end| end != "jsonl") {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, written).await.expect("it is written");
+    drop(bed);
+    // What it listens at is closed in its own time.
+    while std::net::TcpListener::bind(admin(net)).is_err() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test]
@@ -43,18 +67,7 @@ async fn a_start_while_the_api_server_is_away_serves_what_was_known() {
     server.apply(&(service("default", "web", &[net.ip(2)]) + &web));
     server.apply(&(service("default", "gone", &[net.ip(2)]) + &ingress("default", "gone")));
     let directory = Directory::new(net);
-    let bed = start_from(net, &server, &directory).await;
-    let written = async {
-        while directory.files().is_empty() || directory.files()[0].extension().is_none_or(|end| end != "jsonl") {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, written).await.expect("it is written");
-    drop(bed);
-    // What it listens at is closed in its own time.
-    while std::net::TcpListener::bind(admin(net)).is_err() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    remember(net, &server, &directory).await;
 
     server.leave();
     let begun = std::time::Instant::now();
@@ -97,4 +110,44 @@ async fn what_was_remembered_is_not_looked_at_while_the_api_server_answers() {
     let bed = start_from(net, &server, &directory).await;
     assert!(begun.elapsed() < Duration::from_secs(5));
     assert_eq!((bed.findings(), bed.get("web.example.com", "/").await.pod().as_deref()), (vec![], Some("a")));
+}
+
+#[tokio::test]
+async fn what_was_remembered_is_no_reason_to_write_a_status() {
+    let net = Net::next();
+    let server = ApiServer::start(net.ip(32)).await;
+    let directory = Directory::new(net);
+    server.apply(&(service("default", "web", &[net.ip(2)]) + &ingress("default", "web") + &ingress("default", "lost")));
+    remember(net, &server, &directory).await;
+
+    // It tells of everything else: of Ingresses, too.
+    server.hold("endpointslices");
+    let source = source(&server, &directory).await;
+    let address = Address::Ip("192.0.2.200".parse().unwrap());
+    let bed = Bed::start_with(net, "", |options| {
+        options.source = source;
+        options.settings.addresses = AddressSource::Cluster;
+        options.admin = admin(net);
+        options.controller = Some(ControllerOptions {
+            namespace: "tidegate".into(),
+            lease: "tidegate-leader".into(),
+            identity: "a".into(),
+            publish: Publish::Addresses(vec![address]),
+        });
+    })
+    .await;
+    bed.until(|snapshot| snapshot.findings.iter().any(|finding| finding.reason == "Remembered")).await;
+    let is_written = |what: &str| server.written().iter().any(|written| written.contains(what));
+    let until_written = async |what: &str| {
+        let wait = async {
+            while !is_written(what) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it is written");
+    };
+    until_written("/events?").await;
+    assert!(!is_written("/status?"), "the leader has looked, and has left it as it is: {:?}", server.written());
+    server.release("endpointslices");
+    until_written("/ingresses/web/status?").await;
 }

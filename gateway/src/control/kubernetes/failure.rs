@@ -4,10 +4,14 @@ use std::{error::Error as _, fmt};
 
 use kube::{core::Status, runtime::watcher};
 
+/// The cause of a 403 that is no missing permission: nothing new is created in a namespace that is being deleted (apiserver, plugin
+/// `NamespaceLifecycle`).
+const NAMESPACE_TERMINATING: &str = "NamespaceTerminating";
+
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// We may not do this (403).
+    /// We may not do this (403, unless that is because a namespace is about to be gone).
     Forbidden {
         /// `list`, `watch` or `get`.
         verb: &'static str,
@@ -101,8 +105,12 @@ impl Failure {
     }
 
     fn of_status(verb: &'static str, status: &Status) -> Self {
+        let is_terminating = status
+            .details
+            .as_ref()
+            .is_some_and(|details| details.causes.iter().any(|cause| cause.reason == NAMESPACE_TERMINATING));
         match status.code {
-            403 => Self::Forbidden { verb, message: status.message.clone() },
+            403 if !is_terminating => Self::Forbidden { verb, message: status.message.clone() },
             410 => Self::Gone { at_start: true },
             code => Self::Refused { code, message: status.message.clone() },
         }
@@ -143,6 +151,16 @@ mod tests {
         for (error, expected) in cases {
             assert_eq!(Failure::of(&error), expected, "{error}");
         }
+    }
+
+    #[test]
+    fn a_namespace_that_is_about_to_be_gone_is_no_missing_permission() {
+        let answer = r#"{"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": "in its words",
+            "reason": "Forbidden", "details": {"name": "a.1", "causes": [{"reason": "NamespaceTerminating", "message":
+            "namespace shop is being terminated", "field": "metadata.namespace"}]}, "code": 403}"#;
+        let status: Box<Status> = serde_json::from_str(answer).unwrap();
+        let failure = Failure::of_client("create", &kube::Error::Api(status));
+        assert_eq!(failure, Failure::Refused { code: 403, message: "in its words".to_owned() });
     }
 
     #[test]

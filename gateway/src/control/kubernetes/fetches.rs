@@ -33,11 +33,21 @@ pub(super) enum Fetched {
     Failed(Failure),
 }
 
+/// A fetch to be done.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Fetch {
+    pub(super) name: ObjectRef,
+    /// No two have the same: an answer is taken only by whom it was asked for.
+    number: u64,
+}
+
 /// Everything that is to be fetched, and how far that is.
 #[derive(Debug, Default)]
 pub(super) struct Fetches {
     /// Which [`References`] are followed.
     number: u64,
+    /// Fetches so far.
+    count: u64,
     wanted: BTreeMap<ObjectRef, Wanted>,
     /// What is to be fetched when. Each at most once.
     queue: BTreeSet<(Instant, ObjectRef)>,
@@ -66,8 +76,9 @@ enum Step {
     #[default]
     Rest,
     Queued(Instant),
-    /// `again`: it has changed since.
+    /// `number`: of the [`Fetch`]; `again`: it has changed since.
     UnderWay {
+        number: u64,
         again: bool,
     },
 }
@@ -118,7 +129,7 @@ impl Fetches {
             return;
         }
         match &mut wanted.step {
-            Step::UnderWay { again } => *again = true,
+            Step::UnderWay { again, .. } => *again = true,
             Step::Rest | Step::Queued(_) => self.enqueue(name, now),
         }
     }
@@ -148,26 +159,44 @@ impl Fetches {
     }
 
     /// What to fetch now, if anything.
-    pub(super) fn next(&mut self, now: Instant) -> Option<ObjectRef> {
-        self.due().filter(|due| *due <= now)?;
-        let (_, name) = self.queue.pop_first()?;
-        self.under_way += 1;
-        self.wanted.get_mut(&name)?.step = Step::UnderWay { again: false };
-        Some(name)
+    pub(super) fn next(&mut self, now: Instant) -> Option<Fetch> {
+        while self.due().is_some_and(|due| due <= now) {
+            let (_, name) = self.queue.pop_first()?;
+            let Some(wanted) = self.wanted.get_mut(&name) else { continue };
+            self.count += 1;
+            self.under_way += 1;
+            wanted.step = Step::UnderWay { number: self.count, again: false };
+            return Some(Fetch { name, number: self.count });
+        }
+        None
+    }
+
+    /// It is not fetched, as no watch knows of it.
+    pub(super) fn unknown(&mut self, fetch: &Fetch) {
+        self.under_way = self.under_way.saturating_sub(1);
+        if let Some(wanted) = self.wanted.get_mut(&fetch.name) {
+            wanted.step = Step::Rest;
+        }
+        self.gone(&fetch.name);
     }
 
     /// Takes in what came of a fetch. What is to be passed on of it: the object, or that there is none; `None` if that is nothing.
     pub(super) fn fetched(
         &mut self,
-        name: &ObjectRef,
+        fetch: &Fetch,
         watched: &Watched,
         fetched: Fetched,
         now: Instant,
     ) -> Option<Option<Object>> {
         self.under_way = self.under_way.saturating_sub(1);
-        // Nobody may want it any more.
+        let Fetch { name, number: asked } = fetch;
+        // Nobody may want it any more; or again, and then that is another fetch, and what this one found may have changed before it began.
         let wanted = self.wanted.get_mut(name)?;
-        let Step::UnderWay { again } = std::mem::take(&mut wanted.step) else { return None };
+        let again = match wanted.step {
+            Step::UnderWay { number, again } if number == *asked => again,
+            Step::UnderWay { .. } | Step::Queued(_) | Step::Rest => return None,
+        };
+        wanted.step = Step::Rest;
         if !wanted.is_there {
             return None;
         }
@@ -267,23 +296,28 @@ mod tests {
         })
     }
 
-    /// A machine, its time, and what is there.
-    struct Bench(Fetches, Instant);
+    /// A machine, its time, and what is under way.
+    struct Bench(Fetches, Instant, Vec<Fetch>);
 
     impl Bench {
         fn new(names: &[&str]) -> Self {
             let (mut fetches, now) = (Fetches::default(), Instant::now());
             assert_eq!(fetches.follow(&references(1, names), |_| true, now), []);
-            Self(fetches, now)
+            Self(fetches, now, Vec::new())
         }
 
         fn next(&mut self) -> Option<ObjectRef> {
-            self.0.next(self.1)
+            let fetch = self.0.next(self.1)?;
+            self.2.push(fetch.clone());
+            Some(fetch.name)
         }
 
+        /// The answer to the first fetch of this one that is under way.
         fn fetched(&mut self, one: &str, fetched: Fetched) -> Option<bool> {
             let watched = WATCHED.iter().find(|watched| watched.kind == Kind::Secret).unwrap();
-            self.0.fetched(&name(one), watched, fetched, self.1).map(|object| object.is_some())
+            let at = self.2.iter().position(|fetch| fetch.name == name(one)).expect("it is under way");
+            let fetch = self.2.remove(at);
+            self.0.fetched(&fetch, watched, fetched, self.1).map(|object| object.is_some())
         }
     }
 
@@ -322,6 +356,37 @@ mod tests {
         assert_eq!((bench.next(), bench.next()), (Some(name("c")), None));
         assert_eq!(bench.fetched("c", Fetched::Nothing), Some(false));
         assert_eq!(bench.0.answers(), Some(2));
+    }
+
+    #[test]
+    fn an_answer_is_taken_only_by_whom_it_was_asked_for() {
+        let mut bench = Bench::new(&["a"]);
+        assert_eq!(bench.next(), Some(name("a")));
+        // While that takes its time, nobody refers to it, and then somebody does again; and it has changed.
+        assert_eq!(bench.0.follow(&references(2, &[]), |_| true, bench.1), [name("a")]);
+        assert_eq!(bench.0.follow(&references(3, &["a"]), |_| true, bench.1), []);
+        assert_eq!(bench.next(), Some(name("a")));
+        assert_eq!((bench.fetched("a", secret("old")), bench.0.answers()), (None, None));
+        assert_eq!((bench.fetched("a", secret("new")), bench.0.answers()), (Some(true), Some(3)));
+        bench.0.heard(&name("a"), Some("new"), bench.1);
+        assert_eq!((bench.next(), bench.0.under_way), (None, 0));
+    }
+
+    #[test]
+    fn what_is_not_fetched_takes_no_slot() {
+        let mut bench = Bench::new(&[]);
+        for number in 0..FETCHES_AT_ONCE as u64 {
+            // Whatever became of who wanted it.
+            bench.0.queue.insert((bench.1, name("nobody's")));
+            assert_eq!(bench.next(), None);
+            bench.0.follow(&references(2 + number, &["a"]), |_| true, bench.1);
+            let fetch = bench.0.next(bench.1).expect("it is there");
+            bench.0.unknown(&fetch);
+            bench.0.follow(&references(2 + number, &[]), |_| true, bench.1);
+        }
+        assert_eq!((bench.0.under_way, bench.0.answers()), (0, Some(1 + FETCHES_AT_ONCE as u64)));
+        bench.0.follow(&references(100, &["a"]), |_| true, bench.1);
+        assert_eq!(bench.next(), Some(name("a")));
     }
 
     #[test]

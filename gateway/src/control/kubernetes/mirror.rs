@@ -11,8 +11,9 @@ use tidegate_crd::{Document, Object, ObjectRef, Origin};
 
 use super::{
     failure::Failure,
-    fetches::{Fetched, Fetches},
+    fetches::{Fetch, Fetched, Fetches},
     kinds::Watched,
+    remembered,
     standing::{Standing, Standings},
     status::{KubernetesStatus, WatchStatus},
 };
@@ -94,6 +95,8 @@ pub(super) struct Mirror {
     remembered: Option<i64>,
     /// Whether anything was passed on yet.
     began: bool,
+    /// Whether every kind is waited for; else only those that are needed, where others fail.
+    is_patient: bool,
 }
 
 /// What one watch has said.
@@ -105,6 +108,8 @@ struct Known {
     /// A list was complete.
     synced: bool,
     forbidden: Option<Forbidden>,
+    /// What went wrong first, until a list is complete.
+    failed: Option<Failure>,
     /// What is wrong with those that could not be read; what was known of them before still stands.
     unreadable: BTreeMap<ObjectRef, Finding>,
 }
@@ -117,6 +122,11 @@ struct Forbidden {
 }
 
 impl Known {
+    /// Whether nothing of it is waited for.
+    fn is_known(&self, status: &WatchStatus, is_patient: bool) -> bool {
+        self.synced || self.forbidden.is_some() || (!is_patient && !status.watched().is_needed && self.failed.is_some())
+    }
+
     /// What an item is to everybody else, if it is anything: a change that waits to be passed on.
     fn take_in(&mut self, item: Item, fetches: &mut Fetches) -> Option<(ObjectRef, Option<Object>)> {
         let name = item.name();
@@ -154,6 +164,7 @@ impl Mirror {
             problems_changed: false,
             remembered: None,
             began: false,
+            is_patient: true,
         }
     }
 
@@ -205,23 +216,23 @@ impl Mirror {
     }
 
     /// What to fetch now, and for which watch; if anything.
-    pub(super) fn next_fetch(&mut self) -> Option<(usize, ObjectRef)> {
+    pub(super) fn next_fetch(&mut self) -> Option<(usize, Fetch)> {
         loop {
-            let name = self.fetches.next(Instant::now())?;
+            let fetch = self.fetches.next(Instant::now())?;
             // Whatever is there is held by its watch.
-            if let Some(watch) = self.watches.iter().position(|known| known.held.contains(&name)) {
-                return Some((watch, name));
+            if let Some(watch) = self.watches.iter().position(|known| known.held.contains(&fetch.name)) {
+                return Some((watch, fetch));
             }
-            self.fetches.gone(&name);
+            self.fetches.unknown(&fetch);
         }
     }
 
     /// What came of a fetch.
-    pub(super) fn fetched(&mut self, watch: usize, name: ObjectRef, fetched: Fetched) {
+    pub(super) fn fetched(&mut self, watch: usize, fetch: Fetch, fetched: Fetched) {
         let Some(status) = self.status.watches().get(watch) else { return };
         self.problems_changed = true;
-        if let Some(object) = self.fetches.fetched(&name, status.watched(), fetched, Instant::now()) {
-            self.waiting.insert(name, object);
+        if let Some(object) = self.fetches.fetched(&fetch, status.watched(), fetched, Instant::now()) {
+            self.waiting.insert(fetch.name, object);
         }
         self.count_open();
     }
@@ -255,7 +266,7 @@ impl Mirror {
                 }
                 known.unreadable.retain(|name, _| listed.contains(name));
                 known.held = listed;
-                known.synced = true;
+                (known.synced, known.failed) = (true, None);
                 status.listed();
                 Some("list")
             }
@@ -274,6 +285,9 @@ impl Mirror {
             News::Failed(failure) => {
                 if let Failure::Forbidden { verb, .. } = failure {
                     known.forbidden = Some(Forbidden { verb, finding: forbidden(status, &failure) });
+                } else if !known.synced {
+                    // The first, as each change of it would be another configuration; what it is now, the status says.
+                    known.failed.get_or_insert(failure);
                 }
                 None
             }
@@ -287,9 +301,16 @@ impl Mirror {
         self.count_open();
     }
 
+    /// From now on no kind is waited for that fails and is not needed: see [`OPTIONAL_PATIENCE`](crate::control::limits::OPTIONAL_PATIENCE).
+    pub(super) fn lose_patience(&mut self) {
+        self.is_patient = false;
+        self.problems_changed = true;
+    }
+
     /// What is to be passed on, if there is anything: nothing before each kind is known, or known to be forbidden.
     pub(super) fn take(&mut self) -> Option<Batch> {
-        let is_known = self.watches.iter().all(|known| known.synced || known.forbidden.is_some());
+        let mut watches = self.watches.iter().zip(self.status.watches());
+        let is_known = watches.all(|(known, status)| known.is_known(status, self.is_patient));
         if !self.began && !is_known && self.remembered.is_none() {
             return None;
         }
@@ -345,6 +366,11 @@ impl Mirror {
     fn problems(&self) -> Vec<Finding> {
         let forbidden = self.watches.iter().filter_map(|known| known.forbidden.as_ref()).map(|no| no.finding.clone());
         let forbidden = forbidden.chain(self.remembered.map(|heard| self.not_heard(heard)));
+        let without = self.watches.iter().zip(self.status.watches()).filter(|_| !self.is_patient);
+        let without = without.filter(|(known, status)| !known.synced && !status.watched().is_needed);
+        let without = without
+            .filter_map(|(known, status)| Some(not_listed(status, known.failed.as_ref()?, !known.held.is_empty())));
+        let forbidden = forbidden.chain(without);
         let unreadable = self.watches.iter().flat_map(|known| known.unreadable.values());
         forbidden.chain(unreadable.chain(self.fetches.problems()).take(MAX_PROBLEMS).cloned()).collect()
     }
@@ -356,20 +382,22 @@ impl Mirror {
         let open = self.watches.iter().zip(self.status.watches());
         let open = open.filter(|(known, _)| !known.synced && known.forbidden.is_none());
         let open: Vec<&str> = open.map(|(_, status)| status.watched().resource).collect();
-        Finding {
-            severity: Severity::Warning,
-            reason: "Remembered",
-            object: None,
-            file: Path::new(LABEL).into(),
-            line: 0,
-            field: None,
-            message: format!(
-                "the API server has not told of {} since this process began: what is served was heard by an earlier one, at {heard} \
-                 (seconds since 1970).",
-                open.join(", ")
-            ),
-            fix: "See why the API server does not answer: /readyz says how it fails.".to_owned(),
-        }
+        remembered::finding(&open, heard)
+    }
+}
+
+/// The verdict on a kind that cannot be listed and is done without. `is_held`: some of it is known all the same.
+fn not_listed(status: &WatchStatus, failure: &Failure, is_held: bool) -> Finding {
+    let without = if is_held { "what is known of it is served" } else { status.watched().without };
+    Finding {
+        severity: Severity::Warning,
+        reason: remembered::NOT_LISTED,
+        object: None,
+        file: Path::new(LABEL).into(),
+        line: 0,
+        field: None,
+        message: format!("{}: {failure}; {without}.", status.place()),
+        fix: "It is asked for again and again; the log of the API server may say more.".to_owned(),
     }
 }
 
@@ -400,7 +428,10 @@ fn forbidden(status: &WatchStatus, failure: &Failure) -> Finding {
 mod tests {
     use tidegate_crd::Kind;
 
-    use super::{super::kinds::Kinds, *};
+    use super::{
+        super::kinds::{Kinds, WATCHED},
+        *,
+    };
 
     fn mirror() -> Mirror {
         Mirror::new(Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches())), Arc::default())
@@ -547,9 +578,9 @@ mod tests {
         assert!(mirror.take().is_none() && mirror.next_fetch().is_none());
         refer(&mut mirror, 2, &["missing", "a"]);
         assert_eq!(mirror.take().map(|batch| batch.answers), Some(None));
-        let (watch, name) = mirror.next_fetch().unwrap();
-        assert_eq!((watch, &name), (number_of(&mirror, Kind::Secret), &secret_name("a")));
-        mirror.fetched(watch, name, Fetched::Object { object: secret("a"), version: "1".to_owned() });
+        let (watch, fetch) = mirror.next_fetch().unwrap();
+        assert_eq!((watch, &fetch.name), (number_of(&mirror, Kind::Secret), &secret_name("a")));
+        mirror.fetched(watch, fetch, Fetched::Object { object: secret("a"), version: "1".to_owned() });
         let batch = mirror.take().unwrap();
         assert_eq!((batch.answers, batch.apply.len()), (Some(2), 1));
         // Nobody needs it any more.
@@ -574,6 +605,38 @@ mod tests {
         let batch = mirror.take().unwrap();
         assert_eq!((batch.delete, batch.is_remembered, batch.problems), (vec![name("old")], false, vec![]));
         assert_eq!(mirror.status.remembered(), None);
+    }
+
+    #[test]
+    fn a_kind_that_is_not_needed_and_fails_does_not_keep_the_others_for_ever() {
+        let broken = || News::Failed(Failure::Refused { code: 500, message: "its words".to_owned() });
+        let mut mirror = mirror();
+        for kind in
+            WATCHED.map(|watched| watched.kind).into_iter().filter(|kind| ![Kind::Node, Kind::Service].contains(kind))
+        {
+            say(&mut mirror, kind, News::Listing);
+            say(&mut mirror, kind, News::Complete);
+        }
+        say(&mut mirror, Kind::Node, broken());
+        say(&mut mirror, Kind::Service, broken());
+        mirror.lose_patience();
+        assert!(mirror.take().is_none(), "Services are needed");
+        say(&mut mirror, Kind::Service, News::Listing);
+        say(&mut mirror, Kind::Service, News::Complete);
+        let said =
+            |batch: Option<Batch>| -> Vec<String> { batch.unwrap().problems.iter().map(ToString::to_string).collect() };
+        assert_eq!(
+            said(mirror.take()),
+            [
+                "kubernetes: warning[NotListed]: nodes: answered 500 (its words); the zone of this node is not known, nor its \
+              addresses. Fix: It is asked for again and again; the log of the API server may say more."
+            ]
+        );
+        say(&mut mirror, Kind::Node, News::Failed(Failure::Unreachable { message: "another".to_owned() }));
+        assert!(mirror.take().is_none(), "that is no other configuration");
+        say(&mut mirror, Kind::Node, News::Listing);
+        say(&mut mirror, Kind::Node, News::Complete);
+        assert_eq!(said(mirror.take()), [] as [&str; 0]);
     }
 
     #[test]

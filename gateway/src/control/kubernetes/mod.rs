@@ -14,6 +14,7 @@
 //! | what went wrong, which permission is missing | [`failure`] |
 //! | Secrets and ConfigMaps, which are read only if something refers to them | `fetches` |
 //! | all that was heard, as changes of what is held | `mirror` |
+//! | what was only remembered | `remembered` |
 //! | log, metrics, readiness | [`status`] |
 //!
 //! Nothing is written to the cluster here: that is the [`controller`](crate::controller).
@@ -24,19 +25,20 @@ pub mod failure;
 mod fetches;
 pub mod kinds;
 mod mirror;
+pub(crate) mod remembered;
 pub mod standing;
 pub mod status;
 mod trim;
 mod watch;
 mod wire;
 
-use std::{io, path::Path, sync::Arc, thread, time::Instant};
+use std::{io, path::Path, sync::Arc, thread};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use kube::Client;
 use tokio::{
     sync::{mpsc, watch as tokio_watch},
-    time::{MissedTickBehavior, sleep_until, timeout},
+    time::{Instant, MissedTickBehavior, sleep_until, timeout},
 };
 
 use self::{
@@ -52,7 +54,7 @@ use super::{
     References,
     cache::CacheFile,
     files::Batch,
-    limits::{ANSWER_TIMEOUT, CACHE_GRACE, LISTENER_LOOK, MAX_WAITING},
+    limits::{ANSWER_TIMEOUT, CACHE_GRACE, LISTENER_LOOK, MAX_WAITING, OPTIONAL_PATIENCE},
 };
 
 /// A cluster to be followed.
@@ -148,23 +150,24 @@ async fn pass_on(
     Sources { mut references, client, mut cache }: Sources,
     mut send: impl FnMut(Batch) -> bool,
 ) {
-    let grace = Instant::now() + CACHE_GRACE;
+    let (grace, patience) = (Instant::now() + CACHE_GRACE, Instant::now() + OPTIONAL_PATIENCE);
+    let mut is_patient = true;
     let mut look = tokio::time::interval(LISTENER_LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut waiting = Vec::with_capacity(MAX_WAITING);
     let mut fetching = FuturesUnordered::new();
     let mut is_listed = false;
     loop {
-        while let Some((watch, name)) = mirror.next_fetch() {
+        while let Some((watch, wanted)) = mirror.next_fetch() {
             let client = client.clone();
             fetching.push(async move {
                 let late =
                     || Failure::Unreachable { message: format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()) };
-                let fetched = timeout(ANSWER_TIMEOUT, fetch(client, &name)).await;
-                (watch, name, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
+                let fetched = timeout(ANSWER_TIMEOUT, fetch(client, &wanted.name)).await;
+                (watch, wanted, fetched.unwrap_or_else(|_| Fetched::Failed(late())))
             });
         }
-        let due = mirror.fetch_due().unwrap_or_else(|| Instant::now() + LISTENER_LOOK);
+        let due = mirror.fetch_due().map_or_else(|| Instant::now() + LISTENER_LOOK, Instant::from_std);
         let batch = tokio::select! {
             count = inbox.recv_many(&mut waiting, MAX_WAITING) => {
                 if count == 0 {
@@ -173,19 +176,24 @@ async fn pass_on(
                 waiting.drain(..).for_each(|heard| mirror.hear(heard));
                 mirror.take()
             }
-            Some((watch, name, fetched)) = fetching.next() => {
-                mirror.fetched(watch, name, fetched);
+            Some((watch, wanted, fetched)) = fetching.next() => {
+                mirror.fetched(watch, wanted, fetched);
                 mirror.take()
             }
             Ok(()) = references.changed() => {
                 mirror.refer(&references.borrow_and_update().clone());
                 mirror.take()
             }
-            () = sleep_until(grace.into()), if cache.is_some() => {
+            () = sleep_until(grace), if cache.is_some() => {
                 remember(&mut mirror, cache.take()).await;
                 mirror.take()
             }
-            () = sleep_until(due.into()) => None,
+            () = sleep_until(patience), if is_patient => {
+                is_patient = false;
+                mirror.lose_patience();
+                mirror.take()
+            }
+            () = sleep_until(due) => None,
             // Says nothing new, but is how it is learned that nobody listens.
             _ = look.tick() => mirror.again(),
         };
@@ -211,5 +219,45 @@ async fn remember(mirror: &mut Mirror, cache: Option<CacheFile>) {
         Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
         Ok(Err(error)) => tracing::warn!("what was remembered in {path} cannot be used: {error}"),
         Err(_) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidegate_crd::Kind;
+
+    use super::{mirror::News, *};
+
+    /// As one does whose CustomResourceDefinition has a conversion webhook that is gone.
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_that_is_not_needed_and_always_fails_keeps_nobody_from_becoming_ready() {
+        let status = Arc::new(KubernetesStatus::new(Kinds::new(&[], "here").watches()));
+        let (heard, inbox) = mpsc::channel(MAX_WAITING);
+        for (watch, one) in status.watches().iter().enumerate() {
+            let failure = Failure::Refused { code: 500, message: "its words".to_owned() };
+            let is_pools = one.watched().kind == Kind::LoadBalancerPool;
+            let news = if is_pools { vec![News::Failed(failure)] } else { vec![News::Listing, News::Complete] };
+            for news in news {
+                heard.send(Heard { watch, news }).await.unwrap();
+            }
+        }
+        let nobody = tower::service_fn(|_: http::Request<kube::client::Body>| {
+            std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
+        });
+        let (_references, references) = tokio_watch::channel(Arc::default());
+        let sources = Sources { references, client: Client::new(nobody, "default"), cache: None };
+        let (passed_on, mut batches) = mpsc::unbounded_channel();
+        let begun = Instant::now();
+        let mirror = Mirror::new(status.clone(), Arc::default());
+        tokio::spawn(pass_on(mirror, inbox, sources, move |batch| passed_on.send(batch).is_ok()));
+        let first: Batch = timeout(2 * OPTIONAL_PATIENCE, batches.recv()).await.expect("it begins").unwrap();
+        assert_eq!(first.problems.iter().map(|problem| problem.reason).collect::<Vec<_>>(), ["NotListed"]);
+        assert!(begun.elapsed() >= OPTIONAL_PATIENCE, "it may come yet");
+        // And it is noticed when that is over.
+        let watch = status.watches().iter().position(|one| one.watched().kind == Kind::LoadBalancerPool).unwrap();
+        for news in [News::Listing, News::Complete] {
+            heard.send(Heard { watch, news }).await.unwrap();
+        }
+        while !batches.recv().await.unwrap().problems.is_empty() {}
     }
 }

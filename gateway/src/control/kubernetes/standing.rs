@@ -8,6 +8,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
 use tidegate_crd::{
     Object, ObjectRef,
     core::{Condition, ManagedFieldsEntry, ObjectMeta},
@@ -15,8 +17,21 @@ use tidegate_crd::{
 };
 use tokio::sync::watch;
 
-/// Who writes, as `metadata.managedFields` calls us.
+use crate::control::limits::MAX_FIELD_MANAGER;
+
+/// Who writes, as `metadata.managedFields` calls every Tidegate.
 pub const FIELD_MANAGER: &str = "tidegate";
+
+/// Who writes statuses: all replicas of one installation, which is known by its Lease, and no other. What one installation wrote is not
+/// another's to take back.
+pub fn field_manager(namespace: &str, lease: &str) -> String {
+    let name = format!("{FIELD_MANAGER}/{namespace}/{lease}");
+    if name.len() <= MAX_FIELD_MANAGER {
+        return name;
+    }
+    let digest = digest(&SHA256, name.as_bytes());
+    format!("{FIELD_MANAGER}/{}", HEXLOWER.encode(digest.as_ref()))
+}
 
 /// How one object stands.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,17 +44,23 @@ pub struct Standing {
     pub conditions: Vec<Condition>,
     /// Of a LoadBalancerPool: how many addresses its status says it has, and how many of them Services have.
     pub counts: Option<(i64, i64)>,
-    /// Whether a part of its status was written by us, whichever replica it was.
-    pub ours: bool,
+    /// Which installations of Tidegate wrote a part of its status, by their [`field_manager`].
+    pub managers: Vec<Box<str>>,
 }
 
 impl Standing {
+    /// Whether a part of its status was written by this installation, whichever replica it was.
+    pub fn is_by(&self, manager: &str) -> bool {
+        self.managers.iter().any(|one| **one == *manager)
+    }
+
     /// Takes out of an object what is not to be compiled; `None` for kinds of which nobody asks.
     pub(super) fn take(object: &mut Object) -> Option<Self> {
         let metadata = object.metadata_mut();
         let uid = metadata.uid.take().unwrap_or_default().into();
-        let ours = metadata.managed_fields.take().is_some_and(|entries| !entries.is_empty());
-        let mut standing = Self { uid, ours, ..Self::default() };
+        let managers = metadata.managed_fields.take().into_iter().flatten().filter_map(|entry| entry.manager);
+        let managers = managers.map(String::into_boxed_str).collect();
+        let mut standing = Self { uid, managers, ..Self::default() };
         match object {
             Object::Ingress(ingress) => {
                 let balancer = ingress.status.take().and_then(|status| status.load_balancer);
@@ -66,10 +87,11 @@ impl Standing {
     }
 }
 
-/// Leaves of an object's owners the part that is us, as far as the status goes.
+/// Leaves of an object's owners the installations of Tidegate, as far as the status goes.
 pub(super) fn keep_ours(metadata: &mut ObjectMeta) {
     let is_ours = |entry: &ManagedFieldsEntry| {
-        entry.manager.as_deref() == Some(FIELD_MANAGER) && entry.subresource.as_deref() == Some("status")
+        let rest = entry.manager.as_deref().and_then(|manager| manager.strip_prefix(FIELD_MANAGER));
+        rest.is_some_and(|rest| rest.starts_with('/')) && entry.subresource.as_deref() == Some("status")
     };
     let ours = metadata.managed_fields.take().and_then(|mut entries| {
         entries.retain(is_ours);
@@ -120,5 +142,17 @@ impl Standings {
     fn held(&self) -> MutexGuard<'_, BTreeMap<ObjectRef, Standing>> {
         // Whoever holds the lock only puts and takes whole standings.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_installation_has_a_field_manager_that_the_api_server_takes() {
+        assert_eq!(field_manager("edge", "tidegate-leader"), "tidegate/edge/tidegate-leader");
+        let long = |last: &str| field_manager(&"n".repeat(63), &("l".repeat(200) + last));
+        assert!(long("a").len() <= MAX_FIELD_MANAGER && long("a") != long("b"), "{}", long("a"));
     }
 }

@@ -167,7 +167,7 @@ mod tests {
                 "{{apiVersion: networking.k8s.io/v1, kind: Ingress, metadata: {{name: a, namespace: b, uid: c, \
                  resourceVersion: '{version}', generation: {version}, labels: {{l: m}}, creationTimestamp: \
                  '2026-01-01T00:00:00Z', annotations: {{a.b/c: d, {LAST_APPLIED}: '{manager}'}}, managedFields: \
-                 [{{manager: tidegate, operation: Update}}, {{manager: {manager}, subresource: status, fieldsV1: {{}}}}]}}, \
+                 [{{manager: tidegate/a/b, operation: Update}}, {{manager: {manager}, subresource: status, fieldsV1: {{}}}}]}}, \
                  status: {{loadBalancer: {{ingress: [{{ip: {status}}}]}}}}}}"
             );
             let Object::Ingress(mut object) = parse(&text) else { panic!("it is an Ingress") };
@@ -176,10 +176,14 @@ mod tests {
             let standing = Standing::take(&mut object).unwrap();
             (object, standing)
         };
-        let (trimmed, standing) = one(1, "tidegate", "192.0.2.1");
+        let (trimmed, standing) = one(1, "tidegate/a/b", "192.0.2.1");
         let (same, others) = one(2, "other", "192.0.2.2");
         assert_eq!(trimmed, same);
-        assert_eq!((&*standing.uid, standing.ours, others.ours), ("c", true, false));
+        assert_eq!(
+            (&*standing.uid, standing.is_by("tidegate/a/b"), standing.is_by("tidegate/a/c")),
+            ("c", true, false)
+        );
+        assert_eq!(others.managers, []);
         assert_eq!(standing.addresses[0].ip.as_deref(), Some("192.0.2.1"));
         let metadata = trimmed.metadata();
         assert_eq!(metadata.annotations.as_ref().unwrap().keys().collect::<Vec<_>>(), ["a.b/c"]);
