@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use tidegate_crd::{Document, Object, ObjectRef, Origin};
+use tidegate_crd::{Document, Kind, Object, ObjectRef, Origin};
 
 use super::{
     failure::Failure,
@@ -124,7 +124,14 @@ struct Forbidden {
 impl Known {
     /// Whether nothing of it is waited for.
     fn is_known(&self, status: &WatchStatus, is_patient: bool) -> bool {
-        self.synced || self.forbidden.is_some() || (!is_patient && !status.watched().is_needed && self.failed.is_some())
+        self.synced || self.forbidden.is_some() || (!is_patient && self.is_done_without(status))
+    }
+
+    /// Whether it fails, and a replica that begins without it is better than none. Where the classes are not known, Ingresses would be
+    /// taken for others': then one that is not ready is better.
+    fn is_done_without(&self, status: &WatchStatus) -> bool {
+        let watched = status.watched();
+        !watched.is_needed && watched.kind != Kind::IngressClass && self.failed.is_some()
     }
 
     /// What an item is to everybody else, if it is anything: a change that waits to be passed on.
@@ -367,7 +374,7 @@ impl Mirror {
         let forbidden = self.watches.iter().filter_map(|known| known.forbidden.as_ref()).map(|no| no.finding.clone());
         let forbidden = forbidden.chain(self.remembered.map(|heard| self.not_heard(heard)));
         let without = self.watches.iter().zip(self.status.watches()).filter(|_| !self.is_patient);
-        let without = without.filter(|(known, status)| !known.synced && !status.watched().is_needed);
+        let without = without.filter(|(known, status)| !known.synced && known.is_done_without(status));
         let without = without
             .filter_map(|(known, status)| Some(not_listed(status, known.failed.as_ref()?, !known.held.is_empty())));
         let forbidden = forbidden.chain(without);
@@ -426,8 +433,6 @@ fn forbidden(status: &WatchStatus, failure: &Failure) -> Finding {
 
 #[cfg(test)]
 mod tests {
-    use tidegate_crd::Kind;
-
     use super::{
         super::kinds::{Kinds, WATCHED},
         *,
@@ -483,6 +488,23 @@ mod tests {
         assert_eq!(mirror.take().unwrap().apply.len(), names.len());
         assert!(mirror.take().is_none());
         mirror
+    }
+
+    #[test]
+    fn a_replica_that_does_not_know_the_classes_is_not_ready() {
+        for (fails, begins) in [(Kind::ConfigMap, true), (Kind::IngressClass, false), (Kind::Ingress, false)] {
+            let mut mirror = mirror();
+            for watch in 0..mirror.watches.len() {
+                if watch != number_of(&mirror, fails) {
+                    mirror.hear(Heard { watch, news: News::Listing });
+                    mirror.hear(Heard { watch, news: News::Complete });
+                }
+            }
+            say(&mut mirror, fails, News::Failed(Failure::Refused { code: 500, message: "its words".to_owned() }));
+            assert!(mirror.take().is_none(), "it may come yet");
+            mirror.lose_patience();
+            assert_eq!(mirror.take().is_some(), begins, "{fails:?}");
+        }
     }
 
     #[test]
