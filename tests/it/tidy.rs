@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use tidegate_tests::process::target_directory;
+
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
@@ -242,11 +244,11 @@ fn the_fuzz_targets_are_locked() {
 
 #[test]
 fn lints() {
-    let target = root().join("target/clippy");
     let mut cargo = Command::new(env!("CARGO"));
+    // Where this test was built: what the build scripts of our libraries made, minutes of C among it, is there.
     cargo
         .args(["clippy", "--workspace", "--all-targets", "--features", "tidegate/fuzzing", "--quiet", "--target-dir"])
-        .arg(target)
+        .arg(target_directory())
         .args(["--", "-D", "warnings"]);
     let output = cargo.current_dir(root()).output().expect("cargo clippy runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -126,6 +126,15 @@ pub fn program() -> &'static Path {
     PROGRAM.get_or_init(|| beside("tidegate"))
 }
 
+/// Where cargo has built this test.
+///
+/// # Panics
+/// Elsewhere than in a test.
+pub fn target_directory() -> PathBuf {
+    let test = env::current_exe().expect("this test has a path");
+    test.ancestors().nth(3).expect("target/PROFILE/deps/it-…").to_owned()
+}
+
 /// The same for any program of the workspace.
 pub(crate) fn beside(name: &str) -> PathBuf {
     let test = env::current_exe().expect("this test has a path");
@@ -136,9 +145,14 @@ pub(crate) fn beside(name: &str) -> PathBuf {
     };
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace");
     let mut cargo = Command::new(env!("CARGO"));
-    // The whole workspace's features, as in this test's own build: otherwise everything would be built a second time.
     cargo.args(["build", "--quiet", "--bin", name, "--profile", profile, "--target-dir"]);
-    cargo.arg(directory.parent().expect("target")).current_dir(root);
+    cargo.arg(target_directory()).current_dir(root);
+    // With the features of this test's own build, which are those of the whole workspace and of what only tests need: otherwise nearly
+    // everything would be built a second time. That test is there, so nothing else is built.
+    let test = test.file_name().and_then(|name| name.to_str()?.rsplit_once('-')).map(|(name, _)| name);
+    if let Some(test) = test.filter(|test| ["in_cluster", "it"].contains(test)) {
+        cargo.args(["--test", test]);
+    }
     assert!(cargo.status().expect("cargo runs").success(), "the program cannot be built");
     directory.join(name)
 }
