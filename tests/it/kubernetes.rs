@@ -374,6 +374,10 @@ async fn the_command_line_leads_to_a_cluster() {
     assert_eq!(answer.pod().as_deref(), Some("a"), "{}", process.log());
 }
 
+async fn findings_at(ip: std::net::IpAddr) -> String {
+    Client::connect(SocketAddr::new(ip, 9901)).await.get("localhost", "/findings").await.text()
+}
+
 /// Others serve Ingresses too: what names no class is theirs, and not even told of as a mistake, unless the operator says otherwise.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_ingress_of_no_class_is_left_to_others_unless_it_is_asked_for() {
@@ -402,11 +406,19 @@ async fn an_ingress_of_no_class_is_left_to_others_unless_it_is_asked_for() {
         assert_eq!(status("ours.example.com").await, 200, "{}", process.log());
         assert_eq!(status("web.example.com").await, if flag.is_empty() { 404 } else { 200 }, "{flag}");
         assert_eq!(status("gce.example.com").await, 404);
-        let findings = Client::connect(SocketAddr::new(ip, 9901)).await.get("localhost", "/findings").await.text();
+        let findings = findings_at(ip).await;
         assert!(
             findings.contains("\"UnknownClass\"") && findings.contains("\"NoClass\"") == flag.is_empty(),
             "{findings}"
         );
+        assert!(!findings.contains("\"error\"") && !findings.contains("\"warning\""), "{findings}");
+        // Nor is one a mistake that is of another's default class.
+        server.apply("{apiVersion: networking.k8s.io/v1, kind: IngressClass, metadata: {name: theirs, annotations: {ingressclass.kubernetes.io/is-default-class: 'true'}}, spec: {controller: example.com/theirs}}");
+        let begun = std::time::Instant::now();
+        while status("web.example.com").await != 404 || !findings_at(ip).await.contains("\"NotDefaultClass\"") {
+            assert!(begun.elapsed() < tidegate_tests::PATIENCE, "{}", process.log());
+        }
+        let findings = findings_at(ip).await;
         assert!(!findings.contains("\"error\"") && !findings.contains("\"warning\""), "{findings}");
     }
 }

@@ -60,7 +60,13 @@ pub(super) fn is_ours(ingress: &Ingress, objects: &Objects, classes: &ClassSetti
             let message = format!(
                 "it names no class, and the default class {class:?} is another controller's, so it is not served."
             );
-            report.warning("NotDefaultClass", "spec", message, "Write spec.ingressClassName: tidegate.");
+            let fix = "Write spec.ingressClassName: tidegate.";
+            // Where the other controller is there, that is as it should be.
+            if classes.among_others {
+                report.info("NotDefaultClass", "spec", message, fix);
+            } else {
+                report.warning("NotDefaultClass", "spec", message, fix);
+            }
         }
     }
     false
