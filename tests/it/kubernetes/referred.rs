@@ -50,7 +50,13 @@ async fn only_what_something_refers_to_is_read() {
 
     // A new reference: its Secret is there with it.
     server.apply(&web("other", net.ip(2)));
-    let snapshot = bed.until(|snapshot| snapshot.ingresses.len() == 3).await;
+    // Its Service is told of by another watch, perhaps a moment later.
+    let is_whole = |snapshot: &tidegate::snapshot::Snapshot| {
+        let has = |reason: &str| snapshot.findings.iter().any(|finding| finding.reason == reason);
+        assert!(!has("MissingSecret"), "{:?}", snapshot.findings);
+        snapshot.ingresses.len() == 3 && !has("MissingService")
+    };
+    let snapshot = bed.until(is_whole).await;
     let reasons: Vec<&str> = snapshot.findings.iter().map(|finding| finding.reason).collect();
     assert_eq!(reasons, ["UnknownClass"]);
     assert!(is_shown(&bed, "other", &ca).await);
